@@ -1,0 +1,1 @@
+"""From raw events to interactions with roles and groups; Ibis expressions, no Kedro."""

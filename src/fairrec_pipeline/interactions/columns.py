@@ -1,0 +1,14 @@
+"""Names of the columns and of the roles; nothing else spells them."""
+
+USER = "user_id"
+ITEM = "item_id"
+TIMESTAMP = "timestamp"
+POSITION = "position"
+ROLE = "role"
+
+TRAIN = "train"
+VALIDATION = "validation"
+TEST = "test"
+
+TRAIN_LENGTH = "train_length"
+POPULARITY_RATIO = "popularity_ratio"

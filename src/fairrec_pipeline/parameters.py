@@ -1,0 +1,231 @@
+"""Pydantic models of conf/*/parameters*.yml: the only place where a bound or a name of a parameter is written.
+
+Values live in conf/base, so that a user reads them where they are changed; a model has no defaults, so that a value
+missing there is an error and not a surprise. Kedro builds the block models from the type hints of the nodes; the
+config loader (`config.py`) validates the whole tree as `Parameters` before any node runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
+
+
+class Block(BaseModel):
+    """A block of parameters: every name is known, no value changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+class Dataset(Block):
+    """What every dataset says of itself."""
+
+    parameters: dict[str, Any] = Field(default={}, description="parameters that differ for this dataset")
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the user attribute columns that the dataset brings."""
+        return ()
+
+
+class RetailRocket(Dataset):
+    """Item views of a shop: events.csv, events.csv.gz or a zip that holds it."""
+
+    adapter: Literal["retailrocket"]
+
+
+class MovieLens(Dataset):
+    """ratings and users of a GroupLens archive."""
+
+    adapter: Literal["movielens-1m", "movielens-100k"]
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return ("age", "gender")
+
+
+class Synthetic(Dataset):
+    """A generated world; see interactions/synthetic.py."""
+
+    adapter: Literal["synthetic"]
+    n_users: int = Field(ge=10)
+    n_items: int = Field(ge=10)
+    seed: int = Field(ge=0)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return ("segment",)
+
+
+class Table(Dataset):
+    """The user's own log: a Parquet or CSV file, and a second one with attributes of the users."""
+
+    adapter: Literal["table"]
+    interactions: str = Field(description="file below data/01_raw/<dataset>/")
+    user: str = Field(description="column of the user id")
+    item: str = Field(description="column of the item id")
+    timestamp: str = Field(description="column of the time: a number, a date or a timestamp")
+    users: str | None = Field(default=None, description="file with one row per user, below data/01_raw/<dataset>/")
+    user_attributes: tuple[str, ...] = Field(default=(), description="columns of that file to report by")
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return self.user_attributes
+
+
+class Source(RootModel[Annotated[RetailRocket | MovieLens | Synthetic | Table, Field(discriminator="adapter")]]):
+    """One dataset of parameters_datasets.yml."""
+
+
+class Split(Block):
+    """Core filter and leave-one-out."""
+
+    core: int = Field(ge=1, description="least number of distinct items per user and users per item")
+    validation_users: int | float = Field(gt=0, description="count (int) or share (float, at most 1) of the users")
+    seed: int = Field(ge=0)
+
+    @field_validator("validation_users")
+    @classmethod
+    def _share(cls, value: int | float) -> int | float:
+        if isinstance(value, float) and value > 1:
+            message = f"a share of the users lies in (0, 1], got {value}; a count is written without a point"
+            raise ValueError(message)
+        return value
+
+
+class Groups(Block):
+    """Quantile groups of users."""
+
+    popular_quantile: float = Field(gt=0, lt=1)
+    splits: dict[Annotated[str, Field(pattern="^(pop|seq)[a-z0-9_]+$")], tuple[float, float, float]]
+
+    @field_validator("splits")
+    @classmethod
+    def _shares(cls, value: dict[str, tuple[float, float, float]]) -> dict[str, tuple[float, float, float]]:
+        for name, shares in value.items():
+            if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+                message = f"the shares of {name} must be above 0 and sum to 1, got {list(shares)} (sum {sum(shares):g})"
+                raise ValueError(message)
+        return value
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+class Model(Block):
+    """The SASRec backbone (METHODS: backbone)."""
+
+    dim: int = Field(ge=1)
+    feed_forward: int = Field(ge=1)
+    blocks: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    max_length: int = Field(ge=2)
+    init_std: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _heads(self) -> Model:
+        if self.dim % self.heads:
+            message = f"dim must be a multiple of heads, got dim {self.dim} and heads {self.heads}"
+            raise ValueError(message)
+        return self
+
+
+class Train(Block):
+    """Budget and optimiser of one arm."""
+
+    epochs: int = Field(ge=1)
+    steps_per_epoch: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    patience: int | None = Field(ge=1)
+    precision: Literal["auto", "fp32", "bf16"]
+    checkpoint_seconds: float = Field(ge=0)
+
+
+class Objective(Block):
+    """What an arm trains; `loss` and `groups` are filled in from the top-level parameters of that name."""
+
+    @property
+    def arm(self) -> str:
+        """Name of the arm: the loss, with its groups where it needs them."""
+        loss, groups = getattr(self, "loss"), getattr(self, "groups", None)  # noqa: B009
+        return f"{loss}-{groups}" if groups else loss
+
+
+class Erm(Objective):
+    loss: Literal["erm"]
+
+
+class ClassBalanced(Objective):
+    loss: Literal["cb", "cb_log"]
+
+
+class InversePropensity(Objective):
+    loss: Literal["ipw", "ipw_log"]
+    groups: str
+    count: Literal["users", "interactions"] = Field(description="what f(g) counts; the published numbers: interactions")
+
+
+class GroupDro(Objective):
+    loss: Literal["gdro"]
+    groups: str
+    eta: float = Field(gt=0, description="step of the exponentiated gradient")
+    absent_groups: Literal["keep", "decay"] = Field(description="weight of a group without a user in the batch")
+
+
+class StreamingDro(Objective):
+    loss: Literal["sdro"]
+    groups: str
+    eta: float = Field(gt=0)
+    beta: float = Field(gt=0, le=1, description="step of the streaming loss")
+    absent_groups: Literal["keep", "decay"]
+
+
+class CVaR(Objective):
+    loss: Literal["cvar"]
+    alpha: float = Field(gt=0, le=1, description="share of the worst users of a batch")
+
+
+class AnyObjective(
+    RootModel[
+        Annotated[
+            Erm | ClassBalanced | InversePropensity | GroupDro | StreamingDro | CVaR, Field(discriminator="loss")
+        ]
+    ]
+):
+    """The block of one loss of parameters_objectives.yml."""
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------
+
+
+class Evaluate(Block):
+    """Ranking, intervals and tests."""
+
+    filter_seen: bool
+    confidence: float = Field(gt=0, lt=1)
+    significance: float = Field(gt=0, lt=1)
+    correction: Literal["holm", "fdr_bh"]
+    other_data: Literal["refuse", "skip"]
+    top_k: int = Field(ge=1)
+
+
+class Parameters(Block):
+    """The whole tree, beside the blocks of the losses."""
+
+    dataset: str
+    loss: str
+    loss_groups: str | None
+    seed: int = Field(ge=0)
+    device: Literal["auto", "cpu", "cuda"]
+    datasets: dict[str, Source]
+    split: Split
+    groups: Groups
+    model: Model
+    train: Train
+    evaluate: Evaluate
