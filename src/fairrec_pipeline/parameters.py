@@ -7,7 +7,7 @@ config loader (`config.py`) validates the whole tree as `Parameters` before any 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
@@ -71,6 +71,13 @@ class Table(Dataset):
     timestamp: str = Field(description="column of the time: a number, a date or a timestamp")
     users: str | None = Field(default=None, description="file with one row per user, below data/01_raw/<dataset>/")
     user_attributes: tuple[str, ...] = Field(default=(), description="columns of that file to report by")
+
+    @model_validator(mode="after")
+    def _users_file(self) -> Table:
+        if self.user_attributes and self.users is None:
+            message = f"user_attributes {list(self.user_attributes)} are columns of the file `users`, which is not set"
+            raise ValueError(message)
+        return self
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -150,11 +157,8 @@ class Train(Block):
 class Objective(Block):
     """What an arm trains; `loss` and `groups` are filled in from the top-level parameters of that name."""
 
-    @property
-    def arm(self) -> str:
-        """Name of the arm: the loss, with its groups where it needs them."""
-        loss, groups = getattr(self, "loss"), getattr(self, "groups", None)  # noqa: B009
-        return f"{loss}-{groups}" if groups else loss
+    loss: str
+    groups: str | None = None
 
 
 class Erm(Objective):
@@ -191,14 +195,17 @@ class CVaR(Objective):
     alpha: float = Field(gt=0, le=1, description="share of the worst users of a batch")
 
 
-class AnyObjective(
-    RootModel[
-        Annotated[
-            Erm | ClassBalanced | InversePropensity | GroupDro | StreamingDro | CVaR, Field(discriminator="loss")
-        ]
-    ]
-):
+_Objectives = Erm | ClassBalanced | InversePropensity | GroupDro | StreamingDro | CVaR
+
+
+class AnyObjective(RootModel[Annotated[_Objectives, Field(discriminator="loss")]]):
     """The block of one loss of parameters_objectives.yml."""
+
+
+LOSSES: dict[str, type[Objective]] = {
+    name: model for model in get_args(_Objectives) for name in get_args(model.model_fields["loss"].annotation)
+}
+GROUP_DEPENDENT_LOSSES = tuple(name for name, model in LOSSES.items() if model.model_fields["groups"].is_required())
 
 
 # --- evaluation -----------------------------------------------------------------------------------------------------

@@ -82,17 +82,36 @@ def evaluation_sequences(interactions: pd.DataFrame, catalogue: np.ndarray, role
     """
     known_roles = {VALIDATION: (TRAIN,), TEST: (TRAIN, VALIDATION)}[role]
     held_out = interactions[interactions[ROLE] == role].sort_values(USER)
-    users = held_out[USER].to_numpy()
+    users, targets = held_out[USER].to_numpy(), held_out[ITEM].to_numpy()
     history = _ordered(interactions[interactions[ROLE].isin(known_roles) & interactions[USER].isin(users)])
-    item_codes = _codes(history[ITEM].to_numpy(), catalogue)
     user_codes = np.searchsorted(users, history[USER].to_numpy())
     repeats = np.zeros(len(users), dtype=bool)
-    repeats[user_codes[history[ITEM].to_numpy() == held_out[ITEM].to_numpy()[user_codes]]] = True
-    known = item_codes != UNKNOWN
-    counts = np.bincount(user_codes[known], minlength=len(users))
-    return Sequences(
-        users, catalogue, item_codes[known], _offsets(counts), _codes(held_out[ITEM].to_numpy(), catalogue), repeats
-    )
+    repeats[user_codes[history[ITEM].to_numpy() == targets[user_codes]]] = True
+    items, offsets = _known_items(history, user_codes, len(users), catalogue)
+    return Sequences(users, catalogue, items, offsets, _codes(targets, catalogue), repeats)
+
+
+def complete_histories(interactions: pd.DataFrame, catalogue: np.ndarray) -> Sequences:
+    """Everything that is known of every user, to recommend what comes next; all targets are `UNKNOWN`.
+
+    Args:
+        interactions: columns user_id, item_id, position; rows in any order.
+        catalogue: ascending item ids that can be recommended.
+    """
+    history = _ordered(interactions)
+    users, user_codes = np.unique(history[USER].to_numpy(), return_inverse=True)
+    items, offsets = _known_items(history, user_codes, len(users), catalogue)
+    unknown = np.full(len(users), UNKNOWN, dtype=np.int64)
+    return Sequences(users, catalogue, items, offsets, unknown, np.zeros(len(users), dtype=bool))
+
+
+def _known_items(
+    history: pd.DataFrame, user_codes: np.ndarray, n_users: int, catalogue: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of the items of the catalogue, and the offsets of the users in them."""
+    codes = _codes(history[ITEM].to_numpy(), catalogue)
+    known = codes != UNKNOWN
+    return codes[known], _offsets(np.bincount(user_codes[known], minlength=n_users))
 
 
 def _ordered(interactions: pd.DataFrame) -> pd.DataFrame:

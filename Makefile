@@ -1,0 +1,60 @@
+# Two commands set up everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+# auto: CUDA where there is a driver, else the CPU build of torch (needs PyTorch's own index). See docs/installation.md
+TORCH_BACKEND ?= auto
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+export DO_NOT_TRACK = 1
+export MLFLOW_DISABLE_TELEMETRY = true
+
+.PHONY: run test lint bench bench-quality viz ui requirements clean
+
+run: .venv/installed
+	$(BIN)/kedro run
+	@echo
+	@echo "The report:           data/08_reporting/synthetic/report.html/<newest>/report.html"
+	@echo "Comparing the runs:   make ui     (kedro mlflow ui)"
+	@echo "Lineage:              make viz    (kedro viz)"
+	@echo "One method:           $(BIN)/kedro run --pipeline=train --params loss=cvar"
+
+test: lint
+	$(BIN)/pytest -n 2 --dist loadfile
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks
+
+bench-quality: .venv/installed
+	$(BIN)/python -m benchmarks --quality
+
+viz: .venv/installed
+	$(BIN)/kedro viz
+
+ui: .venv/installed
+	$(BIN)/kedro mlflow ui
+
+# torch first and by itself, so that nothing else pulls CUDA packages where a CPU build will do; the rest is pinned and
+# hashed. Where PyTorch's index cannot be reached, pip's own choice of the same version is taken.
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$$(grep -o '^uv==[0-9.]*' requirements.txt)"
+	$(BIN)/python -c "import torch" 2>/dev/null \
+		|| $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=$(TORCH_BACKEND) "$(TORCH)" 2>/dev/null \
+		|| $(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# What pyproject.toml asks for, resolved for every supported Python; torch and what only torch needs stay out (see above)
+requirements:
+	echo 'torch; python_version < "3"' > .venv/without-torch.txt
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --quiet \
+		--override .venv/without-torch.txt --no-emit-index-url --no-header --output-file requirements.txt
+
+clean:
+	rm -rf .venv build dist src/*.egg-info

@@ -1,0 +1,95 @@
+"""Objects that live in a process of their own, so that each has its own peak memory and none disturbs the others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+
+class Isolated:
+    """An object in a fresh process; only one of them should be at work at a time.
+
+    Args:
+        make: builds the object there; a function or a class that can be imported.
+        arguments: handed to `make`.
+    """
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._built = False  # several start side by side; the first call waits
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method there and wait for what it returns.
+
+        Raises:
+            RuntimeError: it raised, with its traceback, or the process died.
+        """
+        self.wait()
+        self._connection.send((method, arguments))
+        return self._answer()
+
+    def wait(self) -> None:
+        """Wait until the object is built; raises as `call` does."""
+        if not self._built:
+            self._answer()
+            self._built = True
+
+    def peak_memory(self) -> int:
+        """Most bytes of main memory the process ever held, the interpreter and the libraries included."""
+        return self.call("")
+
+    def _answer(self) -> Any:
+        try:
+            failure, value = self._connection.recv()
+        except EOFError:
+            self._process.join()
+            message = f"a benchmarked process ended with exit code {self._process.exitcode} (-9: out of memory?)"
+            raise RuntimeError(message) from None
+        if failure:
+            raise RuntimeError(failure)
+        return value
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+        self._process.join()
+
+
+def _serve(connection: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        thing = make(*arguments)
+        connection.send((None, None))
+    except Exception:  # whatever it is, the parent process tells of it
+        connection.send((traceback.format_exc(), None))
+        return
+    while True:
+        try:
+            method, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send((None, getattr(thing, method)(*arguments) if method else _peak_memory()))
+        except Exception:
+            connection.send((traceback.format_exc(), None))
+
+
+def _peak_memory() -> int:
+    # ru_maxrss is no use here: a started process inherits it from the one that started it
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    message = "/proc/self/status has no VmHWM; the benchmarks need Linux"
+    raise RuntimeError(message)

@@ -1,0 +1,143 @@
+"""What is measured on: histories with the lengths of the two datasets of the paper, and its backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fairrec_pipeline.interactions.sequences import Sequences, evaluation_sequences, training_sequences
+
+PUBLISHED = {
+    "dim": 256,
+    "feed_forward": 256,
+    "blocks": 3,
+    "heads": 1,
+    "dropout": 0.2,
+    "max_length": 200,
+    "init_std": 1.0,
+}
+TOY = {"dim": 16, "feed_forward": 16, "blocks": 1, "heads": 1, "dropout": 0.2, "max_length": 20, "init_std": 0.02}
+RETAILROCKET_FOLDERS = (Path("data/01_raw/retailrocket"), Path("../shared/data/retailrocket"))
+
+# Quantiles of the number of training interactions of a user, where a dataset itself is not at hand.
+_SHARES = {
+    "retailrocket": (0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1),
+    "movielens-1m": (0, 0.25, 0.5, 0.75, 0.9, 0.99, 1),
+}
+_LENGTHS = {
+    "retailrocket": (3, 3, 4, 5, 8, 13, 23, 35, 108, 926, 5055),
+    "movielens-1m": (18, 42, 94, 206, 398, 900, 2312),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One dataset and the published configuration for it.
+
+    Attributes:
+        source: where the histories come from, for the record.
+        validation: histories with held-out items.
+        groups: (n_users,) three groups of the users of `train`, by length.
+    """
+
+    name: str
+    source: str
+    train: Sequences
+    validation: Sequences
+    groups: np.ndarray
+    backbone: dict[str, Any]
+    batch_size: int
+    filter_seen: bool
+
+
+def workload(name: str) -> Workload:
+    """A workload by name: retailrocket (real if its log is there), movielens-1m (generated) or toy.
+
+    Paths are relative to the root of the repository, from where the benchmarks are run.
+    """
+    match name:
+        case "retailrocket":
+            folder = next((path for path in RETAILROCKET_FOLDERS if any(path.glob("events.csv*"))), None)
+            if folder:
+                train, validation = real_retailrocket(folder)[:2]
+                source = "real"
+            else:
+                train, validation = generated(22_178, 17_803, *_quantiles(name))
+                source = "generated with the quantiles of the lengths"
+            return _workload(name, source, train, validation, PUBLISHED, 128, filter_seen=False)
+        case "movielens-1m":
+            train, validation = generated(6_040, 3_416, *_quantiles(name))
+            source = "generated with the quantiles of the lengths"
+            return _workload(name, source, train, validation, PUBLISHED | {"dropout": 0.5}, 256, filter_seen=True)
+        case "toy":
+            train, validation = generated(60, 50, *_quantiles("retailrocket"))
+            return _workload(name, "generated", train, validation, TOY, 8, filter_seen=False)
+    message = f"unknown workload {name!r}"
+    raise ValueError(message)
+
+
+def with_catalogue(base: Workload, n_items: int) -> Workload:
+    """The same lengths over a catalogue of another size, items drawn anew."""
+    items = np.random.default_rng(n_items).integers(0, n_items, size=len(base.train.items))
+    train = replace(base.train, catalogue=np.arange(n_items), items=items)
+    return replace(base, name=f"{base.name} lengths, {n_items:,} items", train=train)
+
+
+@cache
+def real_retailrocket(folder: Path) -> tuple[Sequences, Sequences, Sequences]:
+    """Training, validation and test histories of the published split (METHODS: data protocol)."""
+    from fairrec_pipeline.interactions.adapters import read_source
+    from fairrec_pipeline.interactions.core_filter import core_filter
+    from fairrec_pipeline.interactions.leave_one_out import split_roles
+    from fairrec_pipeline.parameters import Source
+
+    events, _ = read_source(folder, Source.model_validate({"adapter": "retailrocket"}))
+    interactions: pd.DataFrame = split_roles(core_filter(events, 5), 10_000, 42).to_pandas()
+    train = training_sequences(interactions)
+    validation, test = (evaluation_sequences(interactions, train.catalogue, role) for role in ("validation", "test"))
+    return train, validation, test
+
+
+def generated(n_users: int, n_items: int, shares: np.ndarray, lengths: np.ndarray) -> tuple[Sequences, Sequences]:
+    """Training and validation histories with those quantiles of the length, and items by Zipf's law.
+
+    Args:
+        n_users, n_items: size of the dataset.
+        shares: ascending from 0 to 1.
+        lengths: number of training interactions at those shares; in between it grows geometrically.
+    """
+    rng = np.random.default_rng(0)
+    at = (np.arange(n_users) + 0.5) / n_users
+    counts = np.rint(np.exp(np.interp(at, shares, np.log(lengths)))).astype(np.int64)
+    rng.shuffle(counts)
+    popularity = 1 / np.arange(1, n_items + 1)
+    popularity /= popularity.sum()
+    items = rng.choice(n_items, size=counts.sum(), p=popularity).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    train = Sequences(np.arange(n_users), np.arange(n_items), items, offsets)
+    targets = rng.choice(n_items, size=n_users, p=popularity).astype(np.int64)
+    return train, replace(train, targets=targets, repeats=np.zeros(n_users, dtype=bool))
+
+
+def _quantiles(name: str) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(_SHARES[name]), np.array(_LENGTHS[name])
+
+
+def _workload(
+    name: str,
+    source: str,
+    train: Sequences,
+    validation: Sequences,
+    backbone: dict[str, Any],
+    batch_size: int,
+    *,
+    filter_seen: bool,
+) -> Workload:
+    by_length = np.argsort(np.argsort(train.lengths, kind="stable"), kind="stable")
+    groups = (3 * by_length // train.n_users).astype(np.int64)
+    return Workload(name, source, train, validation, groups, backbone, batch_size, filter_seen)

@@ -1,0 +1,143 @@
+"""The parameters of a run: merged, completed and checked before anything else happens.
+
+Kedro checks neither the names given to --params nor anything at the top level, so a typing error would train the
+wrong thing and succeed. This loader is the one gate that `kedro run`, `kedro viz` and a notebook all pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from kedro.framework.cli.utils import KedroCliError
+from pydantic import ValidationError
+
+from fairrec_pipeline.parameters import GROUP_DEPENDENT_LOSSES, LOSSES, AnyObjective, Parameters, Source
+
+NAMES_OF_FOLDERS = ("dataset", "loss", "loss_groups", "seed")
+
+
+class ParameterError(KedroCliError):
+    """Parameters that cannot be run; the message names all of them, what is allowed and what to do."""
+
+
+class ParameterLoader(OmegaConfigLoader):
+    """Kedro's loader, with `parameters` completed by `complete`."""
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        config: dict[str, Any] = super().__getitem__(key)
+        if key != "parameters":
+            return config
+        folders = {name: self["globals"].get(name) for name in NAMES_OF_FOLDERS} | (self.runtime_params or {})
+        return complete(config, self.runtime_params or {}, folders)
+
+
+def arm_name(loss: str, loss_groups: str | None) -> str:
+    """Name of an arm: the loss, with its groups where it uses them; a resolver of the catalog's paths."""
+    return f"{loss}-{loss_groups}" if loss in GROUP_DEPENDENT_LOSSES else loss
+
+
+def complete(parameters: Mapping[str, Any], runtime: Mapping[str, Any], folders: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the whole tree and add what follows from it.
+
+    The dataset's own `parameters` win over the general ones, and the command line (`runtime`) wins over both. Added are
+    `source` (the block of the chosen dataset), `objective` (the block of the chosen loss), and `loss` and `groups`
+    inside the blocks of the losses.
+
+    Args:
+        parameters: the merged conf/*/parameters*.yml and --params.
+        runtime: --params.
+        folders: the values that the catalog's paths use, from globals.yml and --params.
+
+    Raises:
+        ParameterError: unknown names, values out of bounds; all of them in one message.
+    """
+    known = {*Parameters.model_fields, *LOSSES}
+    problems = [_unknown(name, known) for name in parameters if name not in known]
+    problems += [f"{name}: no value in conf/base" for name in sorted(known - set(parameters))]
+    for name, allowed in (("dataset", parameters.get("datasets", {})), ("loss", LOSSES)):
+        if parameters.get(name) not in allowed:
+            problems.append(f"{name}: " + _unknown(str(parameters.get(name)), allowed))
+    problems += [
+        f"{name}: {parameters[name]!r} here but {folders[name]!r} in the folders of the catalog; "
+        "set it in globals.yml or with --params"
+        for name in NAMES_OF_FOLDERS
+        if name in parameters and parameters[name] != folders[name]
+    ]
+    _raise(problems)
+
+    tree = _merged(parameters, parameters["datasets"][parameters["dataset"]].get("parameters") or {})
+    tree = _merged(tree, runtime)
+    loss, loss_groups = tree["loss"], tree["loss_groups"]
+    problems += _errors(Parameters, {name: value for name, value in tree.items() if name not in LOSSES})
+    for name in LOSSES:
+        block = dict(tree[name] or {})
+        filled_in = {"loss": "loss", "groups": "loss_groups"}
+        problems += [f"{name}.{field}: set {filled_in[field]} instead" for field in filled_in if field in block]
+        tree[name] = {**block, "loss": name}
+        if name in GROUP_DEPENDENT_LOSSES:
+            tree[name]["groups"] = loss_groups
+        # the groups of a loss that is not trained need not exist
+        checked = tree[name] if name == loss or loss_groups else {**tree[name], "groups": "none"}
+        if name == loss and name in GROUP_DEPENDENT_LOSSES and not loss_groups:
+            problems.append(f"loss_groups: {loss} needs groups, got {loss_groups!r}; {_group_names(tree)}")
+        else:
+            problems += _errors(AnyObjective, checked, name)
+    _raise(problems)
+
+    source = Source.model_validate(tree["datasets"][tree["dataset"]])
+    if loss_groups and loss_groups not in _groups_of(tree, source):
+        _raise([f"loss_groups: unknown groups {loss_groups!r}; {_group_names(tree)}"])
+    return {**tree, "source": tree["datasets"][tree["dataset"]], "objective": tree[loss]}
+
+
+def _groups_of(tree: Mapping[str, Any], source: Source) -> list[str]:
+    return [*tree["groups"]["splits"], "atomic", *source.root.attributes]
+
+
+def _group_names(tree: Mapping[str, Any]) -> str:
+    return "allowed: " + ", ".join(_groups_of(tree, Source.model_validate(tree["datasets"][tree["dataset"]])))
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, dicts key by key."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _errors(model: type[Parameters | AnyObjective], value: Any, prefix: str = "") -> list[str]:
+    """Messages of a failed validation, one a parameter; empty if it is valid."""
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        return [_message(problem, prefix, value) for problem in error.errors()]
+    return []
+
+
+def _message(problem: Any, prefix: str, value: Any) -> str:
+    # a discriminated union adds its tag to the location, which no user has written
+    where = [str(part) for part in problem["loc"] if part not in LOSSES]
+    name = ".".join(filter(None, [prefix, *where]))
+    if problem["type"] == "extra_forbidden":
+        for part in problem["loc"][:-1]:
+            value = value.get(part, value) if isinstance(value, Mapping) else value
+        return f"unknown parameter {name}"
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {text} (got {problem['input']!r})"
+
+
+def _unknown(name: str, allowed: Iterable[str]) -> str:
+    close = get_close_matches(name, list(allowed), n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"unknown {name!r}; {hint}allowed: {', '.join(sorted(allowed))}"
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        message = "these parameters cannot be run:\n" + "\n".join(f"  - {problem}" for problem in problems)
+        raise ParameterError(message + "\nNames and values: conf/base/parameters*.yml")

@@ -1,0 +1,120 @@
+"""Untrained arms: what a trained recommender has to beat before its fairness is worth a discussion.
+
+Each builds a scorer from the training sequences and the histories that it is asked about. `ranking.rank_targets` puts a
+tied target last, so a rule that says nothing about an item (all such items score the same) misses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from fairrec_pipeline.evaluation.ranking import Scorer
+from fairrec_pipeline.interactions.sequences import Sequences
+
+
+def popularity(train: Sequences, evaluation: Sequences) -> Scorer:
+    """The same list for everybody: items by their number of training interactions, repeats included.
+
+    Args:
+        train: training sequences.
+        evaluation: histories with targets, over the same catalogue.
+
+    Raises:
+        ValueError: the two have different catalogues.
+    """
+    _check_catalogue(train, evaluation)
+    scores = torch.from_numpy(train.item_counts.astype(np.float32))
+
+    def score(users: torch.Tensor) -> torch.Tensor:
+        return scores.to(users.device).expand(len(users), -1)
+
+    return score
+
+
+def recency(train: Sequences, evaluation: Sequences) -> Scorer:
+    """The user's own distinct items, the one seen last first; every other item scores 0.
+
+    Args:
+        train: training sequences; only their catalogue is looked at.
+        evaluation: histories with targets, over the same catalogue.
+
+    Raises:
+        ValueError: the two have different catalogues.
+    """
+    _check_catalogue(train, evaluation)
+    starts = evaluation.offsets[:-1]
+    places = np.arange(1, len(evaluation.items) + 1) - np.repeat(starts, evaluation.lengths)
+
+    def score(users: torch.Tensor) -> torch.Tensor:
+        rows, events = _events_of(evaluation, users)
+        scores = np.zeros((len(users), evaluation.n_items), dtype=np.float32)
+        # An item seen again is as recent as its last view.
+        np.maximum.at(scores, (rows, evaluation.items[events]), places[events].astype(np.float32))
+        return torch.from_numpy(scores).to(users.device)
+
+    return score
+
+
+def markov(train: Sequences, evaluation: Sequences) -> Scorer:
+    """First order: how often training users went from the user's last item to each item.
+
+    Equal counts, zero included, are put in the order of popularity: most transitions of a sparse log were seen once,
+    so the order among them decides (RetailRocket, test NDCG@20: targets always last .186, always first .251, by
+    popularity .209). Like the trained arms it learns from training interactions only; the .2151 of METHODS also counts
+    the step to the validation item and keeps ties in the order of first occurrence.
+
+    Args:
+        train: training sequences, the source of the transitions.
+        evaluation: histories with targets, over the same catalogue.
+
+    Raises:
+        ValueError: the two have different catalogues.
+    """
+    _check_catalogue(train, evaluation)
+    followed = np.ones(len(train.items), dtype=bool)
+    followed[train.offsets[1:][train.lengths > 0] - 1] = False
+    sources = np.flatnonzero(followed)
+    transitions = sparse.csr_array(
+        (np.ones(len(sources), dtype=np.float32), (train.items[sources], train.items[sources + 1])),
+        shape=(train.n_items, train.n_items),
+    )
+    below_one = (train.item_counts / (train.item_counts.max() + 1)).astype(np.float32)
+
+    def score(users: torch.Tensor) -> torch.Tensor:
+        places = users.cpu().numpy()
+        scores = np.tile(below_one, (len(places), 1))
+        with_history = np.flatnonzero(evaluation.lengths[places] > 0)
+        last_items = evaluation.items[evaluation.offsets[places[with_history] + 1] - 1]
+        scores[with_history] += transitions[last_items].toarray()
+        return torch.from_numpy(scores).to(users.device)
+
+    return score
+
+
+BASELINES: dict[str, Callable[[Sequences, Sequences], Scorer]] = {
+    "popularity": popularity,
+    "recency": recency,
+    "markov": markov,
+}
+
+
+def _check_catalogue(train: Sequences, evaluation: Sequences) -> None:
+    if not np.array_equal(train.catalogue, evaluation.catalogue):
+        message = (
+            f"training and evaluation sequences have different catalogues ({train.n_items} and {evaluation.n_items} "
+            "items); build the evaluation sequences with the catalogue of the training sequences"
+        )
+        raise ValueError(message)
+
+
+def _events_of(sequences: Sequences, users: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) row in `users` and (n,) place in `sequences.items` of every event of those users."""
+    places = users.cpu().numpy()
+    lengths = sequences.lengths[places]
+    rows = np.repeat(np.arange(len(places)), lengths)
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return rows, np.repeat(sequences.offsets[places], lengths) + within

@@ -1,0 +1,59 @@
+"""Iterative k-core filter of an interaction log (METHODS: data protocol)."""
+
+from __future__ import annotations
+
+import ibis
+import ibis.expr.types as ir
+
+from fairrec_pipeline.interactions.columns import ITEM, POSITION, TIMESTAMP, USER
+from fairrec_pipeline.interactions.errors import DataError
+
+
+def core_filter(events: ir.Table, core: int) -> ir.Table:
+    """Keep the users and items with at least `core` distinct partners, until nothing changes, in order of time.
+
+    Counted on distinct (user, item) pairs; a kept pair keeps all its repeated events. The order of a history is
+    (timestamp, item), so that events of the same instant have one order whatever the order of the rows.
+
+    Args:
+        events: columns user_id, item_id, timestamp; rows in any order.
+        core: least number of distinct items of a user and of distinct users of an item.
+
+    Returns:
+        Columns user_id, item_id, timestamp, position (0-based in the user's history), ordered by (user, position).
+
+    Raises:
+        DataError: nothing is left.
+    """
+    pairs = events.select(USER, ITEM).distinct().cache()
+    n_before = n_pairs = pairs.count().execute()
+    while True:
+        kept = _with_partners(pairs, core).cache()
+        pairs.release()
+        pairs, n_last, n_pairs = kept, n_pairs, kept.count().execute()
+        if n_pairs == n_last:
+            break
+    if n_pairs == 0:
+        n_users, n_items = events[USER].nunique().execute(), events[ITEM].nunique().execute()
+        message = (
+            f"the log is empty after the filter: no user and no item of the {n_users} users, {n_items} items and "
+            f"{n_before} distinct (user, item) pairs has {core} distinct partners (split.core={core}). "
+            f"Set a smaller split.core (1 keeps everything) or bring more data"
+        )
+        raise DataError(message)
+    position = ibis.row_number().over(group_by=USER, order_by=[TIMESTAMP, ITEM])
+    return (
+        events.select(USER, ITEM, TIMESTAMP)
+        .semi_join(pairs, [USER, ITEM])
+        .mutate(**{POSITION: position})
+        .cache()
+        .order_by(USER, POSITION)
+    )
+
+
+def _with_partners(pairs: ir.Table, core: int) -> ir.Table:
+    """One round: the distinct pairs whose user and whose item are in at least `core` of them."""
+    counted = pairs.mutate(
+        items_of_user=ibis._.count().over(group_by=USER), users_of_item=ibis._.count().over(group_by=ITEM)
+    )
+    return counted.filter(ibis._.items_of_user >= core, ibis._.users_of_item >= core).select(USER, ITEM)

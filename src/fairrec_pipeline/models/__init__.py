@@ -1,0 +1,1 @@
+"""Backbones and heads, on packed sequences: no position is padding."""

@@ -1,0 +1,123 @@
+"""SASRec (Kang and McAuley 2018) as the paper trains it: a causal transformer with softmax over the whole catalogue.
+
+Differences to the usual code, none of which changes the function computed: sequences are packed instead of padded,
+and the output layer is left to `softmax_head`, which needs no logits tensor.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fairrec_pipeline.models.dropout import MaskSource
+from fairrec_pipeline.models.packing import Bucket, pad, unpad
+
+
+class SASRec(nn.Module):
+    """Item embedding plus learned positions, pre-norm encoder blocks, a final norm and a separate output embedding.
+
+    Positions count from the end: the newest item of every sequence has position 0. Token `n_items` is the start token.
+    Dropout is active in training mode and draws its masks from `mask_source`.
+
+    Args:
+        n_items: size of the catalogue.
+        dim, feed_forward, blocks, heads, dropout, max_length: the backbone.
+        init_std: standard deviation of the three embedding tables; torch's default, used by the published model, is 1.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        *,
+        dim: int,
+        feed_forward: int,
+        blocks: int,
+        heads: int,
+        dropout: float,
+        max_length: int,
+        init_std: float,
+    ) -> None:
+        super().__init__()
+        self.n_items, self.max_length, self.dropout = n_items, max_length, dropout
+        self.item_embedding = nn.Embedding(n_items + 1, dim)
+        self.position_embedding = nn.Embedding(max_length, dim)
+        self.output_embedding = nn.Embedding(n_items, dim)
+        for table in (self.item_embedding, self.position_embedding, self.output_embedding):
+            nn.init.normal_(table.weight, std=init_std)
+        self.blocks = nn.ModuleList(Block(dim, feed_forward, heads, dropout) for _ in range(blocks))
+        self.final_norm = nn.LayerNorm(dim)
+        self.mask_source = MaskSource(0)
+
+    @property
+    def start_token(self) -> int:
+        return self.n_items
+
+    def forward(self, tokens: Tensor, positions: Tensor, buckets: list[Bucket]) -> Tensor:
+        """States after each token.
+
+        Args:
+            tokens: (n,) packed items and start tokens, oldest first within a sequence, sequences by falling length.
+            positions: (n,) distance of each token to the end of its sequence, below `max_length`.
+            buckets: the sequences, for attention.
+
+        Returns:
+            (n, dim) states; the score of item i after token t is `state[t] @ output_embedding[i]`.
+        """
+        x = self._drop(self.item_embedding(tokens) + self.position_embedding(positions))
+        for block in self.blocks:
+            x = block(x, buckets, self.mask_source)
+        return cast(Tensor, self.final_norm(x))
+
+    def output_weight(self) -> Tensor:
+        """(n_items, dim) output embedding; in training mode with dropout on its elements."""
+        return self._drop(self.output_embedding.weight)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return self.mask_source.dropout(x, self.dropout) if self.training else x
+
+
+class Block(nn.Module):
+    """Pre-norm encoder block with ReLU feed-forward: `torch.nn.TransformerEncoderLayer(norm_first=True)`, packed."""
+
+    def __init__(self, dim: int, feed_forward: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.attention_out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.expand, self.contract = nn.Linear(dim, feed_forward), nn.Linear(feed_forward, dim)
+        # as torch.nn.MultiheadAttention initialises itself
+        nn.init.xavier_uniform_(self.qkv.weight)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.attention_out.bias)
+
+    def forward(self, x: Tensor, buckets: list[Bucket], mask_source: MaskSource) -> Tensor:
+        rate = self.dropout if self.training else 0.0
+        attended = self.attention_out(self._attend(self.qkv(self.attention_norm(x)), buckets, mask_source, rate))
+        x = x + mask_source.dropout(attended, rate)
+        inner = mask_source.dropout(torch.relu(self.expand(self.feed_forward_norm(x))), rate)
+        return x + mask_source.dropout(self.contract(inner), rate)
+
+    def _attend(self, qkv: Tensor, buckets: list[Bucket], mask_source: MaskSource, rate: float) -> Tensor:
+        parts = []
+        for bucket in buckets:
+            rectangle = pad(qkv[bucket.start : bucket.stop], bucket)  # (b, l, 3d)
+            b, length, _ = rectangle.shape
+            q, k, v = rectangle.view(b, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (b, heads, l, d / heads)
+            out = causal_attention(q, k, v, mask_source, rate)
+            parts.append(unpad(out.transpose(1, 2).reshape(b, length, -1), bucket))
+        return torch.cat(parts)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask_source: MaskSource, rate: float) -> Tensor:
+    """Causal softmax attention over (b, heads, l, d), with dropout on the attention weights."""
+    if rate == 0 or q.device.type != "cpu":
+        return functional.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
+    # on the CPU the fused kernel falls back to this anyway when there is dropout, with a slower mask
+    length = q.shape[-2]
+    future = torch.ones(length, length, dtype=torch.bool).triu(1)
+    scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+    weights = torch.softmax(scores.masked_fill(future, float("-inf")), dim=-1)
+    return mask_source.dropout(weights, rate) @ v

@@ -1,0 +1,25 @@
+"""Empirical risk minimisation: every user of the batch weighs the same (paper, equation 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fairrec_pipeline.objectives.base import LossBatch, State
+
+
+class Erm:
+    """q_u = 1 / B.
+
+    Args:
+        item_weights: see `Objective`.
+    """
+
+    def __init__(self, item_weights: Tensor | None = None) -> None:
+        self.item_weights: Tensor | None = item_weights
+
+    def initial_state(self) -> State:
+        return {}
+
+    def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
+        return torch.full_like(batch.losses, 1 / len(batch.losses)), state

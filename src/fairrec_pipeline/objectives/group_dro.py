@@ -1,0 +1,62 @@
+"""Group DRO (Sagawa et al. 2020) and Streaming DRO (Wen et al. 2022): the worst mixture of known groups.
+
+Loss (paper, equation 5): `sum_g w_g L_g`, L_g the batch mean of group g, so q_u = w_g / n_g for the n_g users of g.
+The group weights w climb by exponentiated gradient before the model moves: `w_g <- w_g exp(eta L_g)`, normalised.
+Streaming DRO climbs on `S_g <- (1 - beta) S_g + beta L_g` instead, which a small group moves more calmly.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fairrec_pipeline.objectives.base import LossBatch, Population, State
+
+
+class GroupDro:
+    """Group DRO; Streaming DRO when `beta` is given.
+
+    Args:
+        population: gives the number of groups G.
+        eta: step of the exponentiated gradient.
+        beta: step of the streaming loss; None for Group DRO.
+        absent_groups: `keep`: the weight and the streaming loss of a group without a user in the batch do not move,
+            the rule of the original streaming method. `decay`: it enters with loss 0, as in the published code, which
+            drives the weight of a rare group to nothing.
+    """
+
+    item_weights: Tensor | None = None
+
+    def __init__(
+        self, population: Population, *, eta: float, absent_groups: Literal["keep", "decay"], beta: float | None = None
+    ) -> None:
+        self.n_groups, self.eta, self.beta, self.absent_groups = population.n_groups, eta, beta, absent_groups
+
+    def initial_state(self) -> State:
+        state = {"group_weights": torch.full((self.n_groups,), 1 / self.n_groups)}
+        if self.beta is not None:
+            state["streaming_losses"] = torch.zeros(self.n_groups)
+        return state
+
+    def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
+        assert batch.groups is not None  # the builder has checked that there are groups
+        weights = state["group_weights"].to(batch.losses)
+        sums = batch.losses.new_zeros(self.n_groups).index_add_(0, batch.groups, batch.losses)
+        counts = batch.losses.new_zeros(self.n_groups).index_add_(0, batch.groups, torch.ones_like(batch.losses))
+        losses = sums / counts.clamp(min=1)
+        moves = counts > 0 if self.absent_groups == "keep" else torch.ones_like(counts, dtype=torch.bool)
+
+        new_state = {}
+        if self.beta is not None:
+            streaming = state["streaming_losses"].to(losses)
+            losses = torch.where(moves, (1 - self.beta) * streaming + self.beta * losses, streaming)
+            new_state["streaming_losses"] = losses
+
+        # softmax form of w exp(eta L) / sum: no overflow however large eta L is. Those that move share what they had.
+        mass = torch.where(moves, weights, 0).sum()
+        climbed = torch.where(moves, weights.log() + self.eta * losses, float("-inf")).softmax(0) * mass
+        weights = torch.where(moves, climbed, weights)
+        new_state["group_weights"] = weights
+        return weights[batch.groups] / counts[batch.groups], new_state

@@ -1,0 +1,19 @@
+"""interactions, model -> recommend -> recommendations."""
+
+from kedro.pipeline import Node, Pipeline
+
+from fairrec_pipeline.pipelines.recommend.nodes import recommend
+
+
+def create_pipeline() -> Pipeline:
+    """Recommend with the newest model of the arm that `loss` and `loss_groups` name."""
+    return Pipeline(
+        [
+            Node(
+                recommend,
+                inputs=["model", "interactions", "params:evaluate", "params:device"],
+                outputs="recommendations",
+                name="recommend",
+            )
+        ]
+    )

@@ -1,0 +1,73 @@
+"""The one training template, and its copies under a namespace for runs of several arms."""
+
+from kedro.pipeline import Node, Pipeline
+
+from fairrec_pipeline.parameters import GROUP_DEPENDENT_LOSSES
+from fairrec_pipeline.pipelines.train.nodes import evaluate_arm, fit_arm
+
+DATA = {"interactions", "user_groups", "dataset_statistics"}
+SHARED_PARAMETERS = {f"params:{name}" for name in ("dataset", "seed", "device", "model", "train", "evaluate")}
+
+
+def create_pipeline() -> Pipeline:
+    """Train and evaluate the arm that `loss` and `loss_groups` name.
+
+    interactions, user_groups, dataset_statistics
+        -> fit_arm -> model, training_history, run_card
+        -> evaluate_arm -> user_metrics, group_metrics
+    """
+    return Pipeline(
+        [
+            Node(
+                fit_arm,
+                inputs={
+                    "interactions": "interactions",
+                    "user_groups": "user_groups",
+                    "statistics": "dataset_statistics",
+                    "checkpoint": "checkpoint",
+                    "objective": "params:objective",
+                    "dataset": "params:dataset",
+                    "model": "params:model",
+                    "train": "params:train",
+                    "evaluate": "params:evaluate",
+                    "seed": "params:seed",
+                    "device": "params:device",
+                },
+                outputs=["model", "training_history", "run_card"],
+                name="fit_arm",
+                tags="arm",
+            ),
+            Node(
+                evaluate_arm,
+                inputs={
+                    "model": "model",
+                    "interactions": "interactions",
+                    "user_groups": "user_groups",
+                    "checkpoint": "checkpoint",
+                    "evaluate": "params:evaluate",
+                    "device": "params:device",
+                    # logged beside the metrics by the tracking hook, which sees what a node sees
+                    "training_history": "training_history",
+                    "run_card": "run_card",
+                },
+                outputs=["user_metrics", "group_metrics"],
+                name="evaluate_arm",
+                tags="arm",
+            ),
+        ]
+    )
+
+
+def arm_namespace(loss: str) -> str:
+    """Namespace of a loss; its first part decides whether the catalog's paths name the groups."""
+    return f"{'group_dependent' if loss in GROUP_DEPENDENT_LOSSES else 'group_agnostic'}.{loss}"
+
+
+def create_arm_pipeline(loss: str) -> Pipeline:
+    """The template for one loss, under a namespace of its own: a collapsible block in kedro viz."""
+    return Pipeline(
+        create_pipeline(),
+        namespace=arm_namespace(loss),
+        inputs=DATA,
+        parameters={"params:objective": f"params:{loss}"} | {name: name for name in SHARED_PARAMETERS},
+    )

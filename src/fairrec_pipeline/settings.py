@@ -1,0 +1,27 @@
+"""Project settings of Kedro: how parameters are merged and checked, and which hooks run, in order."""
+
+import warnings
+
+from fairrec_pipeline.config import ParameterLoader, arm_name
+from fairrec_pipeline.hooks import DataPreparation, Tracking
+
+# kedro-mlflow's hook is called by `Tracking`, which logs an arm and not a node
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
+HOOKS = (Tracking(), DataPreparation())
+
+# known and harmless: of other projects' code, or of names that a namespace gives
+for message in (
+    r"register_new_resolver\(\) is deprecated",
+    "One or more dataset names contain '.' characters",
+    r".*Add type hints to the `predict` method",
+):
+    warnings.filterwarnings("ignore", message=message)
+
+CONFIG_LOADER_CLASS = ParameterLoader
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    # without it an environment that sets train.epochs would drop the rest of train
+    "merge_strategy": {"parameters": "soft", "globals": "soft", "mlflow": "soft"},
+    "custom_resolvers": {"arm_name": arm_name},
+}

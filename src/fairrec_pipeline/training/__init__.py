@@ -1,0 +1,1 @@
+"""Batches, the one training loop, and checkpoints."""

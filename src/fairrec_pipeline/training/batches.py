@@ -1,0 +1,126 @@
+"""Batches of users as packed tensors, cut from the flat arrays without a loop over users.
+
+A training sequence feeds the start token and all items but the last, and predicts every item; at evaluation the whole
+history is fed and the state after its newest item is kept. Both see the last `max_length` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.models.packing import Bucket, buckets_of
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed sequences of B users, by falling length; n positions in all.
+
+    Attributes:
+        users: (B,) places in `sequences.users`.
+        tokens, positions, buckets: what `SASRec.forward` takes.
+        targets: (n,) item to predict after each token; None at evaluation.
+        rows: (n,) which of the B users a position belongs to.
+        lengths: (B,) number of positions of each user.
+    """
+
+    users: Tensor
+    tokens: Tensor
+    positions: Tensor
+    buckets: list[Bucket]
+    targets: Tensor | None
+    rows: Tensor
+    lengths: Tensor
+
+    @property
+    def ends(self) -> Tensor:
+        """(B,) position of each user's newest token."""
+        return torch.cumsum(self.lengths, 0) - 1
+
+
+class Batches:
+    """Cuts batches from sequences that stay on the device.
+
+    Args:
+        sequences: histories; with targets they are cut for evaluation, without for training.
+        max_length: most recent tokens a sequence keeps.
+        device: where the tensors of a batch are.
+    """
+
+    def __init__(self, sequences: Sequences, *, max_length: int, device: torch.device) -> None:
+        self.n_users, self.start_token = sequences.n_users, sequences.n_items
+        self.max_length, self.device = max_length, device
+        self.for_training = sequences.targets is None
+        # the item before the first one is the start token, so that tokens are the items shifted by one
+        self._items = torch.from_numpy(sequences.items).to(device)
+        # lengths and offsets stay on the CPU: they decide shapes, and asking a GPU for shapes would stall it
+        self._offsets = torch.from_numpy(sequences.offsets[:-1])
+        self._lengths = torch.from_numpy(sequences.lengths)
+
+    def batch(self, users: Tensor) -> Batch:
+        """The packed batch of these users (CPU int64)."""
+        history = self._lengths[users]
+        tokens_of = history if self.for_training else history + 1  # training drops the last token, evaluation keeps it
+        lengths = tokens_of.clamp(max=self.max_length)
+        order = torch.argsort(lengths, descending=True, stable=True)
+        users, history, tokens_of, lengths = users[order], history[order], tokens_of[order], lengths[order]
+
+        n = int(lengths.sum())
+        rows = torch.repeat_interleave(torch.arange(len(users)), lengths)
+        within = torch.arange(n) - (torch.cumsum(lengths, 0) - lengths)[rows]  # 0 .. length - 1
+        skipped = tokens_of - lengths
+        token_number = within + skipped[rows]  # 0 is the start token, j the j-th item
+        place = self._offsets[users][rows] + token_number  # of the item after this token
+        is_start = token_number == 0
+
+        place, is_start, rows_here = self._to(place), self._to(is_start), self._to(rows)
+        tokens = torch.where(is_start, self.start_token, self._items[(place - 1).clamp(min=0)])
+        return Batch(
+            users=self._to(users),
+            tokens=tokens,
+            positions=self._to(lengths[rows] - 1 - within),
+            buckets=buckets_of(lengths, self.device),
+            targets=self._items[place] if self.for_training else None,
+            rows=rows_here,
+            lengths=self._to(lengths),
+        )
+
+    def _to(self, x: Tensor) -> Tensor:
+        return x.to(self.device, non_blocking=True)
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """All users once, by length, so that a batch has little to pad."""
+        for users in torch.argsort(self._lengths, stable=True).split(batch_size):
+            yield self.batch(users)
+
+
+class UserStream:
+    """An endless shuffled stream of users: pass after pass over all of them, each pass in an order of its own.
+
+    Batch t is a function of (seed, t) alone, so a resumed training needs no generator state.
+
+    Args:
+        n_users: users 0 .. n_users - 1.
+        batch_size: users a batch; a batch may span two passes.
+        seed: of the shuffling.
+    """
+
+    def __init__(self, n_users: int, batch_size: int, seed: int) -> None:
+        self.n_users, self.batch_size, self.seed = n_users, batch_size, seed
+        self._passes: dict[int, np.ndarray] = {}
+
+    def users(self, step: int) -> Tensor:
+        """(batch_size,) users of batch `step`, counted from 0."""
+        stream = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        passes, places = np.divmod(stream, self.n_users)
+        needed = range(passes[0], passes[-1] + 1)
+        self._passes = {p: self._passes[p] if p in self._passes else self._shuffled(p) for p in needed}
+        return torch.from_numpy(np.stack([self._passes[p] for p in needed])[passes - passes[0], places])
+
+    def _shuffled(self, number: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, number)).permutation(self.n_users)

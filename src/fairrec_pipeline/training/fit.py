@@ -1,0 +1,227 @@
+"""The one training loop: epochs of steps, validation by exact rank, best weights, early stopping, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fairrec_pipeline.evaluation.ranking import ndcg, rank_targets
+from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.models.dropout import MaskSource
+from fairrec_pipeline.models.sasrec import SASRec
+from fairrec_pipeline.objectives.base import Objective, State
+from fairrec_pipeline.training.batches import Batches, UserStream
+from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, sections
+from fairrec_pipeline.training.scoring import model_scorer
+from fairrec_pipeline.training.step import TrainingStep
+
+
+class DivergenceError(RuntimeError):
+    """A loss is not finite."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long and how an arm is trained; the fields of the `train` parameters."""
+
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    learning_rate: float
+    patience: int | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    checkpoint_seconds: float = 30.0
+
+
+@dataclass
+class Progress:
+    """What a checkpoint remembers beside tensors; everything in it is JSON."""
+
+    epoch: int = 0
+    seconds: float = 0.0
+    best_ndcg: float = -1.0
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained arm.
+
+    Attributes:
+        weights: state dict of the epoch with the best validation NDCG@20, on the CPU.
+        history: one row an epoch: epoch, loss, validation_ndcg_at_20, learning_rate, seconds (since the start, without
+            interruptions), group_weight_<g> where the method has them.
+        best_epoch: the epoch of `weights`, from 1.
+        seconds: training and validation together.
+    """
+
+    weights: dict[str, Tensor]
+    history: pd.DataFrame
+    best_epoch: int
+    best_ndcg: float
+    seconds: float
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: cuda is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        message = "device=cuda, but torch sees no CUDA device; use device=auto or device=cpu"
+        raise ValueError(message)
+    return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+
+
+def fit(
+    train: Sequences,
+    validation: Sequences,
+    objective: Objective,
+    *,
+    groups: np.ndarray | None,
+    backbone: Mapping[str, Any],
+    budget: Budget,
+    seed: int,
+    device: torch.device,
+    filter_seen: bool,
+    store: CheckpointStore | None = None,
+    identity: Mapping[str, Any] | None = None,
+    group_names: Sequence[str] = (),
+    description: str = "",
+) -> Fitted:
+    """Train one arm.
+
+    On the CPU the result is a function of the arguments alone, also when the training was killed and resumed.
+
+    Args:
+        train: histories whose every item is predicted.
+        validation: histories with the targets that choose the best epoch.
+        objective: the robust objective.
+        groups: (n_users,) group of each user of `train`; None for group-agnostic objectives.
+        backbone: arguments of `SASRec` beside the number of items.
+        budget: length, optimiser and precision.
+        seed: of initialisation, order of users and dropout.
+        filter_seen: as in the evaluation.
+        store: where checkpoints go; None for none.
+        group_names: names of the groups, for the history.
+        identity: JSON-able, what decides the result; a checkpoint of another identity is not continued.
+        description: label of the progress bar.
+
+    Raises:
+        DivergenceError: a loss is not finite; names step and users. The last good checkpoint stays.
+    """
+    torch.manual_seed(seed)
+    model = SASRec(train.n_items, **backbone).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=budget.learning_rate, fused=True)
+    bf16 = budget.precision == "bf16" or (budget.precision == "auto" and device.type == "cuda")
+    groups_here = None if groups is None else torch.from_numpy(groups).to(device)
+    step = TrainingStep(model, optimizer, objective, groups_here, bf16=bf16)
+    batches = Batches(train, max_length=model.max_length, device=device)
+    stream = UserStream(train.n_users, budget.batch_size, seed)
+    state = {name: value.to(device) for name, value in objective.initial_state().items()}
+    best: dict[str, Tensor] = {}
+    progress = Progress()
+
+    snapshot = store.load(identity or {}) if store else None
+    if snapshot:
+        model.load_state_dict(snapshot.section("model"))
+        _restore_optimizer(optimizer, snapshot.section("optimizer"))
+        state = {name: value.to(device) for name, value in snapshot.section("objective").items()}
+        best = snapshot.section("best")
+        progress = Progress(**snapshot.description["progress"])
+
+    bar = tqdm(total=budget.epochs, initial=progress.epoch, desc=description, unit="epoch")
+    saved_at = time.monotonic()
+    while not _finished(progress, budget):
+        begun = time.monotonic()
+        losses, state = _train_epoch(step, batches, stream, state, progress.epoch, budget, seed, train)
+        ranks = rank_targets(model_scorer(model, validation), validation, filter_seen=filter_seen)
+        score = float(ndcg(ranks, 20).mean())
+        progress.epoch += 1
+        progress.seconds += time.monotonic() - begun
+        if score > progress.best_ndcg:
+            progress.best_ndcg, progress.best_epoch = score, progress.epoch
+            best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        row = {
+            "epoch": progress.epoch,
+            "loss": losses,
+            "validation_ndcg_at_20": score,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "seconds": progress.seconds,
+        }
+        if "group_weights" in state:
+            weights = zip(group_names, state["group_weights"].tolist(), strict=True)
+            row |= {f"group_weight_{name}": weight for name, weight in weights}
+        progress.history.append(row)
+        bar.set_postfix({"loss": f"{losses:.4f}", "NDCG@20": f"{score:.4f}", "best": f"{progress.best_ndcg:.4f}"})
+        bar.update()
+        if store and (time.monotonic() - saved_at >= budget.checkpoint_seconds or _finished(progress, budget)):
+            tensors = sections(
+                model=model.state_dict(), optimizer=_optimizer_tensors(optimizer), objective=state, best=best
+            )
+            store.save(Snapshot(tensors, {"progress": vars(progress)}), identity or {})
+            saved_at = time.monotonic()
+    bar.close()
+    return Fitted(best, pd.DataFrame(progress.history), progress.best_epoch, progress.best_ndcg, progress.seconds)
+
+
+def _finished(progress: Progress, budget: Budget) -> bool:
+    stale = progress.epoch - progress.best_epoch
+    return progress.epoch >= budget.epochs or (budget.patience is not None and stale >= budget.patience)
+
+
+def _train_epoch(
+    step: TrainingStep,
+    batches: Batches,
+    stream: UserStream,
+    state: State,
+    epoch: int,
+    budget: Budget,
+    seed: int,
+    train: Sequences,
+) -> tuple[float, State]:
+    """Mean user loss of the epoch, and the objective's state after it. Looks at the losses once, at the end."""
+    step.model.train()
+    step.model.mask_source = MaskSource(seed, epoch)
+    first = epoch * budget.steps_per_epoch
+    losses, users = [], []
+    for number in range(first, first + budget.steps_per_epoch):
+        batch = batches.batch(stream.users(number))
+        batch_losses, state = step(batch, state)
+        losses.append(batch_losses)
+        users.append(batch.users)
+    all_losses = torch.stack(losses)
+    if not bool(torch.isfinite(all_losses).all()):
+        bad = (~torch.isfinite(all_losses)).nonzero()
+        at = int(bad[0, 0])
+        places = [int(users[at][column]) for row, column in bad.tolist() if row == at]
+        message = (
+            f"the loss is not finite in epoch {epoch + 1}, step {first + at + 1}, for users "
+            f"{train.users[places[:5]].tolist()}{' ...' if len(places) > 5 else ''}; the last good checkpoint is kept. "
+            "Try a smaller train.learning_rate or train.precision=fp32"
+        )
+        raise DivergenceError(message)
+    return float(all_losses.mean()), state
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}/{name}": value for index, values in state.items() for name, value in values.items()}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,0 +1,59 @@
+"""Groups as a group-dependent loss sees them: one code per user, and how frequent each group is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fairrec_pipeline.interactions.columns import USER
+from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.objectives.base import Population
+
+ATOMIC = "atomic"
+ATOMIC_SPLITS = ("pop33", "seq33")
+
+
+def group_codes(
+    user_groups: pd.DataFrame, loss_groups: str | None, users: np.ndarray
+) -> tuple[np.ndarray | None, list[str]]:
+    """The group of every user.
+
+    Args:
+        user_groups: user_id and one column of labels per split or attribute.
+        loss_groups: such a column; `atomic` for the intersections of pop33 and seq33 (paper, section 3.3); None.
+        users: (n_users,) ids to look up.
+
+    Returns:
+        codes (n_users,) int64 into the names, in alphabetical order; None and no names without `loss_groups`.
+
+    Raises:
+        ValueError: there is no such column, or a user without a row.
+    """
+    if loss_groups is None:
+        return None, []
+    columns = list(ATOMIC_SPLITS) if loss_groups == ATOMIC else [loss_groups]
+    missing = [column for column in columns if column not in user_groups.columns]
+    if missing:
+        message = f"user_groups has no column {missing[0]!r} for loss_groups={loss_groups}; it has: " + ", ".join(
+            column for column in user_groups.columns if column != USER
+        )
+        raise ValueError(message)
+    labels = user_groups.set_index(USER)[columns].astype(str).agg("*".join, axis=1).reindex(users)
+    if labels.isna().any():
+        message = f"{int(labels.isna().sum())} training users have no row in user_groups; run --pipeline=data again"
+        raise ValueError(message)
+    names, codes = np.unique(labels.to_numpy(dtype=str), return_inverse=True)
+    return codes.astype(np.int64), names.tolist()
+
+
+def population(sequences: Sequences, codes: np.ndarray | None, names: list[str]) -> Population:
+    """Frequencies of items and groups in the training data."""
+    item_counts = torch.from_numpy(sequences.item_counts)
+    if codes is None:
+        return Population(item_counts)
+    return Population(
+        item_counts,
+        group_users=torch.from_numpy(np.bincount(codes, minlength=len(names))),
+        group_interactions=torch.from_numpy(np.bincount(codes, weights=sequences.lengths, minlength=len(names))),
+    )

@@ -1,0 +1,119 @@
+"""The commands of the README, word for word, in a shell and a fresh clone (with the tiny world of conf/test)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fairrec_pipeline.parameters import GROUP_DEPENDENT_LOSSES, LOSSES
+from tests.conftest import Kedro
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(autouse=True)
+def tiny_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEDRO_ENV", "test")
+
+
+def newest(folder: Path, pattern: str) -> Path:
+    return sorted(folder.glob(pattern))[-1]
+
+
+def test_kedro_run_compares_all_methods_with_the_baselines(project: Path, kedro: Kedro) -> None:
+    run = kedro(project, "run")
+    assert run.returncode == 0, run.stderr
+    reports = project / "data/08_reporting/synthetic"
+    comparison = pd.read_parquet(newest(reports, "comparison.parquet/*/comparison.parquet"))
+    arms = {f"{loss}-pop33" if loss in GROUP_DEPENDENT_LOSSES else loss for loss in LOSSES}
+    assert set(comparison["arm"]) == arms | {"popularity", "recency", "markov"}
+    report = newest(reports, "report.html/*/report.html").read_text()
+    for arm in arms:
+        assert arm in run.stdout + run.stderr, "the table is printed at the end"
+        assert arm in report
+
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("fairrec").experiment_id])
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = {r.data.tags["arm"]: r for r in runs if "mlflow.parentRunId" in r.data.tags}
+    assert len(parents) == 1
+    assert set(children) == arms
+    cvar = children["cvar"].data
+    assert children["cvar"].info.status == "FINISHED"
+    assert cvar.params["loss"] == "cvar"
+    assert (cvar.params["cvar.alpha"], cvar.params["model.dim"]) == ("0.3", "16")
+    for name in ("overall", "pop33/niche", "seq33/long", "worst_group"):
+        assert 0 <= cvar.metrics[f"test/ndcg_at_20/{name}"] <= 1
+    assert len(client.get_metric_history(children["cvar"].info.run_id, "validation/ndcg_at_20")) == 2
+    statistics = json.loads(newest(project, "data/05_model_input/synthetic/*/*/dataset_statistics.json").read_text())
+    assert {r.data.tags["data_fingerprint"] for r in children.values()} == {statistics["fingerprint"]}
+
+
+def test_one_method_prepares_what_is_missing_and_only_that(project: Path, kedro: Kedro) -> None:
+    prepared = project / "data/05_model_input/synthetic/interactions.parquet"
+
+    run = kedro(project, "run", "--pipeline=train", "--params", "loss=cvar")
+    assert run.returncode == 0, run.stderr
+    assert len(list(prepared.iterdir())) == 1
+    metrics = pd.read_parquet(newest(project, "data/07_model_output/synthetic/cvar/seed-0/user_metrics.parquet/*/*"))
+    assert list(metrics.columns) == [
+        "user_id", "rank", "repeat_target", "loss", "ndcg_at_10", "ndcg_at_20", "recall_at_10", "recall_at_20",
+    ]  # fmt: skip
+
+    # again, from a folder of the project, another arm: the data are there, and there is still one tracking database
+    overrides = "loss=gdro,loss_groups=seq33,gdro.eta=0.05,seed=3"
+    run = kedro(project / "conf", "run", "--pipelines=train", "--params", overrides)
+    assert run.returncode == 0, run.stderr
+    assert len(list(prepared.iterdir())) == 1
+    assert [path.relative_to(project).as_posix() for path in project.rglob("mlflow.db")] == ["mlflow.db"]
+    output = project / "data/07_model_output/synthetic/gdro-seq33/seed-3"
+    history = pd.read_parquet(newest(output, "training_history.parquet/*/*"))
+    assert [name for name in history if name.startswith("group_weight_")] == [
+        "group_weight_long", "group_weight_medium", "group_weight_short",
+    ]  # fmt: skip
+    assert json.loads(newest(output, "run_card.json/*/*").read_text())["parameters"]["gdro"]["eta"] == 0.05
+
+    # other data parameters: prepared again
+    run = kedro(project, "run", "--pipeline=train", "--params", "loss=cvar,split.validation_users=20")
+    assert run.returncode == 0, run.stderr
+    assert len(list(prepared.iterdir())) == 2
+
+    # and now two arms were trained on different data
+    run = kedro(project, "run", "--pipeline=compare", "--params", "split.validation_users=20")
+    assert run.returncode != 0
+    assert "gdro-seq33" in run.stdout + run.stderr
+    run = kedro(
+        project, "run", "--pipeline=compare", "--params", "split.validation_users=20,evaluate.other_data=skip"
+    )
+    assert run.returncode == 0, run.stderr
+
+    run = kedro(project, "run", "--pipeline=recommend", "--params", "loss=cvar,split.validation_users=20")
+    assert run.returncode == 0, run.stderr
+    recommended = pd.read_parquet(
+        newest(project, "data/07_model_output/synthetic/cvar/seed-0/recommendations.parquet/*/*")
+    )
+    assert list(recommended.columns) == ["user_id", "rank", "item_id", "score"]
+    assert (recommended.groupby("user_id")["rank"].agg(list).map(lambda ranks: ranks == list(range(1, 21)))).all()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ("los=cvar", "unknown 'los'; did you mean loss?"),
+        ("loss=cvarr", "did you mean cvar?"),
+        ("loss=cvar,cvar.alpha=1.5", "cvar.alpha: Input should be less than or equal to 1 (got 1.5)"),
+        ("dataset=retailrocket", "events.csv"),
+    ],
+)
+def test_bad_input_fails_before_anything_is_written(
+    shared_project: Path, kedro: Kedro, parameters: str, said: str
+) -> None:
+    run = kedro(shared_project, "run", "--pipeline=train", "--params", parameters)
+    assert run.returncode != 0
+    assert said in " ".join((run.stdout + run.stderr).split())
+    assert [path for path in (shared_project / "data").rglob("*") if path.is_file()] == []

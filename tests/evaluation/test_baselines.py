@@ -1,0 +1,127 @@
+"""Baselines worked by hand on five users and five items, then on the real RetailRocket split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fairrec_pipeline.evaluation.baselines import BASELINES, markov, popularity, recency
+from fairrec_pipeline.evaluation.ranking import rank_targets, user_metrics
+from fairrec_pipeline.interactions.sequences import Sequences, evaluation_sequences, training_sequences
+
+# training; test target (the first two users have a validation item, written between bars)
+# user 1: a b a c | d | a
+# user 2: a b     | c | e
+# user 3: b a b         c
+# user 4: e             z (never seen in training)
+# user 5: d             a
+WORLD = {1: ("abac", "d", "a"), 2: ("ab", "c", "e"), 3: ("bab", "", "c"), 4: ("e", "", "z"), 5: ("d", "", "a")}
+
+
+@pytest.fixture
+def world() -> tuple[Sequences, Sequences]:
+    rows = [
+        (user, item, position, role)
+        for user, parts in WORLD.items()
+        for position, (item, role) in enumerate(
+            (item, role) for role, part in zip(("train", "validation", "test"), parts, strict=True) for item in part
+        )
+    ]
+    interactions = pd.DataFrame(rows, columns=["user_id", "item_id", "position", "role"])
+    train = training_sequences(interactions)
+    return train, evaluation_sequences(interactions, train.catalogue, "test")
+
+
+def scores(world: tuple[Sequences, Sequences], build, users: list[int]) -> list[list[float]]:
+    return build(*world)(torch.tensor(users)).tolist()
+
+
+def test_popularity_counts_interactions(world):
+    # a 2+1+1, b 1+1+2, c 1, d 1, e 1
+    assert scores(world, popularity, [0, 3]) == [[4, 4, 1, 1, 1]] * 2
+
+
+def test_recency_orders_own_items_by_their_last_view(world):
+    # user 1 saw a b a c d: d is newest (place 5), then c 4, a 3, b 2; e was not seen
+    assert scores(world, recency, [0]) == [[3, 2, 4, 5, 0]]
+
+
+def test_markov_counts_steps_from_the_last_item_and_breaks_ties_by_popularity(world):
+    # from b: a (user 1), a (user 3); from a: b, c (user 1), b (user 2), b (user 3); d and e lead nowhere
+    a, rest = 4 / 5, 1 / 5
+    expected = {2: [2 + a, a, rest, rest, rest], 0: [a, a, rest, rest, rest], 4: [a, a, rest, rest, rest]}
+    for user, row in expected.items():
+        np.testing.assert_allclose(scores(world, markov, [user])[0], row, rtol=1e-6)
+
+
+def test_ranks(world):
+    train, test = world
+    ranks = {
+        name: rank_targets(build(train, test), test, filter_seen=False).tolist() for name, build in BASELINES.items()
+    }
+    # ties last: a and b share 4, so a ranks 2; c, d, e share 1 and rank 5; z cannot be ranked
+    assert ranks["popularity"] == [2, 5, 5, 0, 2]
+    # user 1: a is third; the others' targets are new to them and tie with every new item at the end
+    assert ranks["recency"] == [3, 5, 5, 0, 5]
+    # user 3 stands at b: a first, b by popularity, then c with d and e
+    assert ranks["markov"] == [2, 5, 5, 0, 2]
+
+
+@pytest.mark.parametrize("build", BASELINES.values())
+def test_any_slice_of_users_gets_the_same_scores(world, build):
+    whole = torch.tensor(scores(world, build, [0, 1, 2, 3, 4]))
+    assert torch.equal(torch.tensor(scores(world, build, [4, 1])), whole[[4, 1]])
+
+
+@pytest.mark.parametrize("build", BASELINES.values())
+def test_a_user_without_a_known_item_gets_finite_scores(world, build):
+    train, test = world
+    nobody = Sequences(np.array([9]), test.catalogue, np.array([], np.int64), np.array([0, 0]), np.array([0]), None)
+    assert torch.isfinite(build(train, nobody)(torch.tensor([0]))).all()
+
+
+def test_another_catalogue_is_refused(world):
+    train, test = world
+    other = Sequences(train.users, train.catalogue[:-1], train.items, train.offsets)
+    with pytest.raises(ValueError, match="different catalogues"):
+        markov(other, test)
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "retailrocket" / "events.csv.gz"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the RetailRocket log is not beside the repository")
+def test_retailrocket_numbers():
+    interactions = _retailrocket(SHARED)
+    train = training_sequences(interactions)
+    test = evaluation_sequences(interactions, train.catalogue, "test")
+    expected = {"popularity": 0.0063, "recency": 0.2497, "markov": 0.2093}
+    for name, build in BASELINES.items():
+        metrics = user_metrics(test, rank_targets(build(train, test), test, filter_seen=False), None)
+        assert round(metrics["ndcg_at_20"].mean(), 4) == expected[name]
+
+
+def _retailrocket(file: Path) -> pd.DataFrame:
+    """The protocol of METHODS in pandas, as a second opinion on the data pipeline."""
+    log = pd.read_csv(file)
+    views = log.loc[log["event"] == "view"].rename(columns={"visitorid": "user_id", "itemid": "item_id"})
+    n_rows = 0
+    while n_rows != len(views):
+        n_rows = len(views)
+        for column in ("user_id", "item_id"):
+            pairs = views.drop_duplicates(["user_id", "item_id"])
+            enough = pairs[column].value_counts()
+            views = views[views[column].isin(enough[enough >= 5].index)]
+    views = views.sort_values(["user_id", "timestamp", "item_id"], ignore_index=True)
+    users = views.groupby("user_id")
+    views["position"] = users.cumcount()
+    from_end = users.cumcount(ascending=False)
+    chosen = np.random.default_rng(42).choice(np.sort(views["user_id"].unique()), 10000, replace=False)
+    views["role"] = np.select(
+        [from_end == 0, (from_end == 1) & views["user_id"].isin(chosen)], ["test", "validation"], "train"
+    )
+    return views

@@ -1,0 +1,48 @@
+"""Structure of the packed SASRec; its numbers are compared in tests/training/test_exactness.py."""
+
+from __future__ import annotations
+
+import torch
+
+from fairrec_pipeline.models.packing import buckets_of
+from fairrec_pipeline.models.sasrec import SASRec
+
+
+def small_model() -> SASRec:
+    torch.manual_seed(0)
+    return SASRec(20, dim=8, feed_forward=8, blocks=2, heads=2, dropout=0.2, max_length=6, init_std=0.02).double()
+
+
+def states(model: SASRec, tokens: torch.Tensor) -> torch.Tensor:
+    positions = torch.arange(len(tokens) - 1, -1, -1)
+    return model(tokens, positions, buckets_of(torch.tensor([len(tokens)]), torch.device("cpu")))
+
+
+def test_a_state_depends_on_earlier_tokens_only() -> None:
+    model = small_model().eval()
+    tokens = torch.tensor([model.start_token, 3, 4, 5])
+    changed = tokens.clone()
+    changed[2] = 9
+    before, after = states(model, tokens), states(model, changed)
+    torch.testing.assert_close(before[:2], after[:2], rtol=0, atol=0)
+    assert not torch.allclose(before[2:], after[2:])
+
+
+def test_initialisation_is_that_of_the_torch_layers() -> None:
+    """Embeddings N(0, init_std); xavier-uniform qkv as torch.nn.MultiheadAttention has it; its biases 0."""
+    model = SASRec(5000, dim=32, feed_forward=8, blocks=1, heads=1, dropout=0.2, max_length=50, init_std=0.02)
+    for table in (model.item_embedding, model.output_embedding):
+        assert abs(float(table.weight.detach().std()) - 0.02) < 2e-4
+    (block,) = model.blocks
+    bound = (6 / (32 + 3 * 32)) ** 0.5
+    assert 0.98 * bound < float(block.qkv.weight.detach().abs().max()) <= bound
+    assert not block.qkv.bias.any()
+    assert not block.attention_out.bias.any()
+
+
+def test_dropout_only_in_training() -> None:
+    model = small_model()
+    tokens = torch.tensor([model.start_token, 1, 2])
+    assert not torch.equal(states(model.train(), tokens), states(model, tokens))
+    assert torch.equal(states(model.eval(), tokens), states(model, tokens))
+    assert model.output_weight() is model.output_embedding.weight

@@ -1,0 +1,77 @@
+"""The two-phase softmax head against autograd of the plain cross-entropy, in double precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fairrec_pipeline.models.softmax_head import SoftmaxHead
+
+N, ITEMS, DIM = 23, 101, 8
+COEFFICIENTS = {
+    "all": torch.linspace(0.1, 2.0, N, dtype=torch.float64),
+    "some zero": torch.linspace(0.1, 2.0, N, dtype=torch.float64) * (torch.arange(N) % 3 == 0),
+    "all zero": torch.zeros(N, dtype=torch.float64),
+}
+
+
+def random_head(seed: int = 0, scale: float = 2.0) -> tuple[Tensor, Tensor, Tensor]:
+    """States, output embedding and targets; target 5 more than once, since its gradients add up."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(N, DIM, dtype=torch.float64, generator=generator) * scale
+    weight = torch.randn(ITEMS, DIM, dtype=torch.float64, generator=generator)
+    targets = torch.randint(ITEMS, (N,), generator=generator)
+    targets[:4] = 5
+    return states, weight, targets
+
+
+def autograd(states: Tensor, weight: Tensor, targets: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    states, weight = states.clone().requires_grad_(), weight.clone().requires_grad_()
+    losses = functional.cross_entropy(states @ weight.T, targets, reduction="none")
+    gradients = torch.autograd.grad((coefficients * losses).sum(), [states, weight])
+    return losses.detach(), *gradients
+
+
+@pytest.mark.parametrize("coefficients", COEFFICIENTS.values(), ids=COEFFICIENTS)
+@pytest.mark.parametrize("keep_bytes", [2**29, 0], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("chunk", [1, 7, 100, 101, 512])
+def test_losses_and_gradients(chunk: int, keep_bytes: int, coefficients: Tensor) -> None:
+    states, weight, targets = random_head()
+    head = SoftmaxHead(keep_bytes=keep_bytes, chunk=chunk)
+    expected = autograd(states, weight, targets, coefficients)
+    losses = head.losses(states, weight, targets)
+    torch.testing.assert_close((losses, *head.gradients(coefficients)), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_buffers_serve_larger_and_smaller_batches() -> None:
+    """What an earlier, larger batch left in the buffer does not show."""
+    states, weight, targets = random_head()
+    head = SoftmaxHead(chunk=16)
+    for rows in (slice(0, 5), slice(0, N), slice(3, 9)):
+        here = states[rows], weight, targets[rows]
+        coefficients = COEFFICIENTS["some zero"][rows]
+        losses = head.losses(*here)
+        torch.testing.assert_close((losses, *head.gradients(coefficients)), autograd(*here, coefficients))
+
+
+@pytest.mark.parametrize("keep_bytes", [2**29, 0], ids=["kept", "recomputed"])
+def test_large_logits_do_not_overflow(keep_bytes: int) -> None:
+    """Logits of several thousand, in single precision: exp of them would be infinite."""
+    states, weight, targets = (x.float() if x.is_floating_point() else x for x in random_head(scale=1000.0))
+    head = SoftmaxHead(keep_bytes=keep_bytes, chunk=10)
+    coefficients = COEFFICIENTS["all"].float()
+    losses = head.losses(states, weight, targets)
+    actual = (losses, *head.gradients(coefficients))
+    assert all(bool(torch.isfinite(x).all()) for x in actual)
+    torch.testing.assert_close(actual, autograd(states, weight, targets, coefficients), rtol=1e-4, atol=1e-3)
+
+
+def test_inputs_are_unchanged() -> None:
+    states, weight, targets = random_head()
+    copies = states.clone(), weight.clone(), targets.clone()
+    head = SoftmaxHead(chunk=10)
+    head.losses(states, weight, targets)
+    head.gradients(COEFFICIENTS["all"])
+    torch.testing.assert_close((states, weight, targets), copies, rtol=0, atol=0)

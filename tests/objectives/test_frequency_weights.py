@@ -1,0 +1,73 @@
+"""ERM, class-balanced loss and inverse propensity weighting by hand, and the registry."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fairrec_pipeline.objectives import GROUP_DEPENDENT, OBJECTIVES, build_objective
+from fairrec_pipeline.objectives.base import LossBatch, Population
+
+# 3 items with 1, 3 and 6 interactions; 2 groups of 4 and 1 users with 5 interactions each
+POPULATION = Population(torch.tensor([1, 3, 6]), torch.tensor([4, 1]), torch.tensor([5, 5]))
+WITHOUT_GROUPS = Population(torch.tensor([1, 3, 6]))
+BATCH = LossBatch(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0, 0, 1, 0]))
+
+
+def test_erm_weighs_every_user_alike() -> None:
+    objective = build_objective("erm", WITHOUT_GROUPS, {})
+    q, state = objective.weights(BATCH, objective.initial_state())
+    assert objective.item_weights is None
+    assert q.tolist() == [0.25] * 4
+    assert state == {}
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("cb", [10 / 1, 10 / 3, 10 / 6]),  # N / f(i), N = 1 + 3 + 6
+        ("cb_log", [math.log(10), math.log(10 / 3), math.log(10 / 6)]),
+    ],
+)
+def test_class_balanced(loss: str, expected: list[float]) -> None:
+    """The weight sits on the positions; users weigh 1 / B as in ERM."""
+    objective = build_objective(loss, WITHOUT_GROUPS, {})
+    assert objective.item_weights is not None
+    torch.testing.assert_close(objective.item_weights, torch.tensor(expected))
+    assert objective.weights(BATCH, {})[0].tolist() == [0.25] * 4
+
+
+@pytest.mark.parametrize(
+    ("loss", "count", "group_weights"),
+    [
+        ("ipw", "users", [5 / 4, 5 / 1]),
+        ("ipw_log", "users", [math.log(5 / 4), math.log(5)]),
+        ("ipw", "interactions", [10 / 5, 10 / 5]),
+        ("ipw_log", "interactions", [math.log(2), math.log(2)]),
+    ],
+)
+def test_inverse_propensity(loss: str, count: str, group_weights: list[float]) -> None:
+    """q_u = w(g_u) / 4, users in groups (0, 0, 1, 0). By interactions both groups weigh 2: ERM, twice over."""
+    objective = build_objective(loss, POPULATION, {"count": count})
+    q, state = objective.weights(BATCH, objective.initial_state())
+    common, rare = (weight / 4 for weight in group_weights)
+    torch.testing.assert_close(q, torch.tensor([common, common, rare, common]))
+    assert state == {}
+    assert objective.item_weights is None
+
+
+def test_losses_are_those_of_the_paper() -> None:
+    assert set(OBJECTIVES) == {"erm", "cb", "cb_log", "ipw", "ipw_log", "gdro", "sdro", "cvar"}
+
+
+def test_unknown_loss_names_the_allowed_ones() -> None:
+    with pytest.raises(ValueError, match="unknown loss 'cvarr'; allowed: erm, cb"):
+        build_objective("cvarr", POPULATION, {})
+
+
+@pytest.mark.parametrize("loss", GROUP_DEPENDENT)
+def test_group_dependent_losses_need_groups(loss: str) -> None:
+    with pytest.raises(ValueError, match=f"{loss} needs groups: set loss_groups"):
+        build_objective(loss, WITHOUT_GROUPS, {})

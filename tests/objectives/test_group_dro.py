@@ -1,0 +1,141 @@
+"""Group DRO and Streaming DRO, worked by hand over batches in which a group is absent."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fairrec_pipeline.objectives.base import LossBatch, Population
+from fairrec_pipeline.objectives.group_dro import GroupDro
+
+THREE_GROUPS = Population(torch.tensor([1]), torch.tensor([5, 5, 5]), torch.tensor([9, 9, 9]))
+ETA = 0.5
+
+
+def batch(losses: list[float], groups: list[int]) -> LossBatch:
+    return LossBatch(torch.tensor(losses, dtype=torch.float64), torch.tensor(groups))
+
+
+FIRST = batch([1.0, 3.0, 4.0, 6.0], [0, 0, 1, 2])  # L = (2, 4, 6)
+SECOND = batch([2.0, 4.0, 5.0], [0, 0, 1])  # L = (3, 5, -): group 2 is absent
+
+
+def close(actual: Tensor, expected: list[float]) -> None:
+    # the state begins in single precision
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-8)
+
+
+def climbed(weights: list[float], losses: list[float]) -> list[float]:
+    """w_g exp(eta L_g) / sum_h w_h exp(eta L_h)."""
+    raw = [w * math.exp(ETA * loss) for w, loss in zip(weights, losses, strict=True)]
+    return [value / sum(raw) for value in raw]
+
+
+def test_group_dro_all_groups_present() -> None:
+    """w starts at (1/3, 1/3, 1/3) and goes to (e^1, e^2, e^3) / (e^1 + e^2 + e^3) = (.0900, .2447, .6652).
+
+    q_u = w_g / n_g with n = (2, 1, 1): (.0450, .0450, .2447, .6652), which sums to 1.
+    """
+    objective = GroupDro(THREE_GROUPS, eta=ETA, absent_groups="keep")
+    q, state = objective.weights(FIRST, objective.initial_state())
+    total = math.e + math.e**2 + math.e**3
+    close(state["group_weights"], [math.e / total, math.e**2 / total, math.e**3 / total])
+    close(q, [math.e / total / 2, math.e / total / 2, math.e**2 / total, math.e**3 / total])
+    assert float(q.sum()) == pytest.approx(1)
+
+
+def test_group_dro_keeps_an_absent_group() -> None:
+    """Second batch, L = (3, 5, -): w_2 stays at .6652, and groups 0 and 1 share the rest, .3348, as they climb:
+
+    w_0 : w_1 = .0900 e^1.5 : .2447 e^2.5 = 1 : e^2, so w_0 = .3348 / (1 + e^2) and w_1 = .3348 e^2 / (1 + e^2).
+    """
+    objective = GroupDro(THREE_GROUPS, eta=ETA, absent_groups="keep")
+    _, state = objective.weights(FIRST, objective.initial_state())
+    kept = float(state["group_weights"][2])
+    q, state = objective.weights(SECOND, state)
+    share = (1 - kept) / (1 + math.e**2)
+    close(state["group_weights"], [share, share * math.e**2, kept])
+    assert float(state["group_weights"][2]) == kept  # to the bit: it did not move
+    close(q, [share / 2, share / 2, share * math.e**2])
+
+
+def test_group_dro_decays_an_absent_group() -> None:
+    """The published rule: the absent group enters with L = 0, (w_0 e^1.5, w_1 e^2.5, w_2 e^0) normalised."""
+    objective = GroupDro(THREE_GROUPS, eta=ETA, absent_groups="decay")
+    _, state = objective.weights(FIRST, objective.initial_state())
+    before = state["group_weights"].tolist()
+    q, state = objective.weights(SECOND, state)
+    expected = climbed(before, [3.0, 5.0, 0.0])
+    close(state["group_weights"], expected)
+    assert expected[2] < before[2] / 4
+    close(q, [expected[0] / 2, expected[0] / 2, expected[1]])
+
+
+BETA = 0.1
+
+
+def test_streaming_dro_keeps_an_absent_group() -> None:
+    """S starts at 0. First batch: S = beta (2, 4, 6) = (.2, .4, .6), and w climbs on S.
+
+    Second, L = (3, 5, -): S = (.9 x .2 + .1 x 3, .9 x .4 + .1 x 5, stays) = (.48, .86, .6); w_2 stays, the others share
+    the rest. Third, the first batch again: S = (.9 x .48 + .2, .9 x .86 + .4, .9 x .6 + .6) = (.632, 1.174, 1.14).
+    """
+    objective = GroupDro(THREE_GROUPS, eta=ETA, beta=BETA, absent_groups="keep")
+    _, state = objective.weights(FIRST, objective.initial_state())
+    close(state["streaming_losses"], [0.2, 0.4, 0.6])
+    first = climbed([1 / 3] * 3, [0.2, 0.4, 0.6])
+    close(state["group_weights"], first)
+
+    q, state = objective.weights(SECOND, state)
+    close(state["streaming_losses"], [0.48, 0.86, 0.6])
+    share = 1 - first[2]
+    second = [share * w for w in climbed(first[:2], [0.48, 0.86])] + [first[2]]
+    close(state["group_weights"], second)
+    close(q, [second[0] / 2, second[0] / 2, second[1]])
+
+    _, state = objective.weights(FIRST, state)
+    close(state["streaming_losses"], [0.632, 1.174, 1.14])
+    close(state["group_weights"], climbed(second, [0.632, 1.174, 1.14]))
+
+
+def test_streaming_dro_decays_an_absent_group() -> None:
+    """The published rule: S_2 = .9 x .6 + .1 x 0 = .54, and w_2 climbs on it like the others."""
+    objective = GroupDro(THREE_GROUPS, eta=ETA, beta=BETA, absent_groups="decay")
+    _, state = objective.weights(FIRST, objective.initial_state())
+    _, state = objective.weights(SECOND, state)
+    close(state["streaming_losses"], [0.48, 0.86, 0.54])
+    close(state["group_weights"], climbed(climbed([1 / 3] * 3, [0.2, 0.4, 0.6]), [0.48, 0.86, 0.54]))
+
+
+@pytest.mark.parametrize("beta", [None, 0.1])
+@pytest.mark.parametrize("absent_groups", ["keep", "decay"])
+def test_weights_stay_a_distribution(beta: float | None, absent_groups: str) -> None:
+    """Over a hundred random batches; a batch whose weights do not sum to 1 lacks a group."""
+    objective = GroupDro(THREE_GROUPS, eta=ETA, beta=beta, absent_groups=absent_groups)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    state = objective.initial_state()
+    for _ in range(100):
+        groups = torch.randint(3, (4,), generator=generator)
+        q, state = objective.weights(LossBatch(10 * torch.rand(4, generator=generator), groups), state)
+        assert float(state["group_weights"].sum()) == pytest.approx(1, abs=1e-5)
+        present = float(state["group_weights"][groups.unique()].sum())
+        assert float(q.sum()) == pytest.approx(present, abs=1e-5)
+        assert q.min() >= 0
+
+
+def test_a_large_step_does_not_overflow() -> None:
+    """exp(100 x 60) is infinite; the weight of the worst group is 1 all the same."""
+    objective = GroupDro(THREE_GROUPS, eta=100.0, absent_groups="keep")
+    _, state = objective.weights(batch([1.0, 60.0, 2.0], [0, 1, 2]), objective.initial_state())
+    close(state["group_weights"], [0.0, 1.0, 0.0])
+
+
+def test_the_state_handed_in_is_unchanged() -> None:
+    objective = GroupDro(THREE_GROUPS, eta=ETA, beta=BETA, absent_groups="keep")
+    state = objective.initial_state()
+    copies = {name: value.clone() for name, value in state.items()}
+    objective.weights(FIRST, state)
+    assert all(torch.equal(state[name], copies[name]) for name in copies)

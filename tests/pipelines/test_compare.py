@@ -1,0 +1,108 @@
+"""The compare pipeline from memory: order of the nodes, what reaches the catalog."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import ibis
+import numpy as np
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Node, Pipeline
+from kedro.runner import SequentialRunner
+
+from fairrec_pipeline.evaluation.comparison import IncomparableArmsError, TrainedArm
+from fairrec_pipeline.evaluation.ranking import user_metrics
+from fairrec_pipeline.interactions.sequences import evaluation_sequences, training_sequences
+from fairrec_pipeline.interactions.statistics import dataset_statistics
+from fairrec_pipeline.parameters import Evaluate
+from fairrec_pipeline.pipelines.compare import create_pipeline
+
+N_USERS, N_ITEMS, LENGTH = 60, 12, 6
+
+
+@pytest.fixture
+def inputs() -> dict[str, object]:
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(N_USERS), LENGTH)
+    positions = np.tile(np.arange(LENGTH), N_USERS)
+    interactions = pd.DataFrame(
+        {
+            "user_id": users,
+            # every item occurs in training; the rest is drawn
+            "item_id": np.where(positions == 0, users % N_ITEMS, rng.integers(N_ITEMS, size=len(users))),
+            "timestamp": positions,
+            "position": positions,
+            "role": np.select([positions == LENGTH - 1, positions == LENGTH - 2], ["test", "validation"], "train"),
+        }
+    )
+    names = np.arange(N_USERS)
+    user_groups = pd.DataFrame(
+        {
+            "user_id": names,
+            "train_length": LENGTH - 2,
+            "popularity_ratio": 0.5,
+            "pop33": np.array(["niche", "diverse", "popular"])[names % 3],
+            "seq33": np.array(["short", "medium", "long"])[names // 3 % 3],
+        }
+    )
+    statistics = {"dataset": "synthetic", **dataset_statistics(interactions, user_groups)}
+    test = evaluation_sequences(interactions, training_sequences(interactions).catalogue, "test")
+
+    def arm(loss: str) -> TrainedArm:
+        ranks = rng.integers(1, N_ITEMS, size=N_USERS)
+        card = {"parameters": {"seed": 0}, "seconds": 1.0, "device": "cpu", "finished": "2026-01-01"}
+        metrics = user_metrics(test, ranks, np.ones(N_USERS, dtype=np.float32))
+        return TrainedArm(loss, loss, None, 0, statistics["fingerprint"], card, metrics)
+
+    return {
+        "interactions": ibis.memtable(interactions),
+        "user_groups": ibis.memtable(user_groups),
+        "dataset_statistics": statistics,
+        "trained_arms": [arm("erm"), arm("cvar")],
+        "params:dataset": "synthetic",
+        "params:evaluate": Evaluate(
+            filter_seen=False, confidence=0.95, significance=0.05, correction="holm", other_data="refuse", top_k=20
+        ),
+    }
+
+
+def run(pipeline: Pipeline, inputs: dict[str, object]) -> dict[str, object]:
+    catalog = DataCatalog({name: MemoryDataset(value, copy_mode="assign") for name, value in inputs.items()})
+    return {name: dataset.load() for name, dataset in SequentialRunner().run(pipeline, catalog).items()}
+
+
+def test_everything_a_reader_wants_comes_out(inputs):
+    outputs = run(create_pipeline(), inputs)
+    comparison = outputs["comparison_csv"]
+    assert list(comparison["arm"].unique()) == ["erm", "cvar", "markov", "popularity", "recency"]
+    assert {"overall", "pop33", "seq33", "atomic", "target"} == set(comparison["split"])
+    assert "recency" in outputs["report_markdown"]
+    assert "plotly-graph-div" in outputs["report_html"]
+    for name in ("relative_change_figure", "group_values_figure", "repeat_and_new_figure"):
+        assert outputs[name].data
+
+
+def test_untrained_arms_are_compared_where_nothing_was_trained(inputs):
+    outputs = run(create_pipeline(), inputs | {"trained_arms": []})
+    assert "No arm was trained" in outputs["report_markdown"]
+
+
+def test_arms_of_other_data_stop_it(inputs):
+    stranger = dataclasses.replace(inputs["trained_arms"][1], data_fingerprint="0" * 64)
+    with pytest.raises(IncomparableArmsError, match="cvar"):
+        run(create_pipeline(), inputs | {"trained_arms": [inputs["trained_arms"][0], stranger]})
+
+
+def test_tables_that_are_not_those_of_the_statistics_stop_it(inputs):
+    with pytest.raises(ValueError, match="not the prepared data"):
+        run(
+            create_pipeline(), inputs | {"dataset_statistics": inputs["dataset_statistics"] | {"fingerprint": "0" * 64}}
+        )
+
+
+def test_it_waits_for_the_arms_of_the_same_run():
+    train = Pipeline([Node(lambda: 1, inputs=None, outputs="group_agnostic.erm.user_metrics", name="train")])
+    ordered = [node.name for node in (train + create_pipeline(after=["group_agnostic.erm.user_metrics"])).nodes]
+    assert ordered.index("train") < ordered.index("compare") < ordered.index("report")

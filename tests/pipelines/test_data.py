@@ -1,0 +1,133 @@
+"""The data pipeline from the raw files to what training loads."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+
+from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.interactions.statistics import prepared_with
+from fairrec_pipeline.parameters import Groups, Source, Split
+from fairrec_pipeline.pipelines.data import create_pipeline
+
+ROOT = Path(__file__).parents[2]
+RETAILROCKET = ROOT.parent / "shared" / "data" / "retailrocket" / "events.csv.gz"
+GROUPS = Groups.model_validate(yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())["groups"])
+SPLIT = Split(core=5, validation_users=0.5, seed=42)
+SYNTHETIC = {"adapter": "synthetic", "n_users": 200, "n_items": 60, "seed": 1}
+
+# METHODS: groups. Percent of the users of RetailRocket, low to high.
+PUBLISHED_SHARES = {
+    "pop33": {"niche": 40.18, "diverse": 15.59, "popular": 44.23},
+    "pop2060": {"niche": 27.41, "diverse": 44.91, "popular": 27.69},
+    "pop1080": {"niche": 14.57, "diverse": 70.42, "popular": 15.02},
+    "seq33": {"short": 74.54, "medium": 22.95, "long": 2.53},
+    "seq2060": {"short": 55.17, "medium": 44.41, "long": 0.43},
+    "seq1080": {"short": 33.77, "medium": 66.14, "long": 0.09},
+}
+
+
+def catalog(folder: Path, dataset: str, source: dict[str, Any], split: Split = SPLIT, **options: Any) -> DataCatalog:
+    """The entries of conf/base/catalog_data.yml, below another folder."""
+    text = (ROOT / "conf/base/catalog_data.yml").read_text()
+    text = text.replace("${_dataset}", dataset).replace("filepath: data/", f"filepath: {folder}/data/")
+    entries = {name: entry for name, entry in yaml.safe_load(text).items() if not name.startswith("_")}
+    made = DataCatalog.from_config(entries, **options)
+    parameters = {"dataset": dataset, "source": Source.model_validate(source), "split": split, "groups": GROUPS}
+    for name, value in parameters.items():
+        made[f"params:{name}"] = MemoryDataset(value)
+    return made
+
+
+def run(made: DataCatalog) -> None:
+    SequentialRunner().run(create_pipeline(), made)
+
+
+def test_every_step_is_kept_and_described(tmp_path: Path) -> None:
+    run(catalog(tmp_path, "synthetic", SYNTHETIC))
+    later = catalog(tmp_path, "synthetic", SYNTHETIC)
+    interactions = later.load("interactions").to_pandas()
+    user_groups = later.load("user_groups").to_pandas()
+    statistics = later.load("dataset_statistics")
+
+    assert list(interactions.columns) == ["user_id", "item_id", "timestamp", "position", "role"]
+    ordered = interactions.sort_values(["user_id", "position"], ignore_index=True)
+    pd.testing.assert_frame_equal(interactions, ordered)
+    assert (interactions.groupby("user_id").role.last() == "test").all()
+    assert user_groups.user_id.tolist() == sorted(interactions.user_id.unique())
+    assert list(user_groups.columns) == [
+        "user_id", "train_length", "popularity_ratio", *GROUPS.splits, "segment",
+    ]  # fmt: skip
+    train_length = interactions[interactions.role == "train"].groupby("user_id").size()
+    assert user_groups.train_length.tolist() == train_length.tolist()
+
+    assert statistics["dataset"] == "synthetic"
+    assert statistics["n_users"] == len(user_groups)
+    assert statistics["n_train"] + statistics["n_validation"] + statistics["n_test"] == len(interactions)
+    assert statistics["n_validation"] == round(0.5 * len(user_groups))
+    assert set(statistics["group_shares"]) == {*GROUPS.splits, "segment"}
+    for shares in statistics["group_shares"].values():
+        assert sum(share["users"] for share in shares.values()) == pytest.approx(100)
+    assert statistics["prepared_with"] == prepared_with("synthetic", Source.model_validate(SYNTHETIC), SPLIT, GROUPS)
+
+
+def test_same_parameters_same_data(tmp_path: Path) -> None:
+    prints = []
+    for folder in ("a", "b"):
+        made = catalog(tmp_path / folder, "synthetic", SYNTHETIC)
+        run(made)
+        prints.append(made.load("dataset_statistics")["fingerprint"])
+    other = catalog(tmp_path / "c", "synthetic", SYNTHETIC, SPLIT.model_copy(update={"seed": 43}))
+    run(other)
+    assert prints[0] == prints[1] != other.load("dataset_statistics")["fingerprint"]
+
+
+def test_bad_raw_data_leave_no_artifact(tmp_path: Path) -> None:
+    folder = tmp_path / "data/01_raw/mine"
+    folder.mkdir(parents=True)
+    (folder / "log.csv").write_text("user,item,time\n1,2,now\n")
+    source = {"adapter": "table", "interactions": "log.csv", "user": "user", "item": "item", "timestamp": "time"}
+    with pytest.raises(DataError, match="'now'"):
+        run(catalog(tmp_path, "mine", source))
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["01_raw"]
+
+
+def test_own_data_with_string_ids_and_attributes(tmp_path: Path) -> None:
+    folder = tmp_path / "data/01_raw/mine"
+    folder.mkdir(parents=True)
+    rows = [(f"u{user}", f"i{item}", f"2024-01-{1 + item:02d}") for user in range(12) for item in range(6)]
+    pd.DataFrame(rows, columns=["user", "item", "time"]).to_parquet(folder / "log.parquet")
+    pd.DataFrame({"user": [f"u{n}" for n in range(11)], "plan": ["free"] * 11}).to_csv(folder / "u.csv", index=False)
+    source = {
+        "adapter": "table", "interactions": "log.parquet", "user": "user", "item": "item", "timestamp": "time",
+        "users": "u.csv", "user_attributes": ["plan"],
+    }  # fmt: skip
+    made = catalog(tmp_path, "mine", source)
+    run(made)
+    assert made.load("user_groups").to_pandas().plan.value_counts().to_dict() == {"free": 11, "unknown": 1}
+    assert made.load("interactions").to_pandas().query("user_id == 'u3'").item_id.tolist() == [
+        f"i{n}" for n in range(6)
+    ]
+
+
+@pytest.mark.skipif(not RETAILROCKET.exists(), reason=f"the real RetailRocket log is not at {RETAILROCKET}")
+def test_real_retailrocket_is_the_published_one(tmp_path: Path) -> None:
+    folder = tmp_path / "data/01_raw/retailrocket"
+    folder.mkdir(parents=True)
+    shutil.copyfile(RETAILROCKET, folder / RETAILROCKET.name)
+    split = Split(core=5, validation_users=10_000, seed=42)
+    made = catalog(tmp_path, "retailrocket", {"adapter": "retailrocket"}, split)
+    run(made)
+    statistics = made.load("dataset_statistics")
+    counts = [statistics[f"n_{name}"] for name in ("users", "items", "interactions", "train", "validation", "test")]
+    assert counts == [22_178, 17_803, 364_943, 332_765, 10_000, 22_178]
+    for name, published in PUBLISHED_SHARES.items():
+        found = {group: share["users"] for group, share in statistics["group_shares"][name].items()}
+        assert found == pytest.approx(published, abs=0.05), name

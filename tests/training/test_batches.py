@@ -1,0 +1,83 @@
+"""Vectorised batches against a loop over users, and the stream of users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.training.batches import Batch, Batches, UserStream
+
+LENGTHS = [3, 1, 12, 7, 4, 2, 5, 30, 6, 1]
+
+
+def by_user(batch: Batch) -> dict[int, tuple[list[int], list[int], list[int] | None]]:
+    """Tokens, positions and targets of each user, cut from the packed tensors by `lengths`."""
+    out, start = {}, 0
+    for user, length in zip(batch.users.tolist(), batch.lengths.tolist(), strict=True):
+        here = slice(start, start + length)
+        targets = None if batch.targets is None else batch.targets[here].tolist()
+        out[user] = batch.tokens[here].tolist(), batch.positions[here].tolist(), targets
+        start += length
+    assert start == len(batch.tokens)
+    return out
+
+
+@pytest.mark.parametrize("held_out", [False, True], ids=["training", "evaluation"])
+@pytest.mark.parametrize("max_length", [2, 4, 7, 200])
+def test_batch_equals_a_loop_over_users(
+    make_sequences: Callable[..., Sequences], max_length: int, held_out: bool
+) -> None:
+    """Tokens are the start token and the items, all but the last item in training; targets are the items."""
+    sequences = make_sequences(LENGTHS, held_out=held_out)
+    users = [7, 3, 9, 0, 2]
+    batch = Batches(sequences, max_length=max_length, device=torch.device("cpu")).batch(torch.tensor(users))
+    expected = {}
+    for user in users:
+        items = sequences.items[sequences.offsets[user] : sequences.offsets[user + 1]].tolist()
+        tokens = [sequences.n_items, *items]
+        tokens = (tokens if held_out else tokens[:-1])[-max_length:]
+        positions = list(range(len(tokens) - 1, -1, -1))
+        expected[user] = tokens, positions, None if held_out else items[-max_length:]
+    assert by_user(batch) == expected
+    assert batch.rows.tolist() == [row for row, length in enumerate(batch.lengths.tolist()) for _ in range(length)]
+    assert batch.lengths.tolist() == sorted(batch.lengths.tolist(), reverse=True)
+    assert batch.positions[batch.ends].tolist() == [0] * len(users)
+
+
+def test_an_empty_history_is_evaluated_from_the_start_token(make_sequences: Callable[..., Sequences]) -> None:
+    """A user whose history holds nothing the catalogue knows."""
+    sequences = make_sequences([0, 2], held_out=True)
+    batch = Batches(sequences, max_length=5, device=torch.device("cpu")).batch(torch.tensor([0, 1]))
+    assert by_user(batch)[0] == ([sequences.n_items], [0], None)
+
+
+def test_in_order_visits_every_user_once(make_sequences: Callable[..., Sequences]) -> None:
+    sequences = make_sequences(LENGTHS, held_out=True)
+    batches = list(Batches(sequences, max_length=5, device=torch.device("cpu")).in_order(4))
+    assert [len(batch.users) for batch in batches] == [4, 4, 2]
+    assert sorted(user for batch in batches for user in batch.users.tolist()) == list(range(len(LENGTHS)))
+
+
+def test_every_pass_of_the_stream_is_a_permutation() -> None:
+    """11 users in batches of 4: 11 batches are 4 passes, cut at other places than the batches."""
+    stream = UserStream(11, 4, seed=5)
+    users = torch.cat([stream.users(step) for step in range(11)]).view(4, 11)
+    assert all(sorted(row.tolist()) == list(range(11)) for row in users)
+    assert len({tuple(row.tolist()) for row in users}) == 4
+
+
+def test_a_batch_larger_than_the_population_spans_passes() -> None:
+    users = UserStream(3, 10, seed=0).users(1)
+    assert torch.bincount(users, minlength=3).tolist() in ([3, 3, 4], [3, 4, 3], [4, 3, 3])
+
+
+def test_stream_is_a_function_of_seed_and_step() -> None:
+    stream = UserStream(50, 8, seed=2)
+    walked = [stream.users(step) for step in range(20)]
+    for step in (19, 0, 6, 7):
+        assert torch.equal(UserStream(50, 8, seed=2).users(step), walked[step])
+        assert torch.equal(stream.users(step), walked[step])
+    assert not torch.equal(UserStream(50, 8, seed=3).users(0), walked[0])

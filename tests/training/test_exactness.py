@@ -1,0 +1,251 @@
+"""The packed step computes what the plain padded implementation computes: losses, gradients, ten optimiser steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.reference import (
+    PaddedBatch,
+    PaddedBatches,
+    PaddedSASRec,
+    PaddedStep,
+    copy_weights,
+    parameter_pairs,
+)
+from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.models.dropout import MaskSource
+from fairrec_pipeline.models.sasrec import SASRec
+from fairrec_pipeline.models.softmax_head import SoftmaxHead
+from fairrec_pipeline.objectives import build_objective
+from fairrec_pipeline.objectives.base import Objective, Population, State
+from fairrec_pipeline.training.batches import Batch, Batches, UserStream
+from fairrec_pipeline.training.step import TrainingStep
+
+LENGTHS = [1, 1, 2, 3, 3, 5, 8, 9, 11, 12, 13, 14, 20, 31]  # max_length is 12: at it, one beyond it, far beyond it
+BATCH = 5
+OPTIONS = {
+    "erm": {},
+    "cb": {},
+    "cb_log": {},
+    "ipw": {"count": "users"},
+    "ipw_log": {"count": "interactions"},
+    "gdro": {"eta": 0.1, "absent_groups": "keep"},
+    "sdro": {"eta": 0.1, "beta": 0.3, "absent_groups": "decay"},
+    "cvar": {"alpha": 0.3},
+}
+GROUPS = torch.arange(len(LENGTHS)) % 3
+
+
+def objective_of(loss: str, train: Sequences) -> Objective:
+    counts = np.maximum(train.item_counts, 1)  # an item without interactions is never a target
+    users = torch.bincount(GROUPS)
+    interactions = torch.bincount(GROUPS, weights=torch.from_numpy(train.lengths).double()).long()
+    return build_objective(loss, Population(torch.from_numpy(counts), users, interactions), OPTIONS[loss])
+
+
+def padded_twin(model: SASRec) -> PaddedSASRec:
+    """A padded model with the weights of ours."""
+    heads, layer = model.blocks[0].heads, model.blocks[0].expand
+    twin = PaddedSASRec(
+        model.n_items,
+        dim=layer.in_features,
+        feed_forward=layer.out_features,
+        blocks=len(model.blocks),
+        heads=heads,
+        dropout=model.dropout,
+        max_length=model.max_length,
+        init_std=1.0,
+    ).to(model.final_norm.weight.dtype)
+    copy_weights(model, twin)
+    return twin
+
+
+def steps_of(
+    loss: str, model: SASRec, twin: PaddedSASRec, train: Sequences, head: SoftmaxHead | None = None
+) -> tuple[Callable[[Tensor, State], tuple[Tensor, State]], Callable[[Tensor, State], tuple[Tensor, State]]]:
+    """One step of ours and one of the padded model, both from users to losses in the order of those users."""
+    objective = objective_of(loss, train)
+    groups = GROUPS if hasattr(objective, "group_weights") or "dro" in loss else None
+    batches = Batches(train, max_length=model.max_length, device=torch.device("cpu"))
+    padded_batches = PaddedBatches(train, max_length=model.max_length)
+    step = TrainingStep(model, torch.optim.Adam(model.parameters(), lr=1e-2, fused=True), objective, groups, head=head)
+    padded_step = PaddedStep(twin, torch.optim.Adam(twin.parameters(), lr=1e-2), objective, groups)
+
+    def ours(users: Tensor, state: State) -> tuple[Tensor, State]:
+        batch = batches.batch(users)
+        losses, state = step(batch, state)
+        by_user = dict(zip(batch.users.tolist(), losses, strict=True))
+        return torch.stack([by_user[user] for user in users.tolist()]), state
+
+    def theirs(users: Tensor, state: State) -> tuple[Tensor, State]:
+        return padded_step(padded_batches.batch(users.tolist()), state)
+
+    return ours, theirs
+
+
+def assert_same_parameters(model: SASRec, twin: PaddedSASRec, *, gradients: bool, rtol: float, atol: float) -> None:
+    for name, parameter in parameter_pairs(model, twin):
+        mine, theirs = model.get_parameter(name), parameter
+        if gradients:
+            assert mine.grad is not None, name
+            assert theirs.grad is not None, name
+            mine, theirs = mine.grad, theirs.grad
+        elif name.endswith("qkv.bias"):
+            # A key bias moves all scores of a query alike and changes nothing: its gradient is 0 but for rounding, and
+            # Adam makes steps out of the rounding.
+            dim = len(mine) // 3
+            mine, theirs = (torch.cat((bias[:dim], bias[2 * dim :])) for bias in (mine, theirs))
+        theirs = theirs[:-1] if name == "item_embedding.weight" else theirs
+        torch.testing.assert_close(mine, theirs, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("loss", OPTIONS)
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "atol"),
+    [
+        pytest.param(torch.float64, 1e-9, 1e-9, id="float64"),
+        # single precision: Adam divides a gradient by its own size, which blows up the rounding of the smallest ones
+        pytest.param(torch.float32, 1e-4, 1e-4, id="float32"),
+    ],
+)
+def test_ten_steps_equal_the_padded_reference(
+    make_sequences: Callable[..., Sequences],
+    make_model: Callable[..., SASRec],
+    loss: str,
+    dtype: torch.dtype,
+    rtol: float,
+    atol: float,
+) -> None:
+    train, model = make_sequences(LENGTHS), make_model(dtype=dtype)
+    twin = padded_twin(model)
+    ours, theirs = steps_of(loss, model, twin, train)
+    state = their_state = objective_of(loss, train).initial_state()
+    stream = UserStream(train.n_users, BATCH, seed=1)
+    for number in range(10):
+        users = stream.users(number)
+        losses, state = ours(users, state)
+        their_losses, their_state = theirs(users, their_state)
+        torch.testing.assert_close(losses, their_losses, rtol=rtol, atol=atol)
+        torch.testing.assert_close(state, their_state, rtol=rtol, atol=atol)
+        assert_same_parameters(model, twin, gradients=True, rtol=rtol, atol=atol)
+        assert_same_parameters(model, twin, gradients=False, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "backbone", [{"blocks": 1, "heads": 1}, {"blocks": 3, "heads": 4}, {"heads": 8, "feed_forward": 5, "max_length": 7}]
+)
+@pytest.mark.parametrize("head", [SoftmaxHead(chunk=10), SoftmaxHead(keep_bytes=0, chunk=7), SoftmaxHead(chunk=64)])
+def test_every_backbone_and_branch_of_the_head(
+    make_sequences: Callable[..., Sequences],
+    make_model: Callable[..., SASRec],
+    backbone: dict[str, int],
+    head: SoftmaxHead,
+) -> None:
+    train, model = make_sequences(LENGTHS), make_model(**backbone)
+    twin = padded_twin(model)
+    for loss in ("cvar", "cb"):
+        ours, theirs = steps_of(loss, model, twin, train, head)
+        users = torch.arange(train.n_users)
+        torch.testing.assert_close(ours(users, {})[0], theirs(users, {})[0], rtol=1e-9, atol=1e-9)
+        assert_same_parameters(model, twin, gradients=True, rtol=1e-9, atol=1e-9)
+
+
+class RecordedMasks(MaskSource):
+    """Draws masks and remembers them; attention weights are left alone, since torch's layer hides them."""
+
+    def __init__(self, *seed: int) -> None:
+        super().__init__(*seed)
+        self.masks: list[Tensor] = []
+
+    def dropout(self, x: Tensor, rate: float) -> Tensor:
+        if x.dim() == 4:
+            return x
+        self.masks.append(super().dropout(torch.ones_like(x), rate).detach())
+        return x * self.masks[-1]
+
+
+class Replayed(nn.Module):
+    """Multiplies by a mask that was drawn elsewhere."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask
+
+
+def impose_masks(twin: PaddedSASRec, masks: list[Tensor], batch: Batch, padded: PaddedBatch) -> None:
+    """Give the padded model our masks, in the order in which our forward pass draws them."""
+    order = {user: row for row, user in enumerate(padded.users)}
+    rows = torch.tensor([order[user] for user in batch.users.tolist()])[batch.rows]
+    columns = padded.tokens.shape[1] - 1 - batch.positions
+
+    def rectangle(mask: Tensor) -> Replayed:
+        out = mask.new_ones(*padded.tokens.shape, mask.shape[1])
+        out[rows, columns] = mask
+        return Replayed(out)
+
+    first, *inner, last = masks
+    twin.input_dropout, twin.output_dropout = rectangle(first), Replayed(last)  # type: ignore[assignment]
+    for layer in twin.encoder.layers:
+        layer.self_attn.dropout = 0.0
+        layer.dropout1, layer.dropout, layer.dropout2 = (rectangle(inner.pop(0)) for _ in range(3))
+    assert not inner
+
+
+def test_same_masks_give_the_same_losses_and_gradients(
+    make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec]
+) -> None:
+    """Dropout on the input, on the three places of every block and on the output embedding, masks imposed."""
+    train, model = make_sequences(LENGTHS), make_model(dropout=0.3)
+    twin = padded_twin(model)
+    model.mask_source = recorded = RecordedMasks(5)
+    batch = Batches(train, max_length=model.max_length, device=torch.device("cpu")).batch(torch.arange(train.n_users))
+    padded = PaddedBatches(train, max_length=model.max_length).batch(batch.users.tolist())
+    objective = objective_of("cvar", train)
+    losses, _ = TrainingStep(model, torch.optim.Adam(model.parameters()), objective, None).backward(batch, {})
+    assert len(recorded.masks) == 2 + 3 * len(model.blocks)
+
+    impose_masks(twin, recorded.masks, batch, padded)
+    their_losses, _ = PaddedStep(twin, torch.optim.SGD(twin.parameters(), lr=0.0), objective, None)(padded, {})
+    torch.testing.assert_close(losses, their_losses, rtol=1e-9, atol=1e-9)
+    assert_same_parameters(model, twin, gradients=True, rtol=1e-9, atol=1e-9)
+
+
+def test_no_work_on_padding(make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec]) -> None:
+    """Linear layers, norms and the head see sum(min(length, L)) rows, however long the longest user is."""
+    train, model = make_sequences(LENGTHS), make_model()
+    positions = sum(min(length, model.max_length) for length in LENGTHS)
+    rows: list[int] = []
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.LayerNorm):
+            module.register_forward_hook(lambda _module, inputs, _output: rows.append(inputs[0].shape[0]))
+    batch = Batches(train, max_length=model.max_length, device=torch.device("cpu")).batch(torch.arange(train.n_users))
+    states = model(batch.tokens, batch.positions, batch.buckets)
+    assert len(batch.tokens) == len(states) == positions
+    assert set(rows) == {positions}
+
+
+def test_a_user_does_not_depend_on_the_batch_only_if_padding_is_masked(
+    make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec]
+) -> None:
+    """The published fault: one user alone, and beside a user nine tokens longer."""
+    train, model = make_sequences([3, 12]), make_model()
+    batches = PaddedBatches(train, max_length=model.max_length)
+    alone, beside = batches.batch([0]), batches.batch([0, 1])
+    twin = padded_twin(model)
+    change = {}
+    for padding in ("masked", "attended"):
+        twin.padding = padding  # type: ignore[assignment]
+        with torch.no_grad():
+            states = twin(alone.tokens, alone.padding)[0, -1]
+            others = twin(beside.tokens, beside.padding)[0, -1]
+        change[padding] = float((others - states).norm() / states.norm())
+    assert change["masked"] < 1e-12
+    assert change["attended"] > 0.01

@@ -1,0 +1,300 @@
+"""The training loop: reproducible, resumable after kill -9, and clear about what went wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.models.sasrec import SASRec
+from fairrec_pipeline.objectives import build_objective
+from fairrec_pipeline.objectives.base import LossBatch, Objective, Population, State
+from fairrec_pipeline.objectives.erm import Erm
+from fairrec_pipeline.training.batches import Batches
+from fairrec_pipeline.training.checkpoint import CheckpointStore
+from fairrec_pipeline.training.fit import Budget, DivergenceError, Fitted, fit
+from fairrec_pipeline.training.step import TrainingStep
+
+CPU = torch.device("cpu")
+BACKBONE = {
+    "dim": 8,
+    "feed_forward": 8,
+    "blocks": 1,
+    "heads": 2,
+    "dropout": 0.2,
+    "max_length": 6,
+    "init_std": 0.1,
+}
+BUDGET = Budget(epochs=4, steps_per_epoch=3, batch_size=7, learning_rate=0.01, checkpoint_seconds=0.0)
+LENGTHS = [2, 3, 9, 4, 5, 1, 7, 6, 3, 2, 8, 4]
+GROUPS = np.arange(len(LENGTHS)) % 3
+GDRO = ("gdro", {"eta": 0.1, "absent_groups": "keep"})
+
+World = tuple[Sequences, Sequences]
+
+
+@pytest.fixture
+def world(make_sequences: Callable[..., Sequences]) -> World:
+    """Training and validation histories of the same users."""
+    train = make_sequences(LENGTHS, n_items=15)
+    held_out = make_sequences(LENGTHS, n_items=15, held_out=True)
+    return train, dataclasses.replace(train, targets=held_out.targets, repeats=held_out.repeats)
+
+
+def objective_of(loss: str, options: dict[str, Any], train: Sequences, groups: np.ndarray) -> Objective:
+    counts = torch.from_numpy(np.maximum(train.item_counts, 1))
+    users = torch.from_numpy(np.bincount(groups))
+    interactions = torch.from_numpy(np.bincount(groups, weights=train.lengths)).long()
+    return build_objective(loss, Population(counts, users, interactions), options)
+
+
+def train_arm(
+    world: World,
+    loss: str = "erm",
+    options: dict[str, Any] | None = None,
+    *,
+    objective: Objective | None = None,
+    groups: np.ndarray = GROUPS,
+    path: Path | None = None,
+    identity: dict[str, Any] | None = None,
+    seed: int = 11,
+    **changes: Any,
+) -> Fitted:
+    """Train a small arm; `changes` are those of the budget."""
+    objective = objective or objective_of(loss, options or {}, world[0], groups)
+    needs_groups = "dro" in loss or "ipw" in loss
+    return fit(
+        *world,
+        objective,
+        groups=groups if needs_groups else None,
+        backbone=BACKBONE,
+        budget=dataclasses.replace(BUDGET, **changes),
+        seed=seed,
+        device=CPU,
+        filter_seen=False,
+        store=CheckpointStore(path) if path else None,
+        identity=identity,
+        group_names=["a", "b", "c"][: groups.max() + 1],
+    )
+
+
+def assert_bitwise_equal(first: Fitted, second: Fitted) -> None:
+    """Weights, history and choice of the epoch; seconds differ."""
+    assert first.weights.keys() == second.weights.keys()
+    assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
+    pd.testing.assert_frame_equal(
+        first.history.drop(columns="seconds"), second.history.drop(columns="seconds"), check_exact=True
+    )
+    assert (first.best_epoch, first.best_ndcg) == (second.best_epoch, second.best_ndcg)
+
+
+def test_two_trainings_are_bitwise_equal(world: World) -> None:
+    first = train_arm(world, *GDRO)
+    assert_bitwise_equal(first, train_arm(world, *GDRO))
+    other_seed = train_arm(world, *GDRO, seed=12)
+    assert not torch.equal(first.weights["output_embedding.weight"], other_seed.weights["output_embedding.weight"])
+
+
+def test_history(world: World) -> None:
+    fitted = train_arm(world, *GDRO)
+    columns = ["epoch", "loss", "validation_ndcg_at_20", "learning_rate", "seconds"]
+    assert fitted.history.columns.tolist() == [*columns, "group_weight_a", "group_weight_b", "group_weight_c"]
+    assert fitted.history["epoch"].tolist() == [1, 2, 3, 4]
+    assert fitted.history["seconds"].is_monotonic_increasing
+    weights = fitted.history[["group_weight_a", "group_weight_b", "group_weight_c"]].sum(axis=1)
+    np.testing.assert_allclose(weights, 1, atol=1e-6)
+    best = fitted.history["validation_ndcg_at_20"].idxmax()
+    assert fitted.best_epoch == fitted.history["epoch"][best]
+    assert fitted.best_ndcg == fitted.history["validation_ndcg_at_20"][best]
+
+
+def test_training_learns(make_sequences: Callable[..., Sequences]) -> None:
+    """Every user repeats one item of 15: the first target is a guess, of loss ln 15 = 2.7, and all others are known:
+
+    a mean loss of 2.7 / 6 = 0.45 is the best there is; dropout keeps it above that.
+    """
+    train = make_sequences([6] * 30, n_items=15)
+    items = np.repeat(np.arange(30) % 15, 6)
+    train = dataclasses.replace(train, items=items)
+    validation = dataclasses.replace(train, targets=np.arange(30) % 15, repeats=np.ones(30, dtype=bool))
+    fitted = train_arm((train, validation), groups=np.zeros(30, dtype=np.int64), epochs=40, batch_size=30)
+    assert fitted.best_ndcg > 0.95
+    assert fitted.history["loss"].iloc[-1] < fitted.history["loss"].iloc[0] / 2
+
+
+class KillsItself(Erm):
+    """ERM whose process dies, with no chance to clean up, in the middle of an epoch."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
+        self.batches -= 1
+        if self.batches == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().weights(batch, state)
+
+
+def train_until_killed(world: World, path: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    train_arm(world, objective=KillsItself(8), path=path)
+
+
+def test_killed_and_resumed_equals_uninterrupted(world: World, tmp_path: Path) -> None:
+    """Killed in the second of three steps of epoch 3; resumed from the checkpoint of epoch 2."""
+    path = tmp_path / "checkpoint.safetensors"
+    arguments = (world, path, torch.get_num_threads())
+    process = multiprocessing.get_context("spawn").Process(target=train_until_killed, args=arguments)
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    snapshot = CheckpointStore(path).load({})
+    assert snapshot is not None
+    assert snapshot.description["progress"]["epoch"] == 2
+
+    whole = train_arm(world, path=tmp_path / "another.safetensors")
+    resumed = train_arm(world, path=path)
+    assert_bitwise_equal(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    "loss", [GDRO, ("sdro", {"eta": 0.1, "beta": 0.1, "absent_groups": "keep"}), ("cvar", {"alpha": 0.3})]
+)
+def test_stopped_and_continued_equals_uninterrupted(
+    world: World, tmp_path: Path, loss: tuple[str, dict[str, Any]]
+) -> None:
+    """The objective's state and Adam's go on where they were."""
+    path = tmp_path / "checkpoint.safetensors"
+    train_arm(world, *loss, path=path, epochs=2)
+    assert_bitwise_equal(train_arm(world, *loss, path=path), train_arm(world, *loss))
+
+
+def test_a_finished_training_is_not_trained_again(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    first = train_arm(world, path=path)
+    again = train_arm(world, path=path, objective=KillsItself(1))
+    assert_bitwise_equal(first, again)
+    assert first.seconds == again.seconds
+    CheckpointStore(path).clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_another_training_is_not_continued(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    train_arm(world, path=path, identity={"learning_rate": 0.5}, learning_rate=0.5)
+    assert_bitwise_equal(train_arm(world, path=path, identity={"learning_rate": 0.01}), train_arm(world))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "of another program"])
+def test_a_damaged_checkpoint_is_named(world: World, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    train_arm(world, path=path)
+    content = path.read_bytes()
+    if damage == "of another program":
+        from safetensors.torch import save_file
+
+        save_file({"x": torch.ones(2)}, path)
+    else:
+        path.write_bytes({"truncated": content[: len(content) // 2], "garbage": b"\x00" * 100, "empty": b""}[damage])
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors is not a checkpoint .* delete it to start afresh"):
+        train_arm(world, path=path)
+
+
+def test_a_half_written_checkpoint_does_not_matter(world: World, tmp_path: Path) -> None:
+    """What a process killed while it wrote leaves behind."""
+    path = tmp_path / "checkpoint.safetensors"
+    train_arm(world, path=path, epochs=2)
+    path.with_name("checkpoint.safetensors.partial").write_bytes(b"half of")
+    assert_bitwise_equal(train_arm(world, path=path), train_arm(world))
+
+
+class Explodes(Erm):
+    """ERM whose weights become infinite in one batch: the loss of the next one is not a number."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
+        self.batches -= 1
+        weights, state = super().weights(batch, state)
+        return (weights * float("inf") if self.batches == 0 else weights), state
+
+
+def test_divergence_names_step_and_users_and_keeps_the_checkpoint(world: World, tmp_path: Path) -> None:
+    """Weights explode in the first of three steps of epoch 2, the fourth step in all; the fifth shows it."""
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(DivergenceError, match=r"not finite in epoch 2, step 5, for users \[1\d\d, .*\.\.\.; the last"):
+        train_arm(world, path=path, objective=Explodes(4))
+    snapshot = CheckpointStore(path).load({})
+    assert snapshot is not None
+    assert snapshot.description["progress"]["epoch"] == 1
+    assert all(bool(torch.isfinite(value).all()) for value in snapshot.tensors.values())
+    assert_bitwise_equal(train_arm(world, path=path), train_arm(world))
+
+
+def test_a_learning_rate_that_diverges(world: World) -> None:
+    with pytest.raises(DivergenceError, match=r"Try a smaller train.learning_rate"):
+        train_arm(world, learning_rate=1e12, steps_per_epoch=20)
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_early_stopping(world: World, monkeypatch: pytest.MonkeyPatch, patience: int) -> None:
+    """Validation NDCG .1, .3, .2, .3, ...: epoch 2 is the best (a tie is no progress), and patience counts from it."""
+
+    def train_with_scores(**changes: Any) -> Fitted:
+        scores = iter([0.1, 0.3, 0.2, 0.3, 0.25, 0.2])
+        monkeypatch.setattr("fairrec_pipeline.training.fit.ndcg", lambda _ranks, _k: np.array([next(scores)]))
+        return train_arm(world, **changes)
+
+    stopped, shorter = train_with_scores(epochs=6, patience=patience), train_with_scores(epochs=2)
+    assert stopped.best_epoch == shorter.best_epoch == 2
+    assert len(stopped.history) == 2 + patience
+    assert all(torch.equal(stopped.weights[name], shorter.weights[name]) for name in stopped.weights)
+
+
+ONE_GROUP = np.zeros(len(LENGTHS), dtype=np.int64)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        pytest.param("cvar", {"alpha": 1.0}, id="cvar alpha 1"),
+        pytest.param("gdro", {"eta": 0.1, "absent_groups": "keep"}, id="gdro one group"),
+        pytest.param("sdro", {"eta": 0.1, "beta": 0.1, "absent_groups": "decay"}, id="sdro one group"),
+        pytest.param("ipw", {"count": "users"}, id="ipw one group"),
+    ],
+)
+def test_limit_cases_are_erm(world: World, loss: str, options: dict[str, Any]) -> None:
+    """To float precision, over a whole training: their weights are 1 / B."""
+    erm, limit = train_arm(world), train_arm(world, loss, options, groups=ONE_GROUP)
+    torch.testing.assert_close(limit.weights, erm.weights, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(limit.history["loss"], erm.history["loss"], rtol=1e-5)
+
+
+def test_ipw_of_equal_groups_is_proportional_to_erm(world: World) -> None:
+    """Three groups of four users each: w = 12 / 4 = 3, so every gradient is three times that of ERM."""
+    train = world[0]
+    gradients = {}
+    for loss in ("erm", "ipw"):
+        torch.manual_seed(0)
+        model = SASRec(train.n_items, **BACKBONE).eval()
+        objective = objective_of(loss, {"count": "users"} if loss == "ipw" else {}, train, GROUPS)
+        groups = torch.from_numpy(GROUPS) if loss == "ipw" else None
+        step = TrainingStep(model, torch.optim.Adam(model.parameters()), objective, groups)
+        step.backward(Batches(train, max_length=6, device=CPU).batch(torch.arange(12)), {})
+        gradients[loss] = {name: parameter.grad for name, parameter in model.named_parameters()}
+    for name, gradient in gradients["erm"].items():
+        torch.testing.assert_close(gradients["ipw"][name], 3 * gradient, rtol=1e-5, atol=1e-7)
