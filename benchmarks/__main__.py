@@ -24,10 +24,7 @@ CATALOGUES = (10_000, 100_000, 1_000_000)
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     record: dict[str, Any] = {"device": _device(options.threads), "versions": _versions(), "command": _command()}
-    if options.quality:
-        lines = _quality(record, options)
-    else:
-        lines = _speed(record, options)
+    lines = _quality(record, options) if options.quality else _speed(record, options)
     if not options.quick or options.output:
         path = options.output or _record_path("quality" if options.quality else None)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,12 +80,14 @@ def _quality(record: dict[str, Any], options: argparse.Namespace) -> list[str]:
 
 def _print_steps(result: dict[str, Any]) -> None:
     print(
-        f"\nTraining step, {result['workload']} ({result['source']}), batch {result['batch_size']}, {result['n_items']:,} "
-        f"items, {result['positions_per_step']:.0f} real positions; products {result['matmul_gflops']:.0f} GFLOP/s, "
+        f"\nTraining step, {result['workload']} ({result['source']}), batch {result['batch_size']}, "
+        f"{result['n_items']:,} items, {result['positions_per_step']:.0f} real positions; "
+        f"products {result['matmul_gflops']:.0f} GFLOP/s, "
         f"FLOP floor {result['flop_floor_seconds']:.3f} s, byte floor {result['byte_floor_seconds']:.3f} s"
     )
     print(
-        f"{'':10} {'median s':>9} {'min s':>8} {'max s':>8} {'tokens/s':>9} {'peak GiB':>9} {'vs ref':>7} {'/FLOP floor':>11}"
+        f"{'':10} {'median s':>9} {'min s':>8} {'max s':>8} {'tokens/s':>9} {'peak GiB':>9} {'vs ref':>7} "
+        f"{'/FLOP floor':>11}"
     )
     for name, row in result["systems"].items():
         print(
@@ -151,10 +150,8 @@ def _device(threads: int) -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
-        models = [
-            line.split(":", 1)[1].strip() for line in information.read_text().splitlines() if "model name" in line
-        ]
-        cpu = models[0] if models else cpu
+        lines = information.read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": cpu,

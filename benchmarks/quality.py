@@ -60,9 +60,7 @@ def time_to_quality(loss: str, *, threads: int, quick: bool = False) -> dict[str
     test_score = 0.0
     with tempfile.TemporaryDirectory() as folder:
         store = CheckpointStore(Path(folder) / "checkpoint.safetensors")
-        for epochs in range(
-            1, budget.epochs + 1
-        ):  # one epoch at a time, resumed: so the test score can be seen between
+        for epochs in range(1, budget.epochs + 1):  # one at a time, resumed, to look at the test in between
             fitted = fit(
                 train,
                 validation,

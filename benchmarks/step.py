@@ -114,7 +114,7 @@ def measure_step(workload: Workload, *, rounds: int, threads: int) -> dict[str, 
         bandwidths.append(bandwidth)
     peaks = {name: system.peak_memory() for name, system in systems.items()}
     for process in (*systems.values(), machine):
-        process.__exit__(None, None, None)
+        process.close()
 
     rows = {
         name: {
@@ -148,11 +148,12 @@ def measure_step(workload: Workload, *, rounds: int, threads: int) -> dict[str, 
 def measure_scaling(workload: Workload, *, rounds: int, threads: int) -> dict[str, Any]:
     """Our ERM step on one catalogue size, with the memory beyond weights, gradients and optimiser state."""
     begun = time.perf_counter()
-    with Isolated(Packed, workload, "erm", threads) as system:
-        system.wait()
-        built = time.perf_counter() - begun
-        timed = [system.call("step", number) for number in range(rounds + 1)][1:]
-        peak, weights = system.peak_memory(), system.call("weight_bytes")
+    system = Isolated(Packed, workload, "erm", threads)
+    system.wait()
+    built = time.perf_counter() - begun
+    timed = [system.call("step", number) for number in range(rounds + 1)][1:]
+    peak, weights = system.peak_memory(), system.call("weight_bytes")
+    system.close()
     return {
         "workload": workload.name,
         "n_items": workload.train.n_items,

@@ -64,15 +64,17 @@ def measure_validation(workload: Workload, *, n_users: int, rounds: int, threads
     seconds: dict[str, list[float]] = {"reference": [], "ours": []}
     scores: dict[str, float] = {}
     peaks: dict[str, int] = {}
-    with (
-        Isolated(PaddedValidation, workload, threads) as reference,
-        Isolated(PackedValidation, workload, threads) as ours,
-    ):
-        for _ in range(rounds):
-            for name, system in (("reference", reference), ("ours", ours)):
-                taken, scores[name] = system.call("validate")
-                seconds[name].append(taken)
-        peaks = {"reference": reference.peak_memory(), "ours": ours.peak_memory()}
+    systems = {"reference": Isolated(PaddedValidation, workload, threads)}
+    systems["ours"] = Isolated(PackedValidation, workload, threads)
+    for system in systems.values():
+        system.wait()
+    for _ in range(rounds):
+        for name, system in systems.items():
+            taken, scores[name] = system.call("validate")
+            seconds[name].append(taken)
+    for name, system in systems.items():
+        peaks[name] = system.peak_memory()
+        system.close()
     assert abs(scores["reference"] - scores["ours"]) < 1e-3, scores
     return {
         "workload": workload.name,

@@ -31,12 +31,12 @@ def no_run_left_open() -> Iterator[None]:
 
 
 def copy_project(folder: Path) -> Path:
-    """The project without its artifacts: configuration copied, source linked."""
+    """The project without its artifacts."""
     shutil.copytree(ROOT / "conf", folder / "conf", ignore=shutil.ignore_patterns("local"))
     (folder / "conf" / "local").mkdir()
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(ROOT / name, folder / name)
-    (folder / "src").symlink_to(ROOT / "src")
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     (folder / "data" / "01_raw").mkdir(parents=True)
     return folder
 

@@ -104,7 +104,7 @@ def test_all_problems_are_reported_at_once() -> None:
 
 def test_a_folder_name_set_in_two_places_is_refused(project: Path) -> None:
     (project / "conf/local/parameters.yml").write_text("loss: cvar\n")
-    with pytest.raises(ParameterError, match="globals.yml"):
+    with pytest.raises(ParameterError, match=r"globals\.yml"):
         load(env="local", conf=project / "conf")
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from click import ClickException
 from kedro.config import OmegaConfigLoader
-from kedro.framework.cli.utils import KedroCliError
 from pydantic import ValidationError
 
 from fairrec_pipeline.parameters import GROUP_DEPENDENT_LOSSES, LOSSES, AnyObjective, Parameters, Source
@@ -19,7 +19,7 @@ from fairrec_pipeline.parameters import GROUP_DEPENDENT_LOSSES, LOSSES, AnyObjec
 NAMES_OF_FOLDERS = ("dataset", "loss", "loss_groups", "seed")
 
 
-class ParameterError(KedroCliError):
+class ParameterError(ClickException):
     """Parameters that cannot be run; the message names all of them, what is allowed and what to do."""
 
 

@@ -50,6 +50,19 @@ class DataPreparation:
         SequentialRunner().run(pipelines["data"], catalog)
 
 
+class TerminalTable:
+    """Prints the headline table when a comparison is done."""
+
+    @hook_impl
+    def after_node_run(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+        if "comparison" in inputs and "report_html" in outputs:
+            import click
+
+            from fairrec_pipeline.evaluation.report import comparison_table
+
+            click.echo(comparison_table(inputs["comparison"], inputs["params:evaluate"].significance))
+
+
 class Tracking:
     """One MLflow run per arm and seed.
 
@@ -63,6 +76,7 @@ class Tracking:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
+        _ = context.config_loader["parameters"]  # a mistyped parameter fails here, before the slow import
         from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 
         loader: Any = context.config_loader

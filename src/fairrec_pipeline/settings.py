@@ -3,11 +3,11 @@
 import warnings
 
 from fairrec_pipeline.config import ParameterLoader, arm_name
-from fairrec_pipeline.hooks import DataPreparation, Tracking
+from fairrec_pipeline.hooks import DataPreparation, TerminalTable, Tracking
 
 # kedro-mlflow's hook is called by `Tracking`, which logs an arm and not a node
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
-HOOKS = (Tracking(), DataPreparation())
+HOOKS = (Tracking(), DataPreparation(), TerminalTable())
 
 # known and harmless: of other projects' code, or of names that a namespace gives
 for message in (

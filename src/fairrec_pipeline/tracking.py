@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fairrec_pipeline.evaluation.comparison import flat
 from fairrec_pipeline.evaluation.figures import training_history
 from fairrec_pipeline.evaluation.group_metrics import metric_names
 
@@ -52,7 +53,7 @@ def log_arm(
 
 _EPOCH_METRICS = {"validation_ndcg_at_20": "validation/ndcg_at_20", "loss": "train/loss"}
 
-_TEXTS = {"report_html": "report.html", "report_markdown": "report.md", "comparison": "comparison.csv"}
+_TEXTS = {"report_html": "report.html", "report_markdown": "report.md", "comparison_csv": "comparison.csv"}
 
 
 def log_artifacts(client: MlflowClient, run_id: str, outputs: Mapping[str, Any]) -> None:
@@ -64,11 +65,3 @@ def log_artifacts(client: MlflowClient, run_id: str, outputs: Mapping[str, Any])
         elif name in _TEXTS:
             text = value if isinstance(value, str) else value.to_csv(index=False)
             client.log_text(run_id, text, _TEXTS[name])
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested parameters with dotted names, so that MLflow compares them by column."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return leaves

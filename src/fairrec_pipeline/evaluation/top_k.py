@@ -44,4 +44,5 @@ def top_k(scorer: Scorer, sequences: Sequences, k: int, *, filter_seen: bool, de
             "score": score,
         }
     )
-    return frame.loc[np.isfinite(score)].reset_index(drop=True)
+    rankable: pd.DataFrame = frame.loc[np.isfinite(score)]
+    return rankable.reset_index(drop=True)

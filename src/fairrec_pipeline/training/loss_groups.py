@@ -6,12 +6,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from fairrec_pipeline.evaluation.group_metrics import ATOMIC, STANDARD_SPLITS
 from fairrec_pipeline.interactions.columns import USER
 from fairrec_pipeline.interactions.sequences import Sequences
 from fairrec_pipeline.objectives.base import Population
-
-ATOMIC = "atomic"
-ATOMIC_SPLITS = ("pop33", "seq33")
 
 
 def group_codes(
@@ -32,14 +30,14 @@ def group_codes(
     """
     if loss_groups is None:
         return None, []
-    columns = list(ATOMIC_SPLITS) if loss_groups == ATOMIC else [loss_groups]
+    columns = list(STANDARD_SPLITS) if loss_groups == ATOMIC else [loss_groups]
     missing = [column for column in columns if column not in user_groups.columns]
     if missing:
         message = f"user_groups has no column {missing[0]!r} for loss_groups={loss_groups}; it has: " + ", ".join(
             column for column in user_groups.columns if column != USER
         )
         raise ValueError(message)
-    labels = user_groups.set_index(USER)[columns].astype(str).agg("*".join, axis=1).reindex(users)
+    labels = user_groups.set_index(USER)[columns].astype(str).agg("-".join, axis=1).reindex(users)
     if labels.isna().any():
         message = f"{int(labels.isna().sum())} training users have no row in user_groups; run --pipeline=data again"
         raise ValueError(message)
