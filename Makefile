@@ -4,6 +4,7 @@ PYTHON ?= python3
 TORCH_BACKEND ?= auto
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)   # `kedro mlflow ui` calls mlflow by its name
 export DO_NOT_TRACK = 1
 export MLFLOW_DISABLE_TELEMETRY = true
 

@@ -18,6 +18,7 @@ from benchmarks.validation import measure_validation
 from benchmarks.workloads import with_catalogue, workload
 
 RESULTS = Path("benchmarks/results")
+WORKLOADS = ("retailrocket", "movielens-1m")
 CATALOGUES = (10_000, 100_000, 1_000_000)
 
 
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _speed(record: dict[str, Any], options: argparse.Namespace) -> list[str]:
-    names = ["toy"] if options.quick else ["retailrocket", "movielens-1m"]
+    names = ["toy"] if options.quick else options.workloads
     rounds, threads = (2 if options.quick else options.rounds), options.threads
     main_workload = workload(names[0])
     record["step"] = {}
@@ -42,9 +43,7 @@ def _speed(record: dict[str, Any], options: argparse.Namespace) -> list[str]:
         result = measure_step(workload(name), rounds=rounds, threads=threads)
         record["step"][name] = result
         _print_steps(result)
-    record["validation"] = measure_validation(
-        main_workload, n_users=10_000, rounds=1 if options.quick else 2, threads=threads
-    )
+    record["validation"] = measure_validation(main_workload, n_users=10_000, rounds=min(2, rounds), threads=threads)
     _print_validation(record["validation"])
     sizes = (50, 500) if options.quick else tuple(options.catalogues)
     record["scaling"] = []
@@ -124,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quality", action="store_true", help="time to the published best NDCG@20 instead; long")
     parser.add_argument("--rounds", type=int, default=12, help="steps of each system (default %(default)s)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of torch (default: cores)")
+    parser.add_argument("--workloads", nargs="+", default=WORKLOADS, choices=WORKLOADS, help="the first is quoted")
     parser.add_argument("--catalogues", type=int, nargs="*", default=CATALOGUES, help="sizes of the scaling table")
     parser.add_argument("--output", type=Path, help="file of the record")
     return parser

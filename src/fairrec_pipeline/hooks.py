@@ -101,6 +101,9 @@ class Tracking:
         if self._active is None:  # switched off for this pipeline in mlflow.yml
             return
         self._client = mlflow.MlflowClient()
+        # opens the UI on the table of runs, not on what MLflow has for language models
+        experiment = self._active.info.experiment_id
+        self._client.set_experiment_tag(experiment, "mlflow.experimentKind", "custom_model_development")
         self._tags = _code_version(Path(run_params["project_path"])) | {"dataset": str(catalog.load("params:dataset"))}
         self._client.set_tag(self._active.info.run_id, "dataset", self._tags["dataset"])
 
@@ -113,7 +116,7 @@ class Tracking:
             self._active.info.experiment_id,
             start_time=int(time.time() * 1000),
             tags={"mlflow.parentRunId": self._active.info.run_id},
-            run_name=namespace.rpartition(".")[2],
+            run_name=namespace,
         )
         self._children[namespace] = child.info.run_id
 

@@ -75,3 +75,26 @@ def test_inputs_are_unchanged() -> None:
     head.losses(states, weight, targets)
     head.gradients(COEFFICIENTS["all"])
     torch.testing.assert_close((states, weight, targets), copies, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("coefficients", COEFFICIENTS.values(), ids=COEFFICIENTS)
+@pytest.mark.parametrize("keep_bytes", [2**29, 0], ids=["kept", "recomputed"])
+def test_logits_that_rise_from_chunk_to_chunk(keep_bytes: int, coefficients: Tensor) -> None:
+    """Items 40 to 60 outgrow the first chunks by a factor beyond exp(46): a second level serves from there on."""
+    states, weight, targets = random_head()
+    weight[40:60] *= 30
+    head = SoftmaxHead(keep_bytes=keep_bytes, chunk=10)
+    expected = autograd(states, weight, targets, coefficients)
+    losses = head.losses(states, weight, targets)
+    assert len(head._levels) > 1
+    torch.testing.assert_close((losses, *head.gradients(coefficients)), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_no_subnormal_exponentials() -> None:
+    """Logits 90 apart: exp(-90) is subnormal in single precision, and products of subnormal numbers crawl."""
+    head = SoftmaxHead(chunk=3)
+    head.losses(torch.ones(1, 1), torch.tensor([[0.0], [-59.0], [-61.0], [-90.0], [-1.0]]), torch.tensor([4]))
+    kept = head._buffer
+    assert kept.tolist()[0] == 1.0
+    assert (kept == 0).tolist() == [False, False, True, True, False]
+    assert float(kept[kept > 0].min()) > torch.finfo(torch.float32).tiny

@@ -103,6 +103,6 @@ def test_tables_that_are_not_those_of_the_statistics_stop_it(inputs):
 
 
 def test_it_waits_for_the_arms_of_the_same_run():
-    train = Pipeline([Node(lambda: 1, inputs=None, outputs="group_agnostic.erm.user_metrics", name="train")])
-    ordered = [node.name for node in (train + create_pipeline(after=["group_agnostic.erm.user_metrics"])).nodes]
+    train = Pipeline([Node(lambda: 1, inputs=None, outputs="erm.user_metrics", name="train")])
+    ordered = [node.name for node in (train + create_pipeline(after=["erm.user_metrics"])).nodes]
     assert ordered.index("train") < ordered.index("compare") < ordered.index("report")

@@ -59,8 +59,8 @@ def create_pipeline() -> Pipeline:
 
 
 def arm_namespace(loss: str) -> str:
-    """Namespace of a loss; its first part decides whether the catalog's paths name the groups."""
-    return f"{'group_dependent' if loss in GROUP_DEPENDENT_LOSSES else 'group_agnostic'}.{loss}"
+    """Namespace of a loss; `_by_group` tells the catalog that the paths of this arm name the groups."""
+    return f"{loss}_by_group" if loss in GROUP_DEPENDENT_LOSSES else loss
 
 
 def create_arm_pipeline(loss: str) -> Pipeline:
