@@ -1,9 +1,14 @@
 """Project settings of Kedro: how parameters are merged and checked, and which hooks run, in order."""
 
+import os
 import warnings
 
 from fairrec_pipeline.config import ParameterLoader, arm_name
 from fairrec_pipeline.hooks import DataPreparation, TerminalTable, Tracking
+
+# Threads that wait give their core away: no slower alone, and several times faster where another process runs. Read when
+# torch is imported, which is later.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # kedro-mlflow's hook is called by `Tracking`, which logs an arm and not a node
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)

@@ -19,14 +19,13 @@ class Bucket:
     """A run of neighbouring sequences that attention treats as one padded rectangle.
 
     Attributes:
-        start, stop: rows of the packed tensor that belong to the bucket.
+        rows: number of rows of the packed tensor that belong to the bucket.
         sequences: number of sequences b.
         length: padded length l, the longest of them.
-        cells: (stop - start,) where each packed row lies in the flattened (b * l) rectangle; None without padding.
+        cells: (rows,) where each packed row lies in the flattened (b * l) rectangle; None without padding.
     """
 
-    start: int
-    stop: int
+    rows: int
     sequences: int
     length: int
     cells: Tensor | None
@@ -41,7 +40,7 @@ def buckets_of(lengths: Tensor, device: torch.device) -> list[Bucket]:
     """
     doubling = torch.ceil(torch.log2(lengths.double())).clamp(min=3)  # up to 8 positions are one bucket
     _, counts = torch.unique_consecutive(doubling, return_counts=True)
-    buckets, start, first = [], 0, 0
+    buckets, first = [], 0
     for count in counts.tolist():
         inside = lengths[first : first + count]
         longest, rows = int(inside[0]), int(inside.sum())
@@ -50,8 +49,8 @@ def buckets_of(lengths: Tensor, device: torch.device) -> list[Bucket]:
             before = torch.cumsum(inside, 0) - inside
             shift = torch.arange(count) * longest - before
             cells = (torch.arange(rows) + torch.repeat_interleave(shift, inside)).to(device, non_blocking=True)
-        buckets.append(Bucket(start, start + rows, count, longest, cells))
-        start, first = start + rows, first + count
+        buckets.append(Bucket(rows, count, longest, cells))
+        first += count
     return buckets
 
 
@@ -89,13 +88,13 @@ _unpad: Callable[..., Tensor] = _Unpad.apply
 
 
 def pad(rows: Tensor, bucket: Bucket) -> Tensor:
-    """Packed rows (stop - start, d) of a bucket as (b, l, d), zeros where there is no position."""
+    """Packed rows (rows, d) of a bucket as (b, l, d), zeros where there is no position."""
     if bucket.cells is not None:
         rows = _pad(rows, bucket.cells, bucket.sequences * bucket.length)
     return rows.view(bucket.sequences, bucket.length, -1)
 
 
 def unpad(rectangle: Tensor, bucket: Bucket) -> Tensor:
-    """Inverse of `pad`: (b, l, d) to packed rows (stop - start, d)."""
+    """Inverse of `pad`: (b, l, d) to packed rows (rows, d)."""
     rows = rectangle.reshape(bucket.sequences * bucket.length, -1)
     return rows if bucket.cells is None else _unpad(rows, bucket.cells)

@@ -102,8 +102,9 @@ class Block(nn.Module):
 
     def _attend(self, qkv: Tensor, buckets: list[Bucket], mask_source: MaskSource, rate: float) -> Tensor:
         parts = []
-        for bucket in buckets:
-            rectangle = pad(qkv[bucket.start : bucket.stop], bucket)  # (b, l, 3d)
+        # one split: the backward pass of a slice would fill a tensor of the whole size with zeros
+        for bucket, rows in zip(buckets, qkv.split([bucket.rows for bucket in buckets]), strict=True):
+            rectangle = pad(rows, bucket)  # (b, l, 3d)
             b, length, _ = rectangle.shape
             q, k, v = rectangle.view(b, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (b, heads, l, d / heads)
             out = causal_attention(q, k, v, mask_source, rate)

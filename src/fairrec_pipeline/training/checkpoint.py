@@ -77,7 +77,7 @@ class CheckpointStore:
         if not self.path.exists():
             return None
         snapshot = load_snapshot(self.path)
-        same = snapshot.description["training"] == json.loads(json.dumps(training))
+        same = snapshot.description.get("training") == json.loads(json.dumps(training))
         return snapshot if same else None
 
     def save(self, snapshot: Snapshot, training: Mapping[str, Any]) -> None:

@@ -145,7 +145,11 @@ def fit(
     while not _finished(progress, budget):
         begun = time.monotonic()
         losses, state = _train_epoch(step, batches, stream, state, progress.epoch, budget, seed, train)
-        ranks = rank_targets(model_scorer(model, validation), validation, filter_seen=filter_seen)
+        try:
+            ranks = rank_targets(model_scorer(model, validation), validation, filter_seen=filter_seen)
+        except ValueError as error:  # the last step of the epoch went wrong: its loss is that of the weights before it
+            message = f"the weights are not finite after epoch {progress.epoch + 1}: {error} {_ADVICE}"
+            raise DivergenceError(message) from error
         score = float(ndcg(ranks, 20).mean())
         progress.epoch += 1
         progress.seconds += time.monotonic() - begun
@@ -173,6 +177,9 @@ def fit(
             saved_at = time.monotonic()
     bar.close()
     return Fitted(best, pd.DataFrame(progress.history), progress.best_epoch, progress.best_ndcg, progress.seconds)
+
+
+_ADVICE = "The last good checkpoint is kept. Try a smaller train.learning_rate or train.precision=fp32"
 
 
 def _finished(progress: Progress, budget: Budget) -> bool:
@@ -207,8 +214,7 @@ def _train_epoch(
         places = [int(users[at][column]) for row, column in bad.tolist() if row == at]
         message = (
             f"the loss is not finite in epoch {epoch + 1}, step {first + at + 1}, for users "
-            f"{train.users[places[:5]].tolist()}{' ...' if len(places) > 5 else ''}; the last good checkpoint is kept. "
-            "Try a smaller train.learning_rate or train.precision=fp32"
+            f"{train.users[places[:5]].tolist()}{' ...' if len(places) > 5 else ''}. {_ADVICE}"
         )
         raise DivergenceError(message)
     return float(all_losses.mean()), state
