@@ -18,9 +18,15 @@ from fairrec_pipeline.interactions.statistics import dataset_statistics, prepare
 from fairrec_pipeline.parameters import Groups, Source, Split
 
 
-def ingest(raw_folder: Path, source: Source) -> tuple[ir.Table, ir.Table]:
-    """Events and user attributes of the raw files."""
-    return read_source(raw_folder, source)
+def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir.Table]:
+    """Events and user attributes of the raw files.
+
+    What the later nodes would refuse (nothing left after the filter, histories too short to split) is refused here,
+    before the first artifact is written.
+    """
+    events, user_attributes = read_source(raw_folder, source)
+    split_roles(core_filter(events, split.core), split.validation_users, split.seed)
+    return events, user_attributes
 
 
 def filter_core(events: ir.Table, split: Split) -> ir.Table:

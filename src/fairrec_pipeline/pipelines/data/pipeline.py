@@ -11,7 +11,12 @@ def create_pipeline() -> Pipeline:
     """Ingest, core filter, groups, leave-one-out split."""
     return Pipeline(
         [
-            Node(ingest, inputs=["raw_folder", "params:source"], outputs=["events", "user_attributes"], name="ingest"),
+            Node(
+                ingest,
+                inputs=["raw_folder", "params:source", "params:split"],
+                outputs=["events", "user_attributes"],
+                name="ingest",
+            ),
             Node(filter_core, inputs=["events", "params:split"], outputs="core_interactions", name="filter_core"),
             Node(
                 assign_groups,

@@ -1,0 +1,100 @@
+"""Bad input: a clear error, and nothing written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from kedro.io import DatasetError
+
+from fairrec_pipeline.interactions.errors import DataError
+
+SHOP = """
+datasets:
+  shop: {adapter: table, interactions: LOG, user: customer, item: sku, timestamp: at,
+         parameters: {split: {core: 1, validation_users: 1}}}
+"""
+# three users with three items each: enough for core=1
+GOOD = pd.DataFrame({"customer": [1, 1, 1, 2, 2, 2, 3, 3, 3], "sku": [1, 2, 3] * 3, "at": [1, 2, 3] * 3}, dtype="int64")
+
+
+def run(project: Path, pipeline: str, **runtime: Any) -> None:
+    bootstrap_project(project)
+    with KedroSession.create(project, env="test", runtime_params=runtime) as session:
+        session.run(pipeline_names=[pipeline])
+
+
+def shop(project: Path, log: pd.DataFrame, name: str = "log.csv") -> None:
+    (project / "conf/test/parameters_shop.yml").write_text(SHOP.replace("LOG", name))
+    folder = project / "data/01_raw/shop"
+    folder.mkdir(parents=True)
+    log.to_csv(folder / "log.csv", index=False)
+
+
+def written(project: Path) -> list[Path]:
+    raw = project / "data/01_raw"
+    return [path for path in (project / "data").rglob("*") if path.is_file() and raw not in path.parents]
+
+
+def test_the_good_log_passes(project: Path) -> None:
+    shop(project, GOOD)
+    run(project, "data", dataset="shop")
+    (interactions,) = project.glob("data/05_model_input/shop/interactions.parquet/*/interactions.parquet")
+    assert (
+        pd.read_parquet(interactions).groupby("user_id")["role"].agg(list).map(lambda roles: roles[-1]).eq("test").all()
+    )
+
+
+@pytest.mark.parametrize(
+    ("log", "runtime", "said"),
+    [
+        (GOOD.drop(columns="sku"), {}, "sku"),
+        (GOOD.astype({"at": "object"}).assign(at=["soon", *GOOD["at"][1:]]), {}, "soon"),
+        (GOOD.astype({"customer": "Int64"}).assign(customer=pd.array([None, *GOOD["customer"][1:]], "Int64")), {}, "customer"),
+        (GOOD[:0], {}, "log.csv"),
+        (GOOD, {"split": {"core": 4}}, "empty after the filter"),
+        (GOOD[:7], {}, "too few interactions to be split: 3 (1 of"),
+        (GOOD, {"split": {"validation_users": 4}}, "asks for 4 validation users"),
+    ],
+    ids=["missing column", "timestamp", "null id", "empty", "empty after the filter", "one interaction", "too many"],
+)  # fmt: skip
+def test_a_bad_log_is_refused_before_anything_is_written(
+    project: Path, log: pd.DataFrame, runtime: dict[str, Any], said: str
+) -> None:
+    shop(project, log)
+    with pytest.raises(DataError) as error:
+        run(project, "data", dataset="shop", **runtime)
+    assert said in str(error.value)
+    assert written(project) == []
+
+
+@pytest.mark.parametrize("name", ["absent.csv", "broken.parquet"])
+def test_a_missing_or_damaged_file_is_refused_before_anything_is_written(project: Path, name: str) -> None:
+    shop(project, GOOD, name)
+    (project / "data/01_raw/shop/broken.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(DataError, match=name):
+        run(project, "train", dataset="shop")
+    assert written(project) == []
+
+
+def test_artifacts_of_another_dataset_or_damaged_ones_are_not_trained_on(project: Path) -> None:
+    shop(project, GOOD)
+    run(project, "data", dataset="shop")
+    run(project, "data")
+    (ours,) = project.glob("data/05_model_input/synthetic/interactions.parquet/*/interactions.parquet")
+    (other,) = project.glob("data/05_model_input/shop/interactions.parquet/*/interactions.parquet")
+
+    shutil.copy(other, ours)
+    with pytest.raises(ValueError, match="not the prepared data of synthetic"):
+        run(project, "train", loss="cvar")
+
+    ours.write_bytes(ours.read_bytes()[:100])
+    with pytest.raises(DatasetError, match=r"interactions\.parquet cannot be read"):
+        run(project, "train", loss="cvar")
+    assert not list(project.glob("data/06_models/**/*.safetensors"))
+    assert not list(project.glob("data/07_model_output/**/*.parquet"))
