@@ -82,6 +82,8 @@ def test_arms_are_named_after_the_groups_they_use() -> None:
         ({"gdro": {"groups": "pop33"}}, "gdro.groups: set loss_groups instead"),
         ({"loss": "gdro", "loss_groups": None}, "loss_groups: gdro needs groups, got None; allowed: pop33"),
         ({"loss": "gdro", "loss_groups": "seq3"}, "unknown groups 'seq3'; allowed: pop33"),
+        ({"grids": {"cvar": {"alpha": [0.3, 2]}}}, "grids.cvar.alpha: Input should be less than or equal to 1 (got 2)"),
+        ({"grids": {"cvra": {"alpha": [0.3]}}}, "did you mean cvar?"),
         ({"device": "gpu"}, "device: Input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
         ({"seed": -1}, "seed"),
         ({"groups": {"splits": {"pop33": [0.3, 0.3, 0.3]}}}, "shares of pop33 must be above 0 and sum to 1"),

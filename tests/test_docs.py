@@ -22,7 +22,7 @@ def blocks(page: str, language: str) -> list[str]:
 def test_the_example_of_a_new_method() -> None:
     """Trimmed(share=0.25) of 4 users leaves out the highest loss and shares 1 among the 3 others; share=0 is ERM."""
     namespace: dict[str, object] = {}
-    exec(blocks("adding_a_method.md", "python")[0], namespace)  # noqa: S102
+    exec(blocks("adding_a_method.md", "python")[0], namespace)
     trimmed = namespace["Trimmed"]
     batch = LossBatch(torch.tensor([1.0, 4.0, 2.0, 3.0]), None)
     weights, state = trimmed(share=0.25).weights(batch, {})

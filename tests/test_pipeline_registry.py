@@ -25,7 +25,7 @@ CHAIN = [
 
 
 def test_the_pipelines_of_the_interface() -> None:
-    assert {"__default__", "data", "train", "compare", "recommend"} <= set(register_pipelines())
+    assert {"__default__", "data", "train", "tune", "compare", "recommend"} <= set(register_pipelines())
 
 
 def test_the_default_pipeline_is_the_chain_of_the_card_with_one_block_a_method() -> None:
@@ -39,7 +39,7 @@ def test_the_default_pipeline_is_the_chain_of_the_card_with_one_block_a_method()
     assert namespaces == {arm_namespace(loss) for loss in LOSSES}
 
 
-@pytest.mark.parametrize("name", ["__default__", "data", "train", "compare", "recommend"])
+@pytest.mark.parametrize("name", ["__default__", "data", "train", "tune", "compare", "recommend"])
 def test_nothing_falls_through_to_memory(name: str, project: Path) -> None:
     bootstrap_project(project)
     with KedroSession.create(project, env="test", runtime_params={"loss": "gdro", "loss_groups": "seq33"}) as session:

@@ -85,12 +85,27 @@ def complete(parameters: Mapping[str, Any], runtime: Mapping[str, Any], folders:
             problems.append(f"loss_groups: {loss} needs groups, got {loss_groups!r}; {_group_names(tree)}")
         else:
             problems += _errors(AnyObjective, checked, name)
+    problems += _grid_errors(tree)
     _raise(problems)
 
     source = Source.model_validate(tree["datasets"][tree["dataset"]])
     if loss_groups and loss_groups not in _groups_of(tree, source):
         _raise([f"loss_groups: unknown groups {loss_groups!r}; {_group_names(tree)}"])
     return {**tree, "source": tree["datasets"][tree["dataset"]], "objective": tree[loss]}
+
+
+def _grid_errors(tree: Mapping[str, Any]) -> list[str]:
+    """Losses, options and values of the grids that there are not, or that are out of bounds."""
+    grids = tree["grids"] if isinstance(tree["grids"], Mapping) else {}
+    problems = [f"grids: {_unknown(loss, LOSSES)}" for loss in grids if loss not in LOSSES]
+    for loss in set(grids) & set(LOSSES):
+        for option, values in grids[loss].items():
+            for value in values if isinstance(values, list) else []:
+                point = {**tree[loss], "groups": "none", option: value}
+                if loss not in GROUP_DEPENDENT_LOSSES:
+                    del point["groups"]
+                problems += _errors(AnyObjective, point, f"grids.{loss}")
+    return problems
 
 
 def _groups_of(tree: Mapping[str, Any], source: Source) -> list[str]:

@@ -109,33 +109,36 @@ class Tracking:
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
-        namespace = node.namespace
-        if self._active is None or "arm" not in node.tags or not namespace or namespace in self._children:
-            return
-        child = self._client.create_run(
-            self._active.info.experiment_id,
-            start_time=int(time.time() * 1000),
-            tags={"mlflow.parentRunId": self._active.info.run_id},
-            run_name=namespace,
-        )
-        self._children[namespace] = child.info.run_id
+        if self._active is not None and "arm" in node.tags and node.namespace and node.namespace not in self._children:
+            self._children[node.namespace] = self._child_run(node.namespace, time.time())
 
     @hook_impl
     def after_node_run(self, node: Node, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         if self._active is None:
             return
-        seen = {name.rpartition(".")[2]: value for name, value in (inputs | outputs).items() if "params:" not in name}
-        if "group_metrics" in seen and "run_card" in seen:
-            from fairrec_pipeline.tracking import log_arm
+        from fairrec_pipeline.tracking import log_arm, log_artifacts, log_points
 
+        seen = {name.rpartition(".")[2]: value for name, value in (inputs | outputs).items() if "params:" not in name}
+        if {"group_metrics", "run_card"} <= set(seen):
             run_id = self._children.get(node.namespace or "", self._active.info.run_id)
             log_arm(self._client, run_id, self._tags, seen["run_card"], seen["training_history"], seen["group_metrics"])
             if self._children.pop(node.namespace or "", None):
                 self._client.set_terminated(run_id)
-        elif {"dataset_statistics", "report_html"} & {name.rpartition(".")[2] for name in outputs}:
-            from fairrec_pipeline.tracking import log_artifacts
-
+        elif "tuning_runs" in seen:
+            log_points(self._client, self._child_run, self._tags, seen["tuning_runs"])
+        else:
             log_artifacts(self._client, self._active.info.run_id, outputs)
+
+    def _child_run(self, name: str, started: float) -> str:
+        """Id of a new run below the session's run; `started` in seconds since 1970."""
+        assert self._active is not None
+        child = self._client.create_run(
+            self._active.info.experiment_id,
+            start_time=int(started * 1000),
+            tags={"mlflow.parentRunId": self._active.info.run_id},
+            run_name=name,
+        )
+        return str(child.info.run_id)
 
     @hook_impl
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:

@@ -235,4 +235,5 @@ class Parameters(Block):
     groups: Groups
     model: Model
     train: Train
+    grids: dict[str, dict[str, list[Any]]] = Field(description="values that `tune` tries, by loss and option")
     evaluate: Evaluate

@@ -14,6 +14,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "__default__": data.create_pipeline() + sum(arms, Pipeline([])) + compare.create_pipeline(after=trained),
         "data": data.create_pipeline(),
         "train": train.create_pipeline(),
+        "tune": train.create_tune_pipeline(),
         "compare": compare.create_pipeline(),
         "recommend": recommend.create_pipeline(),
     }

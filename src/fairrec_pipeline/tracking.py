@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from fairrec_pipeline.evaluation.comparison import flat
 from fairrec_pipeline.evaluation.figures import training_history
 from fairrec_pipeline.evaluation.group_metrics import metric_names
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow import MlflowClient
 
 
@@ -22,9 +24,10 @@ def log_arm(
     tags: Mapping[str, str],
     card: Mapping[str, Any],
     history: pd.DataFrame,
-    group_metrics: pd.DataFrame,
+    group_metrics: pd.DataFrame | None,
+    point: str = "",
 ) -> None:
-    """Write an arm to its run; the run's name becomes `<arm> seed <n>`."""
+    """Write an arm to its run, or one point of its grid (without test metrics); names the run after them."""
     from mlflow.entities import Metric, Param, RunTag
 
     now = int(time.time() * 1000)
@@ -32,9 +35,10 @@ def log_arm(
     run_tags = [
         *(RunTag(name, value) for name, value in tags.items()),
         *(RunTag(name, str(card[name])) for name in ("arm", "seed", "data_fingerprint", "device", "torch")),
-        RunTag("mlflow.runName", f"{card['arm']} seed {card['seed']}"),
+        RunTag("mlflow.runName", f"{card['arm']} seed {card['seed']} {point}".strip()),
     ]
-    test = [Metric(name, value, now, 0) for name, value in metric_names(group_metrics).items()]
+    tested = {} if group_metrics is None else metric_names(group_metrics)
+    test = [Metric(name, value, now, 0) for name, value in tested.items()]
     test += [Metric(name, float(card[name]), now, 0) for name in ("seconds", "best_epoch", "epochs")]
     epochs = [
         Metric(metric, float(row[column]), now, int(row["epoch"]))
@@ -46,12 +50,33 @@ def log_arm(
         for start in range(0, len(metrics), 1000):  # MLflow's limit of a batch
             client.log_batch(run_id, metrics=metrics[start : start + 1000])
     client.log_text(run_id, json.dumps(card, indent=2), "config.json")
-    client.log_text(run_id, group_metrics.to_csv(index=False), "group_metrics.csv")
+    if group_metrics is not None:
+        client.log_text(run_id, group_metrics.to_csv(index=False), "group_metrics.csv")
     figure = training_history(history, card["arm"])
     client.log_text(run_id, figure.to_html(include_plotlyjs="cdn"), "training_history.html")
 
 
 _EPOCH_METRICS = {"validation_ndcg_at_20": "validation/ndcg_at_20", "loss": "train/loss"}
+
+
+def log_points(
+    client: MlflowClient,
+    child_run: Callable[[str, float], str],
+    tags: Mapping[str, str],
+    tuning_runs: list[dict[str, Any]],
+) -> None:
+    """Write every point of a grid to a run of its own, below that of the session.
+
+    Args:
+        child_run: makes such a run from its name and its start in seconds since 1970; returns its id.
+        tuning_runs: point, card and history of every training.
+    """
+    for run in tuning_runs:
+        started, finished = (datetime.fromisoformat(run["card"][name]).timestamp() for name in ("started", "finished"))
+        run_id = child_run(run["point"], started)
+        log_arm(client, run_id, tags, run["card"], pd.DataFrame(run["history"]), None, run["point"])
+        client.set_terminated(run_id, end_time=int(finished * 1000))
+
 
 _TEXTS = {"report_html": "report.html", "report_markdown": "report.md", "comparison_csv": "comparison.csv"}
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -115,3 +118,44 @@ def test_bad_input_fails_before_anything_is_written(
     assert run.returncode != 0
     assert said in " ".join((run.stdout + run.stderr).split())
     assert [path for path in (shared_project / "data").rglob("*") if path.is_file()] == []
+
+
+def test_tune_keeps_the_best_point_and_goes_on_after_a_kill(project: Path, kedro: Kedro) -> None:
+    """conf/test tries alpha 0.3 and 0.9. The run is killed when the first point is complete; the same command then
+    trains the second only and ends as an uninterrupted run does."""
+    command = [
+        Path(sys.executable).with_name("kedro"), "run", "--pipeline=tune", "--params",
+        "loss=cvar,train.epochs=30,train.patience=null,train.checkpoint_seconds=0",
+    ]  # fmt: skip
+    arm = project / "data/06_models/synthetic/cvar/seed-0"
+    first, second = arm / "checkpoint-alpha=0.3.safetensors", arm / "checkpoint-alpha=0.9.safetensors"
+    running = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not second.exists() and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.kill()
+    running.wait()
+    assert first.exists()
+    assert not list(arm.glob("model.safetensors/*"))
+    run = kedro(project, *command[1:])
+    assert run.returncode == 0, run.stderr
+    output = project / "data/07_model_output/synthetic/cvar/seed-0"
+    interrupted = json.loads(newest(output, "tuning_runs.json/*/*").read_text())
+    assert [point["card"]["parameters"]["cvar"]["alpha"] for point in interrupted] == [0.3, 0.9]
+    scores = [point["card"]["validation_ndcg_at_20"] for point in interrupted]
+    card = json.loads(newest(output, "run_card.json/*/*").read_text())
+    assert card["validation_ndcg_at_20"] == max(scores)
+    assert len(interrupted[0]["history"]) == 30
+    assert not list(arm.glob("checkpoint*")), "the winner is evaluated: nothing is left to resume"
+
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("fairrec").experiment_id], "status = 'FINISHED'")
+    children = {r.data.params["cvar.alpha"] for r in runs if "mlflow.parentRunId" in r.data.tags}
+    assert children == {"0.3", "0.9"}
+
+    run = kedro(project, *command[1:])
+    assert run.returncode == 0, run.stderr
+    whole = json.loads(newest(output, "tuning_runs.json/*/*").read_text())
+    assert [point["card"]["validation_ndcg_at_20"] for point in whole] == scores

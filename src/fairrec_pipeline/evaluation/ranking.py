@@ -23,13 +23,14 @@ Scorer = Callable[[Tensor], Tensor]
 """Maps users (b,), places in `sequences.users`, to scores (b, n_items); higher is better."""
 
 
-def rank_targets(scorer: Scorer, sequences: Sequences, *, filter_seen: bool) -> np.ndarray:
+def rank_targets(scorer: Scorer, sequences: Sequences, *, filter_seen: bool, device: str = "cpu") -> np.ndarray:
     """Rank of every user's target among the items that may be recommended.
 
     Args:
         scorer: scores of a slice of users.
         sequences: histories with targets.
         filter_seen: leave the items of a user's history out of the ranking.
+        device: where the scorer's tensors are.
 
     Returns:
         (n_users,) int64, 1 is best; 0 where the target cannot be ranked: training never saw it, or it is filtered.
@@ -37,7 +38,7 @@ def rank_targets(scorer: Scorer, sequences: Sequences, *, filter_seen: bool) -> 
     Raises:
         ValueError: a target's score is not a number.
     """
-    return rank_and_loss(scorer, sequences, filter_seen=filter_seen, with_loss=False)[0]
+    return rank_and_loss(scorer, sequences, filter_seen=filter_seen, with_loss=False, device=device)[0]
 
 
 def rank_and_loss(

@@ -83,6 +83,11 @@ class CheckpointStore:
     def save(self, snapshot: Snapshot, training: Mapping[str, Any]) -> None:
         save_snapshot(self.path, Snapshot(snapshot.tensors, {**snapshot.description, "training": training}))
 
+    def of_point(self, name: str) -> CheckpointStore:
+        """The checkpoint of one point of the arm's grid, beside the arm's own."""
+        return CheckpointStore(self.path.with_name(f"{self.path.stem}-{name}{self.path.suffix}"))
+
     def clear(self) -> None:
-        """Forget the checkpoint: the training is complete and its results are saved."""
-        self.path.unlink(missing_ok=True)
+        """Forget the checkpoints of the arm and of its grid: the results are saved."""
+        for path in [self.path, *self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}")]:
+            path.unlink(missing_ok=True)

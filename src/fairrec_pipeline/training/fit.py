@@ -146,7 +146,8 @@ def fit(
         begun = time.monotonic()
         losses, state = _train_epoch(step, batches, stream, state, progress.epoch, budget, seed, train)
         try:
-            ranks = rank_targets(model_scorer(model, validation), validation, filter_seen=filter_seen)
+            scorer = model_scorer(model, validation)
+            ranks = rank_targets(scorer, validation, filter_seen=filter_seen, device=device.type)
         except ValueError as error:  # the last step of the epoch went wrong: its loss is that of the weights before it
             message = f"the weights are not finite after epoch {progress.epoch + 1}: {error} {_ADVICE}"
             raise DivergenceError(message) from error

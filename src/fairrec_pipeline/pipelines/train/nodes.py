@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ from fairrec_pipeline.interactions.statistics import check_fingerprint
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.parameters import AnyObjective, Evaluate, Model, Train
 from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot
-from fairrec_pipeline.training.fit import Budget, fit, resolve_device
+from fairrec_pipeline.training.fit import Budget, Fitted, fit, resolve_device
 from fairrec_pipeline.training.loss_groups import group_codes, population
 from fairrec_pipeline.training.scoring import model_scorer, restore_model
 
@@ -37,60 +38,138 @@ def fit_arm(
     device: str,
 ) -> tuple[Snapshot, pd.DataFrame, dict[str, Any]]:
     """Train one arm; returns its weights with their configuration, its history and its run card."""
-    events, groups_of_users = interactions.to_pandas(), user_groups.to_pandas()
-    check_fingerprint(statistics, dataset, events, groups_of_users)
-    options = objective.root.model_dump(exclude={"loss", "groups"})
-    loss, loss_groups = objective.root.loss, objective.root.groups
-    run_on = resolve_device(device)
-    parameters = {
-        "dataset": dataset,
-        "loss": loss,
-        "loss_groups": loss_groups,
-        "seed": seed,
-        loss: options,
-        "model": model.model_dump(),
-        "train": train.model_dump(),
-        "evaluate": {"filter_seen": evaluate.filter_seen},
-    }
-    sequences = training_sequences(events)
-    validation = evaluation_sequences(events, sequences.catalogue, VALIDATION)
-    codes, names = group_codes(groups_of_users, loss_groups, sequences.users)
-    started = datetime.now(UTC)
-    fitted = fit(
-        sequences,
-        validation,
-        build_objective(loss, population(sequences, codes, names), options),
-        groups=codes,
-        group_names=names,
-        backbone=model.model_dump(),
-        budget=Budget(**train.model_dump()),
-        seed=seed,
-        device=run_on,
-        filter_seen=evaluate.filter_seen,
-        store=checkpoint,
-        identity={"parameters": parameters, "data": statistics["fingerprint"], "device": run_on.type},
-        description=arm_name(loss, loss_groups),
-    )
-    card = {
-        "arm": arm_name(loss, loss_groups),
-        "loss": loss,
-        "loss_groups": loss_groups,
-        "seed": seed,
-        "dataset": dataset,
-        "data_fingerprint": statistics["fingerprint"],
-        "parameters": parameters,
-        "device": torch.cuda.get_device_name(run_on) if run_on.type == "cuda" else f"cpu x{torch.get_num_threads()}",
-        "torch": torch.__version__,
-        "started": started.isoformat(),
-        "finished": datetime.now(UTC).isoformat(),
-        "seconds": fitted.seconds,
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "validation_ndcg_at_20": fitted.best_ndcg,
-    }
-    config = {"architecture": "SASRec", "n_items": sequences.n_items, **model.model_dump()}
-    weights = Snapshot(fitted.weights, {**config, "catalogue": sequences.catalogue.tolist()})
-    return weights, fitted.history, card
+    arm = _ArmTraining(interactions, user_groups, statistics, objective, dataset, model, train, evaluate, seed, device)
+    fitted, card = arm.fit(arm.options, checkpoint)
+    return arm.weights(fitted), fitted.history, card
+
+
+def tune_arm(
+    interactions: ibis.Table,
+    user_groups: ibis.Table,
+    statistics: dict[str, Any],
+    checkpoint: CheckpointStore,
+    objective: AnyObjective,
+    dataset: str,
+    model: Model,
+    train: Train,
+    evaluate: Evaluate,
+    seed: int,
+    device: str,
+    grids: dict[str, dict[str, list[Any]]],
+) -> tuple[Snapshot, pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
+    """Train every point of the arm's grid and keep the best on validation.
+
+    A point that is complete keeps its checkpoint until the winner is evaluated, so the same command goes on after an
+    interruption and trains no point twice.
+
+    Returns:
+        Weights, history and run card of the winner as `fit_arm` does, and point, card and history of all points.
+    """
+    arm = _ArmTraining(interactions, user_groups, statistics, objective, dataset, model, train, evaluate, seed, device)
+    points = grid_points(grids.get(objective.root.loss, {}))
+    runs = [
+        arm.fit({**arm.options, **point}, checkpoint.of_point(point_name(point)), point_name(point)) for point in points
+    ]
+    winner, card = max(runs, key=lambda run: run[0].best_ndcg)
+    tuning_runs = [
+        {"point": point_name(point), "card": card, "history": fitted.history.to_dict("records")}
+        for point, (fitted, card) in zip(points, runs, strict=True)
+    ]
+    return arm.weights(winner), winner.history, card, tuning_runs
+
+
+def grid_points(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the values; one empty point without values."""
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def point_name(point: dict[str, Any]) -> str:
+    """`alpha=0.3`, or `-` separated."""
+    return "-".join(f"{option}={value}" for option, value in point.items()) or "only"
+
+
+class _ArmTraining:
+    """The tables and parameters of an arm, made ready once for all its trainings."""
+
+    def __init__(
+        self,
+        interactions: ibis.Table,
+        user_groups: ibis.Table,
+        statistics: dict[str, Any],
+        objective: AnyObjective,
+        dataset: str,
+        model: Model,
+        train: Train,
+        evaluate: Evaluate,
+        seed: int,
+        device: str,
+    ) -> None:
+        events, groups_of_users = interactions.to_pandas(), user_groups.to_pandas()
+        check_fingerprint(statistics, dataset, events, groups_of_users)
+        self.loss, self.loss_groups = objective.root.loss, objective.root.groups
+        self.options = objective.root.model_dump(exclude={"loss", "groups"})
+        self.dataset, self.fingerprint = dataset, statistics["fingerprint"]
+        self.model, self.train, self.evaluate = model, train, evaluate
+        self.seed, self.device = seed, resolve_device(device)
+        self.sequences = training_sequences(events)
+        self.validation = evaluation_sequences(events, self.sequences.catalogue, VALIDATION)
+        self.codes, self.names = group_codes(groups_of_users, self.loss_groups, self.sequences.users)
+
+    def fit(
+        self, options: dict[str, Any], checkpoint: CheckpointStore, point: str = ""
+    ) -> tuple[Fitted, dict[str, Any]]:
+        """One training with these options of the loss, and its run card."""
+        arm = arm_name(self.loss, self.loss_groups)
+        parameters = {
+            "dataset": self.dataset,
+            "loss": self.loss,
+            "loss_groups": self.loss_groups,
+            "seed": self.seed,
+            self.loss: options,
+            "model": self.model.model_dump(),
+            "train": self.train.model_dump(),
+            "evaluate": {"filter_seen": self.evaluate.filter_seen},
+        }
+        started = datetime.now(UTC)
+        frequencies = population(self.sequences, self.codes, self.names)
+        fitted = fit(
+            self.sequences,
+            self.validation,
+            build_objective(self.loss, frequencies, options),
+            groups=self.codes,
+            group_names=self.names,
+            backbone=self.model.model_dump(),
+            budget=Budget(**self.train.model_dump()),
+            seed=self.seed,
+            device=self.device,
+            filter_seen=self.evaluate.filter_seen,
+            store=checkpoint,
+            identity={"parameters": parameters, "data": self.fingerprint, "device": self.device.type},
+            description=f"{arm} {point}".strip(),
+        )
+        on_gpu = self.device.type == "cuda"
+        return fitted, {
+            "arm": arm,
+            "loss": self.loss,
+            "loss_groups": self.loss_groups,
+            "seed": self.seed,
+            "dataset": self.dataset,
+            "data_fingerprint": self.fingerprint,
+            "parameters": parameters,
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else f"cpu x{torch.get_num_threads()}",
+            "torch": torch.__version__,
+            "started": started.isoformat(),
+            "finished": datetime.now(UTC).isoformat(),
+            "seconds": fitted.seconds,
+            "epochs": len(fitted.history),
+            "best_epoch": fitted.best_epoch,
+            "validation_ndcg_at_20": fitted.best_ndcg,
+        }
+
+    def weights(self, fitted: Fitted) -> Snapshot:
+        """The weights, with all that is needed to rebuild the model."""
+        config = {"architecture": "SASRec", "n_items": self.sequences.n_items, **self.model.model_dump()}
+        return Snapshot(fitted.weights, {**config, "catalogue": self.sequences.catalogue.tolist()})
 
 
 def evaluate_arm(

@@ -3,10 +3,26 @@
 from kedro.pipeline import Node, Pipeline
 
 from fairrec_pipeline.parameters import GROUP_DEPENDENT_LOSSES
-from fairrec_pipeline.pipelines.train.nodes import evaluate_arm, fit_arm
+from fairrec_pipeline.pipelines.train.nodes import evaluate_arm, fit_arm, tune_arm
 
 DATA = {"interactions", "user_groups", "dataset_statistics"}
 SHARED_PARAMETERS = {f"params:{name}" for name in ("dataset", "seed", "device", "model", "train", "evaluate")}
+
+
+TRAINING_INPUTS = {
+    "interactions": "interactions",
+    "user_groups": "user_groups",
+    "statistics": "dataset_statistics",
+    "checkpoint": "checkpoint",
+    "objective": "params:objective",
+    "dataset": "params:dataset",
+    "model": "params:model",
+    "train": "params:train",
+    "evaluate": "params:evaluate",
+    "seed": "params:seed",
+    "device": "params:device",
+}
+TRAINED = ["model", "training_history", "run_card"]
 
 
 def create_pipeline() -> Pipeline:
@@ -16,45 +32,34 @@ def create_pipeline() -> Pipeline:
         -> fit_arm -> model, training_history, run_card
         -> evaluate_arm -> user_metrics, group_metrics
     """
+    return Pipeline([Node(fit_arm, inputs=TRAINING_INPUTS, outputs=TRAINED, name="fit_arm", tags="arm"), _evaluation()])
+
+
+def create_tune_pipeline() -> Pipeline:
+    """The same with a grid: the best point on validation becomes the arm."""
+    inputs = {**TRAINING_INPUTS, "grids": "params:grids"}
     return Pipeline(
-        [
-            Node(
-                fit_arm,
-                inputs={
-                    "interactions": "interactions",
-                    "user_groups": "user_groups",
-                    "statistics": "dataset_statistics",
-                    "checkpoint": "checkpoint",
-                    "objective": "params:objective",
-                    "dataset": "params:dataset",
-                    "model": "params:model",
-                    "train": "params:train",
-                    "evaluate": "params:evaluate",
-                    "seed": "params:seed",
-                    "device": "params:device",
-                },
-                outputs=["model", "training_history", "run_card"],
-                name="fit_arm",
-                tags="arm",
-            ),
-            Node(
-                evaluate_arm,
-                inputs={
-                    "model": "model",
-                    "interactions": "interactions",
-                    "user_groups": "user_groups",
-                    "checkpoint": "checkpoint",
-                    "evaluate": "params:evaluate",
-                    "device": "params:device",
-                    # logged beside the metrics by the tracking hook, which sees what a node sees
-                    "training_history": "training_history",
-                    "run_card": "run_card",
-                },
-                outputs=["user_metrics", "group_metrics"],
-                name="evaluate_arm",
-                tags="arm",
-            ),
-        ]
+        [Node(tune_arm, inputs=inputs, outputs=[*TRAINED, "tuning_runs"], name="tune_arm", tags="arm"), _evaluation()]
+    )
+
+
+def _evaluation() -> Node:
+    return Node(
+        evaluate_arm,
+        inputs={
+            "model": "model",
+            "interactions": "interactions",
+            "user_groups": "user_groups",
+            "checkpoint": "checkpoint",
+            "evaluate": "params:evaluate",
+            "device": "params:device",
+            # logged beside the metrics by the tracking hook, which sees what a node sees
+            "training_history": "training_history",
+            "run_card": "run_card",
+        },
+        outputs=["user_metrics", "group_metrics"],
+        name="evaluate_arm",
+        tags="arm",
     )
 
 
