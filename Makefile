@@ -4,7 +4,8 @@ PYTHON ?= python3
 TORCH_BACKEND ?= auto
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
-export PATH := $(CURDIR)/$(BIN):$(PATH)   # `kedro mlflow ui` calls mlflow by its name
+# `kedro mlflow ui` calls mlflow by its name
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK = 1
 export MLFLOW_DISABLE_TELEMETRY = true
 
@@ -42,6 +43,7 @@ ui: .venv/installed
 # torch first and by itself, so that nothing else pulls CUDA packages where a CPU build will do; the rest is pinned and
 # hashed. Where PyTorch's index cannot be reached, pip's own choice of the same version is taken.
 .venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {v.major}.{v.minor}; say another with make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$$(grep -o '^uv==[0-9.]*' requirements.txt)"
 	$(BIN)/python -c "import torch" 2>/dev/null \

@@ -6,9 +6,9 @@ the kept weights is looked at from outside of the clock, to draw the curve and t
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from fairrec_pipeline.interactions.sequences import Sequences
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.base import Population
-from fairrec_pipeline.training.checkpoint import CheckpointStore
+from fairrec_pipeline.training.checkpoint import Snapshot
 from fairrec_pipeline.training.fit import Budget, fit
 from fairrec_pipeline.training.scoring import model_scorer
 
@@ -33,7 +33,15 @@ BACKBONE = {
     "max_length": 200,
     "init_std": 0.02,
 }
-BUDGET = Budget(epochs=200, steps_per_epoch=64, batch_size=128, learning_rate=1e-3, patience=10, precision="fp32")
+BUDGET = Budget(
+    epochs=200,
+    steps_per_epoch=64,
+    batch_size=128,
+    learning_rate=3e-3,
+    patience=10,
+    precision="fp32",
+    checkpoint_seconds=0,
+)
 ARMS: dict[str, dict[str, Any]] = {"erm": {}, "cvar": {"alpha": 0.3}}
 
 
@@ -54,51 +62,63 @@ def time_to_quality(loss: str, *, threads: int, quick: bool = False) -> dict[str
     torch.set_num_threads(threads)
     train, validation, test = _histories(quick=quick)
     budget = replace(BUDGET, epochs=4, steps_per_epoch=2, batch_size=8) if quick else BUDGET
-    objective = build_objective(loss, Population(torch.from_numpy(train.item_counts)), ARMS[loss])
-    curve: list[dict[str, Any]] = []
-    passed = None
-    test_score = 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        store = CheckpointStore(Path(folder) / "checkpoint.safetensors")
-        for epochs in range(1, budget.epochs + 1):  # one at a time, resumed, to look at the test in between
-            fitted = fit(
-                train,
-                validation,
-                objective,
-                groups=None,
-                backbone=BACKBONE,
-                budget=replace(budget, epochs=epochs),
-                seed=0,
-                device=torch.device("cpu"),
-                filter_seen=False,
-                store=store,
-                description=f"{loss} {epochs}",
-            )
-            if len(fitted.history) < epochs:  # stopped early
-                break
-            if fitted.best_epoch == epochs:
-                test_score = _score(fitted.weights, train, test)
-            row = fitted.history.iloc[-1]
-            curve.append(
-                {
-                    "epoch": epochs,
-                    "steps": epochs * budget.steps_per_epoch,
-                    "seconds": fitted.seconds,
-                    "loss": float(row["loss"]),
-                    "validation_ndcg_at_20": float(row["validation_ndcg_at_20"]),
-                    "test_ndcg_at_20_of_chosen": test_score,
-                }
-            )
-            if test_score > PUBLISHED_BEST and not quick:
-                passed = fitted.seconds
-                break
+    curve = _Curve(train, test, budget.steps_per_epoch, stop_above=float("inf") if quick else PUBLISHED_BEST)
+    with contextlib.suppress(_PassedError):
+        fit(
+            train,
+            validation,
+            build_objective(loss, Population(torch.from_numpy(train.item_counts)), ARMS[loss]),
+            groups=None,
+            backbone=BACKBONE,
+            budget=budget,
+            seed=0,
+            device=torch.device("cpu"),
+            filter_seen=False,
+            store=curve,
+            description=loss,
+        )
     return {
         "loss": loss,
         "backbone": BACKBONE,
         "budget": vars(budget),
-        "seconds_to_published_best": passed,
-        "curve": curve,
+        "seconds_to_published_best": curve.passed,
+        "curve": curve.rows,
     }
+
+
+class _PassedError(Exception):
+    """The chosen weights are good enough."""
+
+
+class _Curve:
+    """Is given every checkpoint and looks at the test with it instead of keeping it; `fit` stops its clock before."""
+
+    def __init__(self, train: Sequences, test: Sequences, steps_per_epoch: int, stop_above: float) -> None:
+        self.train, self.test, self.steps_per_epoch, self.stop_above = train, test, steps_per_epoch, stop_above
+        self.rows: list[dict[str, Any]] = []
+        self.passed: float | None = None
+
+    def load(self, training: Mapping[str, Any]) -> None:
+        return None
+
+    def save(self, snapshot: Snapshot, training: Mapping[str, Any]) -> None:
+        progress = snapshot.description["progress"]
+        score = self.rows[-1]["test_ndcg_at_20_of_chosen"] if self.rows else 0.0
+        if progress["best_epoch"] == progress["epoch"]:
+            model = SASRec(self.train.n_items, **BACKBONE)
+            model.load_state_dict(snapshot.section("best"))
+            score = float(ndcg(rank_targets(model_scorer(model, self.test), self.test, filter_seen=False), 20).mean())
+        row = progress["history"][-1]
+        self.rows.append(
+            {
+                **{name: row[name] for name in ("epoch", "seconds", "loss", "validation_ndcg_at_20")},
+                "steps": progress["epoch"] * self.steps_per_epoch,
+                "test_ndcg_at_20_of_chosen": score,
+            }
+        )
+        if score > self.stop_above:
+            self.passed = progress["seconds"]
+            raise _PassedError
 
 
 def _histories(*, quick: bool) -> tuple[Sequences, Sequences, Sequences]:
@@ -110,9 +130,3 @@ def _histories(*, quick: bool) -> tuple[Sequences, Sequences, Sequences]:
             return real_retailrocket(folder)
     message = f"time to quality needs RetailRocket's events.csv or events.csv.gz in {RETAILROCKET_FOLDERS[0]}"
     raise FileNotFoundError(message)
-
-
-def _score(weights: dict[str, torch.Tensor], train: Sequences, test: Sequences) -> float:
-    model = SASRec(train.n_items, **BACKBONE)
-    model.load_state_dict(weights)
-    return float(ndcg(rank_targets(model_scorer(model, test), test, filter_seen=False), 20).mean())

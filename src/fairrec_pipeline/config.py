@@ -61,16 +61,21 @@ def complete(parameters: Mapping[str, Any], runtime: Mapping[str, Any], folders:
         if parameters.get(name) not in allowed:
             problems.append(f"{name}: " + _unknown(str(parameters.get(name)), allowed))
     problems += [
-        f"{name}: {parameters[name]!r} here but {folders[name]!r} in the folders of the catalog; "
-        "set it in globals.yml or with --params"
-        for name in NAMES_OF_FOLDERS
-        if name in parameters and parameters[name] != folders[name]
+        f"datasets.{name}: a block with an adapter is expected, got {block!r}"
+        for name, block in (parameters.get("datasets") or {}).items()
+        if not isinstance(block, Mapping)
     ]
     _raise(problems)
 
     tree = _merged(parameters, parameters["datasets"][parameters["dataset"]].get("parameters") or {})
     tree = _merged(tree, runtime)
     loss, loss_groups = tree["loss"], tree["loss_groups"]
+    problems += [
+        f"{name}: {tree[name]!r} here but {folders[name]!r} in the folders of the catalog; "
+        "set it in globals.yml or with --params"
+        for name in NAMES_OF_FOLDERS
+        if tree[name] != folders[name]
+    ]
     problems += _errors(Parameters, {name: value for name, value in tree.items() if name not in LOSSES})
     for name in LOSSES:
         block = dict(tree[name] or {})
@@ -89,6 +94,13 @@ def complete(parameters: Mapping[str, Any], runtime: Mapping[str, Any], folders:
     _raise(problems)
 
     source = Source.model_validate(tree["datasets"][tree["dataset"]])
+    clashes = {name.casefold() for name in source.root.attributes} & {
+        name.casefold() for name in tree["groups"]["splits"]
+    }
+    if clashes:
+        _raise(
+            [f"datasets.{tree['dataset']}.user_attributes: {', '.join(sorted(clashes))} is a split of groups.splits"]
+        )
     if loss_groups and loss_groups not in _groups_of(tree, source):
         _raise([f"loss_groups: unknown groups {loss_groups!r}; {_group_names(tree)}"])
     return {**tree, "source": tree["datasets"][tree["dataset"]], "objective": tree[loss]}
@@ -130,17 +142,15 @@ def _errors(model: type[Parameters | AnyObjective], value: Any, prefix: str = ""
     try:
         model.model_validate(value)
     except ValidationError as error:
-        return [_message(problem, prefix, value) for problem in error.errors()]
+        return [_message(problem, prefix) for problem in error.errors()]
     return []
 
 
-def _message(problem: Any, prefix: str, value: Any) -> str:
+def _message(problem: Any, prefix: str) -> str:
     # a discriminated union adds its tag to the location, which no user has written
     where = [str(part) for part in problem["loc"] if part not in LOSSES]
     name = ".".join(filter(None, [prefix, *where]))
     if problem["type"] == "extra_forbidden":
-        for part in problem["loc"][:-1]:
-            value = value.get(part, value) if isinstance(value, Mapping) else value
         return f"unknown parameter {name}"
     text = problem["msg"].removeprefix("Value error, ")
     return f"{name}: {text} (got {problem['input']!r})"

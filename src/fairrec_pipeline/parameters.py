@@ -52,13 +52,17 @@ class Synthetic(Dataset):
     """A generated world; see interactions/synthetic.py."""
 
     adapter: Literal["synthetic"]
-    n_users: int = Field(ge=10)
-    n_items: int = Field(ge=10)
-    seed: int = Field(ge=0)
+    n_users: int = Field(strict=True, ge=10)
+    n_items: int = Field(strict=True, ge=10)
+    seed: int = Field(strict=True, ge=0)
 
     @property
     def attributes(self) -> tuple[str, ...]:
         return ("segment",)
+
+
+# Names that tables and reports give to something else than an attribute.
+TAKEN_NAMES = ("user_id", "train_length", "popularity_ratio", "overall", "target", "atomic")
 
 
 class Table(Dataset):
@@ -77,6 +81,10 @@ class Table(Dataset):
         if self.user_attributes and self.users is None:
             message = f"user_attributes {list(self.user_attributes)} are columns of the file `users`, which is not set"
             raise ValueError(message)
+        taken = [name for name in self.user_attributes if name.casefold() in TAKEN_NAMES]
+        if taken:
+            message = f"the user attributes {taken} bear names that are taken: {', '.join(TAKEN_NAMES)}"
+            raise ValueError(message)
         return self
 
     @property
@@ -91,9 +99,11 @@ class Source(RootModel[Annotated[RetailRocket | MovieLens | Synthetic | Table, F
 class Split(Block):
     """Core filter and leave-one-out."""
 
-    core: int = Field(ge=1, description="least number of distinct items per user and users per item")
-    validation_users: int | float = Field(gt=0, description="count (int) or share (float, at most 1) of the users")
-    seed: int = Field(ge=0)
+    core: int = Field(strict=True, ge=1, description="least number of distinct items per user and users per item")
+    validation_users: Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] = Field(
+        gt=0, description="count (int) or share (float, at most 1) of the users"
+    )
+    seed: int = Field(strict=True, ge=0)
 
     @field_validator("validation_users")
     @classmethod
@@ -126,12 +136,12 @@ class Groups(Block):
 class Model(Block):
     """The SASRec backbone (METHODS: backbone)."""
 
-    dim: int = Field(ge=1)
-    feed_forward: int = Field(ge=1)
-    blocks: int = Field(ge=1)
-    heads: int = Field(ge=1)
+    dim: int = Field(strict=True, ge=1)
+    feed_forward: int = Field(strict=True, ge=1)
+    blocks: int = Field(strict=True, ge=1)
+    heads: int = Field(strict=True, ge=1)
     dropout: float = Field(ge=0, lt=1)
-    max_length: int = Field(ge=2)
+    max_length: int = Field(strict=True, ge=2)
     init_std: float = Field(gt=0)
 
     @model_validator(mode="after")
@@ -145,11 +155,11 @@ class Model(Block):
 class Train(Block):
     """Budget and optimiser of one arm."""
 
-    epochs: int = Field(ge=1)
-    steps_per_epoch: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    epochs: int = Field(strict=True, ge=1)
+    steps_per_epoch: int = Field(strict=True, ge=1)
+    batch_size: int = Field(strict=True, ge=1)
     learning_rate: float = Field(gt=0)
-    patience: int | None = Field(ge=1)
+    patience: int | None = Field(strict=True, ge=1)
     precision: Literal["auto", "fp32", "bf16"]
     checkpoint_seconds: float = Field(ge=0)
 
@@ -219,7 +229,7 @@ class Evaluate(Block):
     significance: float = Field(gt=0, lt=1)
     correction: Literal["holm", "fdr_bh"]
     other_data: Literal["refuse", "skip"]
-    top_k: int = Field(ge=1)
+    top_k: int = Field(strict=True, ge=1)
 
 
 class Parameters(Block):
@@ -228,7 +238,7 @@ class Parameters(Block):
     dataset: str
     loss: str
     loss_groups: str | None
-    seed: int = Field(ge=0)
+    seed: int = Field(strict=True, ge=0)
     device: Literal["auto", "cpu", "cuda"]
     datasets: dict[str, Source]
     split: Split

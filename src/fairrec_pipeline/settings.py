@@ -1,4 +1,4 @@
-"""Project settings of Kedro: how parameters are merged and checked, and which hooks run, in order."""
+"""Project settings of Kedro: how parameters are merged and checked, and which hooks run."""
 
 import os
 import warnings
@@ -9,9 +9,11 @@ from fairrec_pipeline.hooks import DataPreparation, TerminalTable, Tracking
 # Threads that wait give their core away: no slower alone, and several times faster where another process runs. It is
 # read when torch is imported, which is later.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 # kedro-mlflow's hook is called by `Tracking`, which logs an arm and not a node
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
+# the last is called first: a run is tracked once its data are there
 HOOKS = (Tracking(), DataPreparation(), TerminalTable())
 
 # known and harmless: of other projects' code, or of names that a namespace gives

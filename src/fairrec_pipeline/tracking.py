@@ -53,7 +53,7 @@ def log_arm(
     if group_metrics is not None:
         client.log_text(run_id, group_metrics.to_csv(index=False), "group_metrics.csv")
     figure = training_history(history, card["arm"])
-    client.log_text(run_id, figure.to_html(include_plotlyjs="cdn"), "training_history.html")
+    client.log_text(run_id, figure.to_html(include_plotlyjs=True), "training_history.html")
 
 
 _EPOCH_METRICS = {"validation_ndcg_at_20": "validation/ndcg_at_20", "loss": "train/loss"}

@@ -146,7 +146,6 @@ def test_tune_keeps_the_best_point_and_goes_on_after_a_kill(project: Path, kedro
     card = json.loads(newest(output, "run_card.json/*/*").read_text())
     assert card["validation_ndcg_at_20"] == max(scores)
     assert len(interrupted[0]["history"]) == 30
-    assert not list(arm.glob("checkpoint*")), "the winner is evaluated: nothing is left to resume"
 
     import mlflow
 

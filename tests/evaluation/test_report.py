@@ -182,3 +182,14 @@ def test_training_history_marks_the_best_epoch():
     history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "validation_ndcg_at_20": [0.1, 0.3, 0.2]})
     texts = [note.text for note in figures.training_history(history, "cvar").layout.annotations]
     assert "best: 0.3000, epoch 2" in texts
+
+
+def test_arms_of_different_budgets_are_said_to_be_so(comparison, subject):
+    assert "not trained alike" not in markdown_report(comparison, subject)
+    longer = [
+        {**run, "parameters": {**run["parameters"], "train.epochs": 30 if run["arm"] == "cvar" else 12}}
+        for run in subject.runs
+    ]
+    report = markdown_report(comparison, dataclasses.replace(subject, runs=longer))
+    assert "not trained alike" in report
+    assert "30: cvar" in report

@@ -169,6 +169,22 @@ def test_killed_and_resumed_equals_uninterrupted(world: World, tmp_path: Path) -
     assert_bitwise_equal(resumed, whole)
 
 
+class Interrupted:
+    """An objective that is stopped, as by Ctrl-C, before its n-th batch."""
+
+    def __init__(self, objective: Objective, batches: int) -> None:
+        self.objective, self.batches, self.item_weights = objective, batches, objective.item_weights
+
+    def initial_state(self) -> State:
+        return self.objective.initial_state()
+
+    def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
+        self.batches -= 1
+        if self.batches == 0:
+            raise KeyboardInterrupt
+        return self.objective.weights(batch, state)
+
+
 @pytest.mark.parametrize(
     "loss", [GDRO, ("sdro", {"eta": 0.1, "beta": 0.1, "absent_groups": "keep"}), ("cvar", {"alpha": 0.3})]
 )
@@ -177,7 +193,8 @@ def test_stopped_and_continued_equals_uninterrupted(
 ) -> None:
     """The objective's state and Adam's go on where they were."""
     path = tmp_path / "checkpoint.safetensors"
-    train_arm(world, *loss, path=path, epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        train_arm(world, *loss, path=path, objective=Interrupted(objective_of(*loss, world[0], GROUPS), 8))
     assert_bitwise_equal(train_arm(world, *loss, path=path), train_arm(world, *loss))
 
 
@@ -187,8 +204,7 @@ def test_a_finished_training_is_not_trained_again(world: World, tmp_path: Path) 
     again = train_arm(world, path=path, objective=KillsItself(1))
     assert_bitwise_equal(first, again)
     assert first.seconds == again.seconds
-    CheckpointStore(path).clear()
-    assert not list(tmp_path.iterdir())
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
 
 def test_a_checkpoint_of_another_training_is_not_continued(world: World, tmp_path: Path) -> None:
@@ -215,8 +231,9 @@ def test_a_damaged_checkpoint_is_named(world: World, tmp_path: Path, damage: str
 def test_a_half_written_checkpoint_does_not_matter(world: World, tmp_path: Path) -> None:
     """What a process killed while it wrote leaves behind."""
     path = tmp_path / "checkpoint.safetensors"
-    train_arm(world, path=path, epochs=2)
-    path.with_name("checkpoint.safetensors.partial").write_bytes(b"half of")
+    with pytest.raises(KeyboardInterrupt):
+        train_arm(world, path=path, objective=Interrupted(Erm(), 8))
+    path.with_name("checkpoint.safetensors.1.partial").write_bytes(b"half of")
     assert_bitwise_equal(train_arm(world, path=path), train_arm(world))
 
 
@@ -236,7 +253,10 @@ class Explodes(Erm):
 def test_divergence_names_step_and_users_and_keeps_the_checkpoint(world: World, tmp_path: Path) -> None:
     """Weights explode in the first of three steps of epoch 2, the fourth step in all; the fifth shows it."""
     path = tmp_path / "checkpoint.safetensors"
-    with pytest.raises(DivergenceError, match=r"not finite in epoch 2, step 5, for users \[1\d\d, .*\.\.\.; the last"):
+    with pytest.raises(
+        DivergenceError,
+        match=r"not finite in epoch 2, step 5, for users \[1\d\d, .*\.\.\.\]?.*The last good checkpoint",
+    ):
         train_arm(world, path=path, objective=Explodes(4))
     snapshot = CheckpointStore(path).load({})
     assert snapshot is not None

@@ -138,7 +138,8 @@ def metric_names(table: pd.DataFrame, role: str = "test") -> dict[str, float]:
 
 def _one_split(users: pd.Series[int], split: str, groups: pd.Series[str]) -> pd.DataFrame:
     part = pd.DataFrame({USER: users, SPLIT: split, GROUP: groups})
-    return part.sort_values([GROUP, USER], key=lambda column: _sort_key(column) if column.name == GROUP else column)
+    # by name too: the users of a group stand back to back also where two names have the same place in the order
+    return part.assign(_key=_sort_key(groups)).sort_values(["_key", GROUP, USER]).drop(columns="_key")
 
 
 def _sort_key(groups: pd.Series[str]) -> pd.Series[str]:

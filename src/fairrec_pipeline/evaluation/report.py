@@ -136,7 +136,7 @@ def _context(comparison: pd.DataFrame, subject: Subject) -> dict[str, Any]:
     return {
         "subject": subject,
         "correction": _CORRECTION_NAMES[subject.correction],
-        "words": [*findings(comparison, significance=level), *_unfinished(subject.runs)],
+        "words": [*findings(comparison, significance=level), *_unequal(subject.runs), *_unfinished(subject.runs)],
         "headline": headline_table(comparison, significance=level),
         "differences": difference_table(comparison, significance=level),
         "details": {split: group_table(comparison, [split], significance=level) for split in details},
@@ -156,6 +156,19 @@ def _metrics_table(comparison: pd.DataFrame, significance: float) -> Table:
         header=tuple(_METRIC_NAMES[metric] for metric in METRICS),
         rows=tuple(Row(same[0].arm, same[0].trained, tuple(row.cells[0] for row in same)) for same in rows),
     )
+
+
+def _unequal(runs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """A warning for every parameter of backbone and budget that is not the same in all trained arms."""
+    values: dict[str, dict[str, set[str]]] = {}
+    for run in runs:
+        for name, value in run["parameters"].items():
+            if name.startswith(("model.", "train.")):
+                values.setdefault(name, {}).setdefault(str(value), set()).add(run["arm"])
+    for name, arms_of in values.items():
+        if len(arms_of) > 1:
+            listed = "; ".join(f"{value}: {', '.join(sorted(named))}" for value, named in arms_of.items())
+            yield f"The arms were not trained alike, so a difference need not be the method's: {name} is {listed}."
 
 
 def _unfinished(runs: Sequence[Mapping[str, Any]]) -> Iterable[str]:

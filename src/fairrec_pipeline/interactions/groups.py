@@ -9,13 +9,14 @@ import ibis.expr.types as ir
 
 from fairrec_pipeline.interactions.columns import ITEM, POPULARITY_RATIO, ROLE, TRAIN, TRAIN_LENGTH, USER
 from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.parameters import TAKEN_NAMES
 
 POPULARITY_GROUPS = ("niche", "diverse", "popular")
 LENGTH_GROUPS = ("short", "medium", "long")
 UNKNOWN_LABEL = "unknown"
 
 # Names that tables and parameters give to something else than an attribute.
-_TAKEN = {USER, TRAIN_LENGTH, POPULARITY_RATIO, "overall", "target", "atomic"}
+_TAKEN = set(TAKEN_NAMES)
 
 # Shares such as 1/3 have no exact float; far below one interaction for any log that fits on a machine.
 _ROUNDING = 1e-12

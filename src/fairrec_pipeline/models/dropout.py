@@ -15,14 +15,10 @@ _LEVELS = 2**16
 
 
 class MaskSource:
-    """Random numbers for dropout masks, a function of the seed words alone.
-
-    On CUDA torch's own generator draws them; it is seeded here too.
-    """
+    """Random numbers for dropout masks on the CPU, a function of the seed words alone; on CUDA torch draws them."""
 
     def __init__(self, *seed: int) -> None:
         self._numpy = np.random.Generator(np.random.SFC64(seed))
-        torch.manual_seed(int(self._numpy.integers(2**63)))
 
     def dropout(self, x: Tensor, rate: float) -> Tensor:
         """Zero elements of x with the given rate and scale the rest, so that the expectation stays x."""

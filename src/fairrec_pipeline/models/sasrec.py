@@ -49,7 +49,7 @@ class SASRec(nn.Module):
             nn.init.normal_(table.weight, std=init_std)
         self.blocks = nn.ModuleList(Block(dim, feed_forward, heads, dropout) for _ in range(blocks))
         self.final_norm = nn.LayerNorm(dim)
-        self.mask_source = MaskSource(0)
+        self.mask_source = MaskSource(0)  # a training sets its own, epoch by epoch
 
     @property
     def start_token(self) -> int:

@@ -57,8 +57,15 @@ class SoftmaxHead:
         wide = torch.promote_types(states.dtype, torch.float32)
         self._levels: list[tuple[Tensor, list[int]]] = []  # with the first items of the chunks that a level serves
         totals: list[Tensor] = []
+        # the target's logit comes out of the same product as the others: in bfloat16 a second one differs by far more
+        # than a small loss
+        target_logits = states.new_zeros(n, dtype=wide)
         for start in range(0, n_items, self.chunk):
             logits = self._logits(start, states)
+            place = (targets - start)[:, None]
+            own = logits.gather(1, place.clamp(0, logits.shape[1] - 1))[:, 0]
+            inside = (place[:, 0] >= 0) & (place[:, 0] < logits.shape[1])
+            target_logits = torch.where(inside, own.to(wide), target_logits)
             if self._levels and states.device.type == "cpu":  # asking a GPU how large a sum is would stall it
                 level, starts = self._levels[-1]
                 sums = _exponentials(logits, level).sum(1, dtype=wide)
@@ -73,7 +80,7 @@ class SoftmaxHead:
             totals.append(_exponentials(logits, level).sum(1, dtype=wide))
         levels = torch.stack([level for level, _ in self._levels])
         self._log_normaliser = torch.logsumexp(levels + torch.stack(totals).log(), dim=0)
-        return self._log_normaliser - (states * weight[targets]).sum(1, dtype=wide)
+        return self._log_normaliser - target_logits
 
     def gradients(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of `sum(coefficients * losses)` by the states (n, dim) and the weight (n_items, dim).
@@ -102,9 +109,11 @@ class SoftmaxHead:
                 product.addmm_(exponentials, weight[start:stop])
                 grad_weight[start:stop] = torch.mm(scaled_states, exponentials).T
             grad_states += scale * product
-        own = coefficients.to(states.dtype)[:, None]
-        grad_states -= own * weight[targets]
-        grad_weight.index_add_(0, targets, own * states, alpha=-1)
+        grad_states -= coefficients.to(states.dtype)[:, None] * weight[targets]
+        # a popular target has many positions: their sum is rounded once, not at every addition
+        wide_grad = grad_weight.to(torch.promote_types(grad_weight.dtype, torch.float32))
+        wide_grad.index_add_(0, targets, coefficients[:, None].to(wide_grad) * states.to(wide_grad), alpha=-1)
+        grad_weight = wide_grad.to(weight.dtype)
         if rows is not None:
             grad_states = torch.zeros_like(self._states).index_copy_(0, rows, grad_states)
         return grad_states, grad_weight

@@ -7,6 +7,7 @@ Streaming DRO climbs on `S_g <- (1 - beta) S_g + beta L_g` instead, which a smal
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -35,14 +36,15 @@ class GroupDro:
         self.n_groups, self.eta, self.beta, self.absent_groups = population.n_groups, eta, beta, absent_groups
 
     def initial_state(self) -> State:
-        state = {"group_weights": torch.full((self.n_groups,), 1 / self.n_groups)}
+        # logarithms: the weight of an easy group may fall below the smallest float, and has to find back from there
+        state = {"log_group_weights": torch.full((self.n_groups,), -math.log(self.n_groups))}
         if self.beta is not None:
             state["streaming_losses"] = torch.zeros(self.n_groups)
         return state
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
         assert batch.groups is not None  # the builder has checked that there are groups
-        weights = state["group_weights"].to(batch.losses)
+        log_weights = state["log_group_weights"].to(batch.losses)
         sums = batch.losses.new_zeros(self.n_groups).index_add_(0, batch.groups, batch.losses)
         counts = batch.losses.new_zeros(self.n_groups).index_add_(0, batch.groups, torch.ones_like(batch.losses))
         losses = sums / counts.clamp(min=1)
@@ -54,9 +56,12 @@ class GroupDro:
             losses = torch.where(moves, (1 - self.beta) * streaming + self.beta * losses, streaming)
             new_state["streaming_losses"] = losses
 
-        # softmax form of w exp(eta L) / sum: no overflow however large eta L is. Those that move share what they had.
-        mass = torch.where(moves, weights, 0).sum()
-        climbed = torch.where(moves, weights.log() + self.eta * losses, float("-inf")).softmax(0) * mass
-        weights = torch.where(moves, climbed, weights)
-        new_state["group_weights"] = weights
-        return weights[batch.groups] / counts[batch.groups], new_state
+        # those that move share what they had before
+        still = ~moves
+        climbed = log_weights + self.eta * losses
+        excess = climbed.masked_fill(still, -math.inf).logsumexp(0) - log_weights.masked_fill(
+            still, -math.inf
+        ).logsumexp(0)
+        log_weights = torch.where(moves, climbed - excess, log_weights)
+        new_state["log_group_weights"] = log_weights
+        return log_weights.exp()[batch.groups] / counts[batch.groups], new_state

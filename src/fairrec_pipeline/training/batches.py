@@ -91,6 +91,8 @@ class Batches:
         )
 
     def _to(self, x: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            x = x.pin_memory()  # else the copy would wait for the stream
         return x.to(self.device, non_blocking=True)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:

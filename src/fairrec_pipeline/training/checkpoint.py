@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ def sections(**parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_snapshot(path: Path, snapshot: Snapshot) -> None:
     """Write atomically: whoever reads sees the old file or the new one, also after kill -9."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in snapshot.tensors.items()}
     save_file(tensors, partial, metadata={"description": json.dumps(snapshot.description)})
     with partial.open("rb") as file:
@@ -63,7 +68,8 @@ def load_snapshot(path: Path) -> Snapshot:
 class CheckpointStore:
     """The one checkpoint of an arm.
 
-    A checkpoint belongs to a training: it is continued only if everything that decides the result is the same.
+    A checkpoint belongs to a training: it is continued only if everything that decides the result is the same. That of
+    a complete training holds its result, so that the same command does not train it again.
     """
 
     path: Path
@@ -78,6 +84,7 @@ class CheckpointStore:
             return None
         snapshot = load_snapshot(self.path)
         same = snapshot.description.get("training") == json.loads(json.dumps(training))
+        logger.info("%s %s", "Continuing from" if same else "Of another training, so it is not continued:", self.path)
         return snapshot if same else None
 
     def save(self, snapshot: Snapshot, training: Mapping[str, Any]) -> None:
@@ -87,7 +94,11 @@ class CheckpointStore:
         """The checkpoint of one point of the arm's grid, beside the arm's own."""
         return CheckpointStore(self.path.with_name(f"{self.path.stem}-{name}{self.path.suffix}"))
 
-    def clear(self) -> None:
-        """Forget the checkpoints of the arm and of its grid: the results are saved."""
-        for path in [self.path, *self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}")]:
-            path.unlink(missing_ok=True)
+
+@cache
+def code_fingerprint() -> str:
+    """SHA-256 over the code that decides what a training results in: a checkpoint of other code is not continued."""
+    package = Path(__file__).parents[1]
+    folders = ("interactions", "models", "objectives", "training")
+    files = sorted(file for folder in folders for file in (package / folder).glob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

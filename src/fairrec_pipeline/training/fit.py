@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -49,6 +50,8 @@ class Progress:
     seconds: float = 0.0
     best_ndcg: float = -1.0
     best_epoch: int = 0
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+    finished: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -61,7 +64,9 @@ class Fitted:
         history: one row an epoch: epoch, loss, validation_ndcg_at_20, learning_rate, seconds (since the start, without
             interruptions), group_weight_<g> where the method has them.
         best_epoch: the epoch of `weights`, from 1.
-        seconds: training and validation together.
+        best_ndcg: its validation NDCG@20.
+        seconds: training and validation together, without interruptions.
+        started, finished: ISO times of the first and the last epoch.
     """
 
     weights: dict[str, Tensor]
@@ -69,6 +74,8 @@ class Fitted:
     best_epoch: int
     best_ndcg: float
     seconds: float
+    started: str
+    finished: str
 
 
 def resolve_device(device: str) -> torch.device:
@@ -101,7 +108,8 @@ def fit(
 ) -> Fitted:
     """Train one arm.
 
-    On the CPU the result is a function of the arguments alone, also when the training was killed and resumed.
+    On the CPU the result is a function of the arguments alone, also when the training was killed and resumed. The
+    checkpoint of a complete training stays and gives its result again.
 
     Args:
         train: histories whose every item is predicted.
@@ -134,11 +142,12 @@ def fit(
 
     snapshot = store.load(identity or {}) if store else None
     if snapshot:
-        model.load_state_dict(snapshot.section("model"))
-        _restore_optimizer(optimizer, snapshot.section("optimizer"))
-        state = {name: value.to(device) for name, value in snapshot.section("objective").items()}
         best = snapshot.section("best")
         progress = Progress(**snapshot.description["progress"])
+        if not _finished(progress, budget):  # of a complete training only what it led to is kept
+            model.load_state_dict(snapshot.section("model"))
+            _restore_optimizer(optimizer, snapshot.section("optimizer"))
+            state = {name: value.to(device) for name, value in snapshot.section("objective").items()}
 
     bar = tqdm(total=budget.epochs, initial=progress.epoch, desc=description, unit="epoch")
     saved_at = time.monotonic()
@@ -164,23 +173,38 @@ def fit(
             "learning_rate": optimizer.param_groups[0]["lr"],
             "seconds": progress.seconds,
         }
-        if "group_weights" in state:
-            weights = zip(group_names, state["group_weights"].tolist(), strict=True)
-            row |= {f"group_weight_{name}": weight for name, weight in weights}
-        progress.history.append(row)
+        progress.history.append(row | _group_weights(state, group_names))
+        finished = _finished(progress, budget)
+        if finished:
+            progress.finished = datetime.now(UTC).isoformat()
         bar.set_postfix({"loss": f"{losses:.4f}", "NDCG@20": f"{score:.4f}", "best": f"{progress.best_ndcg:.4f}"})
         bar.update()
-        if store and (time.monotonic() - saved_at >= budget.checkpoint_seconds or _finished(progress, budget)):
-            tensors = sections(
-                model=model.state_dict(), optimizer=_optimizer_tensors(optimizer), objective=state, best=best
-            )
+        if store and (time.monotonic() - saved_at >= budget.checkpoint_seconds or finished):
+            parts = {"model": model.state_dict(), "optimizer": _optimizer_tensors(optimizer), "objective": state}
+            tensors = sections(best=best, **({} if finished else parts))
             store.save(Snapshot(tensors, {"progress": vars(progress)}), identity or {})
             saved_at = time.monotonic()
     bar.close()
-    return Fitted(best, pd.DataFrame(progress.history), progress.best_epoch, progress.best_ndcg, progress.seconds)
+    return Fitted(
+        weights=best,
+        history=pd.DataFrame(progress.history),
+        best_epoch=progress.best_epoch,
+        best_ndcg=progress.best_ndcg,
+        seconds=progress.seconds,
+        started=progress.started,
+        finished=progress.finished,
+    )
 
 
 _ADVICE = "The last good checkpoint is kept. Try a smaller train.learning_rate or train.precision=fp32"
+
+
+def _group_weights(state: State, group_names: Sequence[str]) -> dict[str, float]:
+    """Columns of the history for the group weights, of a method that has them."""
+    if "log_group_weights" not in state:
+        return {}
+    weights = state["log_group_weights"].exp().tolist()
+    return {f"group_weight_{name}": weight for name, weight in zip(group_names, weights, strict=True)}
 
 
 def _finished(progress: Progress, budget: Budget) -> bool:
@@ -201,6 +225,7 @@ def _train_epoch(
     """Mean user loss of the epoch, and the objective's state after it. Looks at the losses once, at the end."""
     step.model.train()
     step.model.mask_source = MaskSource(seed, epoch)
+    torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))  # draws the masks on CUDA
     first = epoch * budget.steps_per_epoch
     losses, users = [], []
     for number in range(first, first + budget.steps_per_epoch):

@@ -37,7 +37,8 @@ def group_codes(
             column for column in user_groups.columns if column != USER
         )
         raise ValueError(message)
-    labels = user_groups.set_index(USER)[columns].astype(str).agg("-".join, axis=1).reindex(users)
+    parts = [user_groups.set_index(USER)[column].astype(str) for column in columns]
+    labels = sum(("-" + part for part in parts[1:]), parts[0]).reindex(users)
     if labels.isna().any():
         message = f"{int(labels.isna().sum())} training users have no row in user_groups; run --pipeline=data again"
         raise ValueError(message)

@@ -69,7 +69,6 @@ class TrainedModel:
 
 def restore_model(snapshot: Snapshot, device: torch.device) -> TrainedModel:
     """The model of a saved arm; its description names the backbone and the catalogue."""
-    options = {key: value for key, value in snapshot.description.items() if key not in ("architecture", "catalogue")}
-    model = SASRec(**options)
+    model = SASRec(**snapshot.description["backbone"])
     model.load_state_dict(snapshot.tensors)
     return TrainedModel(model.to(device).eval(), np.asarray(snapshot.description["catalogue"]))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import ibis
 import pandas as pd
 
@@ -12,9 +15,24 @@ from fairrec_pipeline.training.checkpoint import Snapshot
 from fairrec_pipeline.training.fit import resolve_device
 from fairrec_pipeline.training.scoring import model_scorer, restore_model
 
+logger = logging.getLogger(__name__)
 
-def recommend(model: Snapshot, interactions: ibis.Table, evaluate: Evaluate, device: str) -> pd.DataFrame:
-    """Top-k of every user from everything the user did, the test item included."""
+
+def recommend(
+    model: Snapshot, interactions: ibis.Table, statistics: dict[str, Any], evaluate: Evaluate, device: str
+) -> pd.DataFrame:
+    """Top-k of every user from everything the user did, the test item included.
+
+    Newer data than those of the training are the usual case in production, so they are allowed, and said.
+
+    Raises:
+        ValueError: the model is of another dataset.
+    """
+    if model.description["dataset"] != statistics["dataset"]:
+        message = f"the model is of {model.description['dataset']}, the interactions are of {statistics['dataset']}"
+        raise ValueError(message)
+    if model.description["data_fingerprint"] != statistics["fingerprint"]:
+        logger.warning("The model was trained on other data than the present ones; it cannot recommend newer items")
     trained = restore_model(model, resolve_device(device))
     histories = complete_histories(interactions.to_pandas(), trained.catalogue)
     scorer = model_scorer(trained.model, histories)

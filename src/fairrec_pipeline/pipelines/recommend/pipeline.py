@@ -11,7 +11,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 recommend,
-                inputs=["model", "interactions", "params:evaluate", "params:device"],
+                inputs=["model", "interactions", "dataset_statistics", "params:evaluate", "params:device"],
                 outputs="recommendations",
                 name="recommend",
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime
 from typing import Any
 
 import ibis
@@ -18,7 +17,7 @@ from fairrec_pipeline.interactions.sequences import evaluation_sequences, traini
 from fairrec_pipeline.interactions.statistics import check_fingerprint
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.parameters import AnyObjective, Evaluate, Model, Train
-from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot
+from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, code_fingerprint
 from fairrec_pipeline.training.fit import Budget, Fitted, fit, resolve_device
 from fairrec_pipeline.training.loss_groups import group_codes, population
 from fairrec_pipeline.training.scoring import model_scorer, restore_model
@@ -59,8 +58,8 @@ def tune_arm(
 ) -> tuple[Snapshot, pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
     """Train every point of the arm's grid and keep the best on validation.
 
-    A point that is complete keeps its checkpoint until the winner is evaluated, so the same command goes on after an
-    interruption and trains no point twice.
+    A point that is complete keeps its result as its checkpoint, so the same command goes on after an interruption and
+    trains no point twice.
 
     Returns:
         Weights, history and run card of the winner as `fit_arm` does, and point, card and history of all points.
@@ -109,6 +108,7 @@ class _ArmTraining:
         self.loss, self.loss_groups = objective.root.loss, objective.root.groups
         self.options = objective.root.model_dump(exclude={"loss", "groups"})
         self.dataset, self.fingerprint = dataset, statistics["fingerprint"]
+        self.split = statistics["prepared_with"]["split"]
         self.model, self.train, self.evaluate = model, train, evaluate
         self.seed, self.device = seed, resolve_device(device)
         self.sequences = training_sequences(events)
@@ -127,10 +127,10 @@ class _ArmTraining:
             "seed": self.seed,
             self.loss: options,
             "model": self.model.model_dump(),
-            "train": self.train.model_dump(),
+            "train": self.train.model_dump(exclude={"checkpoint_seconds"}),  # does not change the result
             "evaluate": {"filter_seen": self.evaluate.filter_seen},
+            "split": self.split,
         }
-        started = datetime.now(UTC)
         frequencies = population(self.sequences, self.codes, self.names)
         fitted = fit(
             self.sequences,
@@ -144,7 +144,13 @@ class _ArmTraining:
             device=self.device,
             filter_seen=self.evaluate.filter_seen,
             store=checkpoint,
-            identity={"parameters": parameters, "data": self.fingerprint, "device": self.device.type},
+            identity={
+                "parameters": parameters,
+                "data": self.fingerprint,
+                "code": code_fingerprint(),
+                "torch": torch.__version__,
+                "device": self.device.type,
+            },
             description=f"{arm} {point}".strip(),
         )
         on_gpu = self.device.type == "cuda"
@@ -158,8 +164,8 @@ class _ArmTraining:
             "parameters": parameters,
             "device": torch.cuda.get_device_name(self.device) if on_gpu else f"cpu x{torch.get_num_threads()}",
             "torch": torch.__version__,
-            "started": started.isoformat(),
-            "finished": datetime.now(UTC).isoformat(),
+            "started": fitted.started,
+            "finished": fitted.finished,
             "seconds": fitted.seconds,
             "epochs": len(fitted.history),
             "best_epoch": fitted.best_epoch,
@@ -168,26 +174,38 @@ class _ArmTraining:
 
     def weights(self, fitted: Fitted) -> Snapshot:
         """The weights, with all that is needed to rebuild the model."""
-        config = {"architecture": "SASRec", "n_items": self.sequences.n_items, **self.model.model_dump()}
-        return Snapshot(fitted.weights, {**config, "catalogue": self.sequences.catalogue.tolist()})
+        config = {
+            "architecture": "SASRec",
+            "dataset": self.dataset,
+            "data_fingerprint": self.fingerprint,
+            "backbone": {"n_items": self.sequences.n_items, **self.model.model_dump()},
+            "catalogue": self.sequences.catalogue.tolist(),
+        }
+        return Snapshot(fitted.weights, config)
 
 
 def evaluate_arm(
     model: Snapshot,
     interactions: ibis.Table,
     user_groups: ibis.Table,
-    checkpoint: CheckpointStore,
+    statistics: dict[str, Any],
     evaluate: Evaluate,
     device: str,
     training_history: pd.DataFrame,
     run_card: dict[str, Any],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rank every test target; returns one row per user, and the metrics of every group."""
+    """Rank every test target; returns one row per user, and the metrics of every group.
+
+    Raises:
+        ValueError: the model was trained on other data.
+    """
+    if run_card["data_fingerprint"] != statistics["fingerprint"]:
+        message = f"{run_card['arm']} was trained on other data than the present ones; train it again"
+        raise ValueError(message)
     trained = restore_model(model, resolve_device(device))
     test = evaluation_sequences(interactions.to_pandas(), trained.catalogue, TEST)
     ranks, losses = rank_and_loss(
         model_scorer(trained.model, test), test, filter_seen=evaluate.filter_seen, device=trained.device
     )
     metrics = user_metrics(test, ranks, losses)
-    checkpoint.clear()  # the weights are saved: what is left to do does not need it
     return metrics, group_metrics(metrics, user_groups.to_pandas())

@@ -50,7 +50,7 @@ def _evaluation() -> Node:
             "model": "model",
             "interactions": "interactions",
             "user_groups": "user_groups",
-            "checkpoint": "checkpoint",
+            "statistics": "dataset_statistics",
             "evaluate": "params:evaluate",
             "device": "params:device",
             # logged beside the metrics by the tracking hook, which sees what a node sees
