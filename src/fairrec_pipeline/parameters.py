@@ -1,8 +1,9 @@
 """Pydantic models of conf/*/parameters*.yml: the only place where a bound or a name of a parameter is written.
 
-Values live in conf/base, so that a user reads them where they are changed; a model has no defaults, so that a value
-missing there is an error and not a surprise. Kedro builds the block models from the type hints of the nodes; the
-config loader (`config.py`) validates the whole tree as `Parameters` before any node runs.
+Values live in conf/base, so that a user reads them where they are changed; a model has no defaults but for what a
+dataset may leave out, so that a value missing there is an error and not a surprise. Kedro builds the block models from
+the type hints of the nodes; the config loader (`config.py`) validates the whole tree as `Parameters` before any node
+runs.
 """
 
 from __future__ import annotations
