@@ -172,26 +172,28 @@ class PaddedStep:
         weights, parameter = objective.item_weights, model.output_embedding.weight
         self.item_weights = None if weights is None else weights.to(parameter)
 
-    def __call__(self, batch: PaddedBatch, state: State) -> tuple[Tensor, State]:
+    def __call__(self, batch: PaddedBatch, state: State, number: int = 0) -> tuple[Tensor, State]:
         """Step once; (B,) detached losses of `batch.users` in nats, and the objective's new state."""
         self.optimizer.zero_grad()
-        losses = self.losses(batch)
+        losses, newest = self.losses(batch)
         groups = None if self.groups is None else self.groups[batch.users]
-        weights, state = self.objective.weights(LossBatch(losses.detach(), groups), state)
+        seen = LossBatch(losses.detach(), groups, batch.users, newest.detach(), number)
+        weights, state = self.objective.weights(seen, state)
         (weights * losses).sum().backward()
         self.optimizer.step()
         return losses.detach(), state
 
-    def losses(self, batch: PaddedBatch) -> Tensor:
-        """(B,) mean loss of each user over the real positions, with its graph."""
+    def losses(self, batch: PaddedBatch) -> tuple[Tensor, Tensor]:
+        """(B,) mean loss of each user over the real positions, with its graph, and (B, dim) their newest states."""
         assert batch.targets is not None  # a training batch
-        logits = self.model.logits(self.model(batch.tokens, batch.padding))
+        states = self.model(batch.tokens, batch.padding)
+        logits = self.model.logits(states)
         positions = functional.cross_entropy(
             logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="none"
         ).view(batch.targets.shape)
         if self.item_weights is not None:
             positions = positions * self.item_weights[batch.targets.clamp(min=0)]
-        return positions.sum(1) / (~batch.padding).sum(1)
+        return positions.sum(1) / (~batch.padding).sum(1), states[:, -1]
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ class Packed:
         """Make one step, the making of the batch included: seconds, and the lengths of its sequences."""
         begun = time.perf_counter()
         batch = self.batches.batch(self.stream.users(number))
-        _, self.state = self.training_step(batch, self.state)
+        self.state = self.training_step(batch, self.state, number).state
         return time.perf_counter() - begun, batch.lengths.tolist()
 
     def weight_bytes(self) -> int:

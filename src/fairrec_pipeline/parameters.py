@@ -160,9 +160,19 @@ class Train(Block):
     steps_per_epoch: int = Field(strict=True, ge=1)
     batch_size: int = Field(strict=True, ge=1)
     learning_rate: float = Field(gt=0)
+    warm_up_steps: int = Field(strict=True, ge=0, description="steps over which the learning rate rises from 0")
+    schedule: Literal["constant", "cosine"] = Field(description="of the learning rate after the warm-up")
+    warm_start_steps: int = Field(strict=True, ge=0, description="steps of ERM before the method itself")
     patience: int | None = Field(strict=True, ge=1)
     precision: Literal["auto", "fp32", "bf16"]
     checkpoint_seconds: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _warm_start(self) -> Train:
+        if self.warm_start_steps >= self.epochs * self.steps_per_epoch:
+            message = f"warm_start_steps {self.warm_start_steps} leave no step of the budget to the method itself"
+            raise ValueError(message)
+        return self
 
 
 class Objective(Block):

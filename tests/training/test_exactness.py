@@ -78,7 +78,7 @@ def steps_of(
 
     def ours(users: Tensor, state: State) -> tuple[Tensor, State]:
         batch = batches.batch(users)
-        losses, state = step(batch, state)
+        losses, *_, state = step(batch, state)
         by_user = dict(zip(batch.users.tolist(), losses, strict=True))
         return torch.stack([by_user[user] for user in users.tolist()]), state
 
@@ -209,7 +209,7 @@ def test_same_masks_give_the_same_losses_and_gradients(
     batch = Batches(train, max_length=model.max_length, device=torch.device("cpu")).batch(torch.arange(train.n_users))
     padded = PaddedBatches(train, max_length=model.max_length).batch(batch.users.tolist())
     objective = objective_of("cvar", train)
-    losses, _ = TrainingStep(model, torch.optim.Adam(model.parameters()), objective, None).backward(batch, {})
+    losses, *_ = TrainingStep(model, torch.optim.Adam(model.parameters()), objective, None).backward(batch, {})
     assert len(recorded.masks) == 2 + 3 * len(model.blocks)
 
     impose_masks(twin, recorded.masks, batch, padded)

@@ -56,7 +56,9 @@ def objective_of(loss: str, options: dict[str, Any], train: Sequences, groups: n
     counts = torch.from_numpy(np.maximum(train.item_counts, 1))
     users = torch.from_numpy(np.bincount(groups))
     interactions = torch.from_numpy(np.bincount(groups, weights=train.lengths)).long()
-    return build_objective(loss, Population(counts, users, interactions), options)
+    names = ["a", "b", "c"][: len(users)]
+    population = Population(counts, users, interactions, names, n_users=train.n_users, state_dim=BACKBONE["dim"])
+    return build_objective(loss, population, options)
 
 
 def train_arm(
@@ -85,7 +87,6 @@ def train_arm(
         filter_seen=False,
         store=CheckpointStore(path) if path else None,
         identity=identity,
-        group_names=["a", "b", "c"][: groups.max() + 1],
     )
 
 
@@ -97,6 +98,7 @@ def assert_bitwise_equal(first: Fitted, second: Fitted) -> None:
         first.history.drop(columns="seconds"), second.history.drop(columns="seconds"), check_exact=True
     )
     assert (first.best_epoch, first.best_ndcg) == (second.best_epoch, second.best_ndcg)
+    pd.testing.assert_frame_equal(first.user_weights, second.user_weights, check_exact=True)
 
 
 def test_two_trainings_are_bitwise_equal(world: World) -> None:
@@ -169,7 +171,7 @@ def test_killed_and_resumed_equals_uninterrupted(world: World, tmp_path: Path) -
     assert_bitwise_equal(resumed, whole)
 
 
-class Interrupted:
+class Interrupted(Objective):
     """An objective that is stopped, as by Ctrl-C, before its n-th batch."""
 
     def __init__(self, objective: Objective, batches: int) -> None:
@@ -183,6 +185,9 @@ class Interrupted:
         if self.batches == 0:
             raise KeyboardInterrupt
         return self.objective.weights(batch, state)
+
+    def history(self, state: State) -> dict[str, float]:
+        return self.objective.history(state)
 
 
 @pytest.mark.parametrize(

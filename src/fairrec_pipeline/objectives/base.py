@@ -6,13 +6,17 @@ notation). An objective therefore never sees the model, and the training step ne
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
 """What an objective remembers between batches; saved with the checkpoint, so it is all there is to remember."""
+
+_NONE = torch.empty(0)
 
 
 @dataclass(frozen=True)
@@ -22,44 +26,60 @@ class LossBatch:
     Attributes:
         losses: (B,) mean cross-entropy of each user in nats, detached; with `item_weights`, of the weighted positions.
         groups: (B,) int64 group of each user; None for an objective that asked for no groups.
+        users: (B,) int64 places of the users among all of them, for what is remembered by user.
+        states: (B, dim) float32 state of each user after the newest training token, detached.
+        step: number of the optimiser step, from 0, for warm-up and what is refreshed now and then.
     """
 
     losses: Tensor
-    groups: Tensor | None
+    groups: Tensor | None = None
+    users: Tensor = _NONE
+    states: Tensor = _NONE
+    step: int = 0
 
 
 @dataclass(frozen=True)
 class Population:
-    """Frequencies in the training data.
+    """What an objective may know before the first batch: sizes, and frequencies in the training data.
 
     Attributes:
         item_counts: (n_items,) training interactions of each item.
         group_users: (G,) users of each group; None without groups.
         group_interactions: (G,) training interactions of each group; None without groups.
+        group_names: (G,) for the columns of the history.
+        n_users: number of training users.
+        state_dim: width of a user's state.
     """
 
     item_counts: Tensor
     group_users: Tensor | None = None
     group_interactions: Tensor | None = None
+    group_names: Sequence[str] = ()
+    n_users: int = 0
+    state_dim: int = 0
 
     @property
     def n_groups(self) -> int:
         return 0 if self.group_users is None else len(self.group_users)
 
 
-class Objective(Protocol):
+class Objective(ABC):
     """A robust objective.
 
     Attributes:
         item_weights: (n_items,) factor on the loss of a position by its target; None for 1.
     """
 
-    item_weights: Tensor | None
+    item_weights: Tensor | None = None
+
+    @abstractmethod
+    def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
+        """Weights q (B,) of the users' losses, and the state after this batch. Neither carries a gradient."""
 
     def initial_state(self) -> State:
         """State before the first batch, on the CPU."""
-        ...
+        return {}
 
-    def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
-        """Weights q (B,) of the users' losses, and the state after this batch. Neither carries a gradient."""
-        ...
+    def history(self, state: State) -> dict[str, float]:
+        """Columns of the training history that tell of the state, such as group weights."""
+        return {}

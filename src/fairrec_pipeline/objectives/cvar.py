@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.objectives.base import LossBatch, State
+from fairrec_pipeline.objectives.base import LossBatch, Objective, State
 
 
-class CVaR:
+class CVaR(Objective):
     """Maximiser q of `sum_u q_u l_u` over the simplex with q_u <= 1 / (alpha B) (Levy et al. 2020).
 
     With k = int(alpha B): the k highest losses get 1 / (alpha B), the next one what is left to 1, the others 0.
@@ -17,16 +17,11 @@ class CVaR:
         alpha: share of the batch in (0, 1]; 1 is ERM.
     """
 
-    item_weights: Tensor | None = None
-
     def __init__(self, *, alpha: float) -> None:
         if not 0 < alpha <= 1:
             message = f"alpha is the share of the worst users, in (0, 1], got {alpha}"
             raise ValueError(message)
         self.alpha = alpha
-
-    def initial_state(self) -> State:
-        return {}
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
         size = self.alpha * len(batch.losses)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.objectives.base import LossBatch, State
+from fairrec_pipeline.objectives.base import LossBatch, Objective, State
 
 
-class Erm:
+class Erm(Objective):
     """q_u = 1 / B.
 
     Args:
@@ -17,9 +17,6 @@ class Erm:
 
     def __init__(self, item_weights: Tensor | None = None) -> None:
         self.item_weights: Tensor | None = item_weights
-
-    def initial_state(self) -> State:
-        return {}
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
         return torch.full_like(batch.losses, 1 / len(batch.losses)), state

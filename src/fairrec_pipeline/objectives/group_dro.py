@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.objectives.base import LossBatch, Population, State
+from fairrec_pipeline.objectives.base import LossBatch, Objective, Population, State
 
 
-class GroupDro:
+class GroupDro(Objective):
     """Group DRO; Streaming DRO when `beta` is given.
 
     Args:
@@ -28,12 +28,11 @@ class GroupDro:
             drives the weight of a rare group to nothing.
     """
 
-    item_weights: Tensor | None = None
-
     def __init__(
         self, population: Population, *, eta: float, absent_groups: Literal["keep", "decay"], beta: float | None = None
     ) -> None:
-        self.n_groups, self.eta, self.beta, self.absent_groups = population.n_groups, eta, beta, absent_groups
+        self.n_groups, self.names = population.n_groups, population.group_names
+        self.eta, self.beta, self.absent_groups = eta, beta, absent_groups
 
     def initial_state(self) -> State:
         # logarithms: the weight of an easy group may fall below the smallest float, and has to find back from there
@@ -65,3 +64,7 @@ class GroupDro:
         log_weights = torch.where(moves, climbed - excess, log_weights)
         new_state["log_group_weights"] = log_weights
         return log_weights.exp()[batch.groups] / counts[batch.groups], new_state
+
+    def history(self, state: State) -> dict[str, float]:
+        weights = state["log_group_weights"].exp().tolist()
+        return {f"group_weight_{name}": weight for name, weight in zip(self.names, weights, strict=True)}

@@ -6,10 +6,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from fairrec_pipeline.objectives.base import LossBatch, Population, State
+from fairrec_pipeline.objectives.base import LossBatch, Objective, Population, State
 
 
-class InversePropensity:
+class InversePropensity(Objective):
     """q_u = w(g_u) / B with w(g) = N / f(g).
 
     Args:
@@ -18,17 +18,12 @@ class InversePropensity:
         log: use log w (IPWlog).
     """
 
-    item_weights: Tensor | None = None
-
     def __init__(self, population: Population, *, count: Literal["users", "interactions"], log: bool) -> None:
         counted = population.group_users if count == "users" else population.group_interactions
         assert counted is not None  # the builder has checked that there are groups
         frequency = counted.double()
         weights = frequency.sum() / frequency
         self.group_weights = (weights.log() if log else weights).float()
-
-    def initial_state(self) -> State:
-        return {}
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
         group_weights = self.group_weights.to(batch.losses)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -24,6 +25,9 @@ from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, sect
 from fairrec_pipeline.training.scoring import model_scorer
 from fairrec_pipeline.training.step import TrainingStep
 
+WINDOWS = 10
+"""Into so many windows a training is cut when it tells whom it trained on."""
+
 
 class DivergenceError(RuntimeError):
     """A loss is not finite."""
@@ -37,9 +41,21 @@ class Budget:
     steps_per_epoch: int
     batch_size: int
     learning_rate: float
+    warm_up_steps: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warm_start_steps: int = 0
     patience: int | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpoint_seconds: float = 30.0
+
+    def learning_rate_at(self, step: int) -> float:
+        """Rises linearly over `warm_up_steps`; then constant, or falling to 0 over the budget along a half cosine."""
+        risen = min(1.0, (step + 1) / max(1, self.warm_up_steps))
+        if self.schedule == "constant":
+            return self.learning_rate * risen
+        left = self.epochs * self.steps_per_epoch - self.warm_up_steps
+        share = max(0, step - self.warm_up_steps) / max(1, left)
+        return self.learning_rate * risen * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
 @dataclass
@@ -62,7 +78,9 @@ class Fitted:
     Attributes:
         weights: state dict of the epoch with the best validation NDCG@20, on the CPU.
         history: one row an epoch: epoch, loss, validation_ndcg_at_20, learning_rate, seconds (since the start, without
-            interruptions), group_weight_<g> where the method has them.
+            interruptions), and what the method tells of its state, such as group_weight_<g>.
+        user_weights: whom the method trained on; one row a user and window (a tenth of the budget) in which it was
+            drawn: window, user (its place), drawn (how often), weight (mean of B q_u; 1 is the weight in ERM).
         best_epoch: the epoch of `weights`, from 1.
         best_ndcg: its validation NDCG@20.
         seconds: training and validation together, without interruptions.
@@ -71,6 +89,7 @@ class Fitted:
 
     weights: dict[str, Tensor]
     history: pd.DataFrame
+    user_weights: pd.DataFrame
     best_epoch: int
     best_ndcg: float
     seconds: float
@@ -103,7 +122,6 @@ def fit(
     filter_seen: bool,
     store: CheckpointStore | None = None,
     identity: Mapping[str, Any] | None = None,
-    group_names: Sequence[str] = (),
     description: str = "",
 ) -> Fitted:
     """Train one arm.
@@ -121,7 +139,6 @@ def fit(
         seed: of initialisation, order of users and dropout.
         filter_seen: as in the evaluation.
         store: where checkpoints go; None for none.
-        group_names: names of the groups, for the history.
         identity: JSON-able, what decides the result; a checkpoint of another identity is not continued.
         description: label of the progress bar.
 
@@ -133,16 +150,18 @@ def fit(
     optimizer = torch.optim.Adam(model.parameters(), lr=budget.learning_rate, fused=True)
     bf16 = budget.precision == "bf16" or (budget.precision == "auto" and device.type == "cuda")
     groups_here = None if groups is None else torch.from_numpy(groups).to(device)
-    step = TrainingStep(model, optimizer, objective, groups_here, bf16=bf16)
+    step = TrainingStep(model, optimizer, objective, groups_here, bf16=bf16, warm_start_steps=budget.warm_start_steps)
     batches = Batches(train, max_length=model.max_length, device=device)
     stream = UserStream(train.n_users, budget.batch_size, seed)
     state = {name: value.to(device) for name, value in objective.initial_state().items()}
+    windows = torch.zeros(2, WINDOWS, train.n_users, device=device)  # how often drawn, sum of B q_u
     best: dict[str, Tensor] = {}
     progress = Progress()
 
     snapshot = store.load(identity or {}) if store else None
     if snapshot:
         best = snapshot.section("best")
+        windows = snapshot.section("user_weights")["windows"].to(device)
         progress = Progress(**snapshot.description["progress"])
         if not _finished(progress, budget):  # of a complete training only what it led to is kept
             model.load_state_dict(snapshot.section("model"))
@@ -153,7 +172,8 @@ def fit(
     saved_at = time.monotonic()
     while not _finished(progress, budget):
         begun = time.monotonic()
-        losses, state = _train_epoch(step, batches, stream, state, progress.epoch, budget, seed, train)
+        window = windows[:, progress.epoch * WINDOWS // budget.epochs]
+        losses, state = _train_epoch(step, batches, stream, state, window, progress.epoch, budget, seed, train)
         try:
             scorer = model_scorer(model, validation)
             ranks = rank_targets(scorer, validation, filter_seen=filter_seen, device=device.type)
@@ -163,7 +183,9 @@ def fit(
         score = float(ndcg(ranks, 20).mean())
         progress.epoch += 1
         progress.seconds += time.monotonic() - begun
-        if score > progress.best_ndcg:
+        # what the warm start reaches is not the method's
+        of_the_method = progress.epoch * budget.steps_per_epoch > budget.warm_start_steps
+        if score > progress.best_ndcg and of_the_method:
             progress.best_ndcg, progress.best_epoch = score, progress.epoch
             best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         row = {
@@ -173,7 +195,7 @@ def fit(
             "learning_rate": optimizer.param_groups[0]["lr"],
             "seconds": progress.seconds,
         }
-        progress.history.append(row | _group_weights(state, group_names))
+        progress.history.append(row | objective.history(state))
         finished = _finished(progress, budget)
         if finished:
             progress.finished = datetime.now(UTC).isoformat()
@@ -181,13 +203,15 @@ def fit(
         bar.update()
         if store and (time.monotonic() - saved_at >= budget.checkpoint_seconds or finished):
             parts = {"model": model.state_dict(), "optimizer": _optimizer_tensors(optimizer), "objective": state}
-            tensors = sections(best=best, **({} if finished else parts))
+            kept = {"best": best, "user_weights": {"windows": windows}}
+            tensors = sections(**kept, **({} if finished else parts))
             store.save(Snapshot(tensors, {"progress": vars(progress)}), identity or {})
             saved_at = time.monotonic()
     bar.close()
     return Fitted(
         weights=best,
         history=pd.DataFrame(progress.history),
+        user_weights=_by_user(windows),
         best_epoch=progress.best_epoch,
         best_ndcg=progress.best_ndcg,
         seconds=progress.seconds,
@@ -199,16 +223,18 @@ def fit(
 _ADVICE = "The last good checkpoint is kept. Try a smaller train.learning_rate or train.precision=fp32"
 
 
-def _group_weights(state: State, group_names: Sequence[str]) -> dict[str, float]:
-    """Columns of the history for the group weights, of a method that has them."""
-    if "log_group_weights" not in state:
-        return {}
-    weights = state["log_group_weights"].exp().tolist()
-    return {f"group_weight_{name}": weight for name, weight in zip(group_names, weights, strict=True)}
+def _by_user(windows: Tensor) -> pd.DataFrame:
+    """(2, WINDOWS, n_users) sums as the rows of `Fitted.user_weights`."""
+    drawn, weight = windows.cpu().numpy()
+    window, user = drawn.nonzero()
+    at = (window, user)
+    return pd.DataFrame(
+        {"window": window, "user": user, "drawn": drawn[at].astype(np.int64), "weight": weight[at] / drawn[at]}
+    )
 
 
 def _finished(progress: Progress, budget: Budget) -> bool:
-    stale = progress.epoch - progress.best_epoch
+    stale = progress.epoch - max(progress.best_epoch, budget.warm_start_steps // budget.steps_per_epoch)
     return progress.epoch >= budget.epochs or (budget.patience is not None and stale >= budget.patience)
 
 
@@ -217,12 +243,16 @@ def _train_epoch(
     batches: Batches,
     stream: UserStream,
     state: State,
+    window: Tensor,
     epoch: int,
     budget: Budget,
     seed: int,
     train: Sequences,
 ) -> tuple[float, State]:
-    """Mean user loss of the epoch, and the objective's state after it. Looks at the losses once, at the end."""
+    """Mean user loss of the epoch, and the objective's state after it; adds the users' weights to the window.
+
+    Looks at the losses once, at the end.
+    """
     step.model.train()
     step.model.mask_source = MaskSource(seed, epoch)
     torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))  # draws the masks on CUDA
@@ -230,9 +260,14 @@ def _train_epoch(
     losses, users = [], []
     for number in range(first, first + budget.steps_per_epoch):
         batch = batches.batch(stream.users(number))
-        batch_losses, state = step(batch, state)
-        losses.append(batch_losses)
+        for group in step.optimizer.param_groups:
+            group["lr"] = budget.learning_rate_at(number)
+        stepped = step(batch, state, number)
+        state = stepped.state
+        losses.append(stepped.losses)
         users.append(batch.users)
+        window[0].index_add_(0, batch.users, torch.ones_like(stepped.weights, dtype=window.dtype))
+        window[1].index_add_(0, batch.users, (stepped.weights * len(batch.users)).to(window.dtype))
     all_losses = torch.stack(losses)
     if not bool(torch.isfinite(all_losses).all()):
         bad = (~torch.isfinite(all_losses)).nonzero()

@@ -46,13 +46,16 @@ def group_codes(
     return codes.astype(np.int64), names.tolist()
 
 
-def population(sequences: Sequences, codes: np.ndarray | None, names: list[str]) -> Population:
-    """Frequencies of items and groups in the training data."""
+def population(sequences: Sequences, codes: np.ndarray | None, names: list[str], state_dim: int) -> Population:
+    """Sizes, and frequencies of items and groups in the training data."""
     item_counts = torch.from_numpy(sequences.item_counts)
     if codes is None:
-        return Population(item_counts)
+        return Population(item_counts, n_users=sequences.n_users, state_dim=state_dim)
     return Population(
         item_counts,
+        group_names=names,
+        n_users=sequences.n_users,
+        state_dim=state_dim,
         group_users=torch.from_numpy(np.bincount(codes, minlength=len(names))),
         group_interactions=torch.from_numpy(np.bincount(codes, weights=sequences.lengths, minlength=len(names))),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,20 @@ from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
 from fairrec_pipeline.objectives.base import LossBatch, Objective, State
 from fairrec_pipeline.training.batches import Batch
+
+
+class Stepped(NamedTuple):
+    """What a step leaves behind.
+
+    Attributes:
+        losses: (B,) detached losses of `batch.users` in nats.
+        weights: (B,) the objective's weights for them.
+        state: the objective's state after the batch.
+    """
+
+    losses: Tensor
+    weights: Tensor
+    state: State
 
 
 class TrainingStep:
@@ -19,6 +35,7 @@ class TrainingStep:
         objective: losses in, weights out.
         groups: (n_users,) int64 group of each user on the device; None for group-agnostic objectives.
         bf16: run the products in bfloat16; weights, optimiser state and losses stay float32.
+        warm_start_steps: every user weighs the same in so many first steps, and the objective is not asked.
     """
 
     def __init__(
@@ -29,24 +46,22 @@ class TrainingStep:
         groups: Tensor | None,
         *,
         bf16: bool = False,
+        warm_start_steps: int = 0,
         head: SoftmaxHead | None = None,
     ) -> None:
         self.model, self.optimizer, self.objective, self.groups, self.bf16 = model, optimizer, objective, groups, bf16
+        self.warm_start_steps = warm_start_steps
         self.head = head or SoftmaxHead()
         weights, parameter = objective.item_weights, model.output_embedding.weight
         self.item_weights = None if weights is None else weights.to(parameter)
 
-    def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
-        """Step once.
-
-        Returns:
-            (B,) detached losses of `batch.users` in nats, and the objective's new state.
-        """
-        losses, state = self.backward(batch, state)
+    def __call__(self, batch: Batch, state: State, number: int = 0) -> Stepped:
+        """Step once; `number` counts the steps of the training from 0."""
+        stepped = self.backward(batch, state, number)
         self.optimizer.step()
-        return losses, state
+        return stepped
 
-    def backward(self, batch: Batch, state: State) -> tuple[Tensor, State]:
+    def backward(self, batch: Batch, state: State, number: int = 0) -> Stepped:
         """Losses and fresh gradients, without the optimiser."""
         assert batch.targets is not None  # a training batch
         self.optimizer.zero_grad()
@@ -63,9 +78,14 @@ class TrainingStep:
             per_user.index_add_(0, batch.rows, losses if factors is None else losses * factors)
             per_user /= batch.lengths
             groups = None if self.groups is None else self.groups[batch.users]
-            weights, state = self.objective.weights(LossBatch(per_user, groups), state)
+            user_states = states.detach()[batch.ends].float()
+            seen = LossBatch(per_user, groups, batch.users, user_states, number)
+            if number < self.warm_start_steps:
+                weights = torch.full_like(per_user, 1 / len(per_user))
+            else:
+                weights, state = self.objective.weights(seen, state)
             coefficients = (weights / batch.lengths)[batch.rows]
             coefficients = coefficients if factors is None else coefficients * factors
             gradients = self.head.gradients(coefficients)
         torch.autograd.backward([states, weight], gradients)
-        return per_user, state
+        return Stepped(per_user, weights, state)

@@ -12,7 +12,7 @@ import torch
 from fairrec_pipeline.config import arm_name
 from fairrec_pipeline.evaluation.group_metrics import group_metrics
 from fairrec_pipeline.evaluation.ranking import rank_and_loss, user_metrics
-from fairrec_pipeline.interactions.columns import TEST, VALIDATION
+from fairrec_pipeline.interactions.columns import TEST, USER, VALIDATION
 from fairrec_pipeline.interactions.sequences import evaluation_sequences, training_sequences
 from fairrec_pipeline.interactions.statistics import check_fingerprint
 from fairrec_pipeline.objectives import build_objective
@@ -35,11 +35,11 @@ def fit_arm(
     evaluate: Evaluate,
     seed: int,
     device: str,
-) -> tuple[Snapshot, pd.DataFrame, dict[str, Any]]:
-    """Train one arm; returns its weights with their configuration, its history and its run card."""
+) -> tuple[Snapshot, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Train one arm; returns its weights with their configuration, its history, its users' weights and its run card."""
     arm = _ArmTraining(interactions, user_groups, statistics, objective, dataset, model, train, evaluate, seed, device)
     fitted, card = arm.fit(arm.options, checkpoint)
-    return arm.weights(fitted), fitted.history, card
+    return arm.weights(fitted), fitted.history, arm.user_weights(fitted), card
 
 
 def tune_arm(
@@ -55,14 +55,14 @@ def tune_arm(
     seed: int,
     device: str,
     grids: dict[str, dict[str, list[Any]]],
-) -> tuple[Snapshot, pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[Snapshot, pd.DataFrame, pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
     """Train every point of the arm's grid and keep the best on validation.
 
     A point that is complete keeps its result as its checkpoint, so the same command goes on after an interruption and
     trains no point twice.
 
     Returns:
-        Weights, history and run card of the winner as `fit_arm` does, and point, card and history of all points.
+        Weights, history, users' weights and run card of the winner as `fit_arm` does, and point, card and history of all points.
     """
     arm = _ArmTraining(interactions, user_groups, statistics, objective, dataset, model, train, evaluate, seed, device)
     points = grid_points(grids.get(objective.root.loss, {}))
@@ -74,7 +74,7 @@ def tune_arm(
         {"point": point_name(point), "card": card, "history": fitted.history.to_dict("records")}
         for point, (fitted, card) in zip(points, runs, strict=True)
     ]
-    return arm.weights(winner), winner.history, card, tuning_runs
+    return arm.weights(winner), winner.history, arm.user_weights(winner), card, tuning_runs
 
 
 def grid_points(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
@@ -131,13 +131,12 @@ class _ArmTraining:
             "evaluate": {"filter_seen": self.evaluate.filter_seen},
             "split": self.split,
         }
-        frequencies = population(self.sequences, self.codes, self.names)
+        frequencies = population(self.sequences, self.codes, self.names, self.model.dim)
         fitted = fit(
             self.sequences,
             self.validation,
             build_objective(self.loss, frequencies, options),
             groups=self.codes,
-            group_names=self.names,
             backbone=self.model.model_dump(),
             budget=Budget(**self.train.model_dump()),
             seed=self.seed,
@@ -171,6 +170,12 @@ class _ArmTraining:
             "best_epoch": fitted.best_epoch,
             "validation_ndcg_at_20": fitted.best_ndcg,
         }
+
+    def user_weights(self, fitted: Fitted) -> pd.DataFrame:
+        """Whom the arm trained on: user_id, window, drawn, weight."""
+        frame = fitted.user_weights
+        frame.insert(0, USER, self.sequences.users[frame.pop("user")])
+        return frame
 
     def weights(self, fitted: Fitted) -> Snapshot:
         """The weights, with all that is needed to rebuild the model."""

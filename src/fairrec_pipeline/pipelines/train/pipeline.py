@@ -22,14 +22,14 @@ TRAINING_INPUTS = {
     "seed": "params:seed",
     "device": "params:device",
 }
-TRAINED = ["model", "training_history", "run_card"]
+TRAINED = ["model", "training_history", "user_weights", "run_card"]
 
 
 def create_pipeline() -> Pipeline:
     """Train and evaluate the arm that `loss` and `loss_groups` name.
 
     interactions, user_groups, dataset_statistics
-        -> fit_arm -> model, training_history, run_card
+        -> fit_arm -> model, training_history, user_weights, run_card
         -> evaluate_arm -> user_metrics, group_metrics
     """
     return Pipeline([Node(fit_arm, inputs=TRAINING_INPUTS, outputs=TRAINED, name="fit_arm", tags="arm"), _evaluation()])
