@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -123,6 +123,8 @@ def fit(
     store: CheckpointStore | None = None,
     identity: Mapping[str, Any] | None = None,
     description: str = "",
+    frozen: Mapping[str, Tensor] | None = None,
+    step_type: Callable[..., TrainingStep] = TrainingStep,
 ) -> Fitted:
     """Train one arm.
 
@@ -141,16 +143,20 @@ def fit(
         store: where checkpoints go; None for none.
         identity: JSON-able, what decides the result; a checkpoint of another identity is not continued.
         description: label of the progress bar.
+        frozen: parameters of the model by name that are given and not trained.
+        step_type: makes the step of a method that does more than weigh losses.
 
     Raises:
         DivergenceError: a loss is not finite; names step and users. The last good checkpoint stays.
     """
     torch.manual_seed(seed)
     model = SASRec(train.n_items, **backbone).to(device)
+    for name, value in (frozen or {}).items():
+        model.get_parameter(name).requires_grad_(False).copy_(value)
     optimizer = torch.optim.Adam(model.parameters(), lr=budget.learning_rate, fused=True)
     bf16 = budget.precision == "bf16" or (budget.precision == "auto" and device.type == "cuda")
     groups_here = None if groups is None else torch.from_numpy(groups).to(device)
-    step = TrainingStep(model, optimizer, objective, groups_here, bf16=bf16, warm_start_steps=budget.warm_start_steps)
+    step = step_type(model, optimizer, objective, groups_here, bf16=bf16, warm_start_steps=budget.warm_start_steps)
     batches = Batches(train, max_length=model.max_length, device=device)
     stream = UserStream(train.n_users, budget.batch_size, seed)
     state = {name: value.to(device) for name, value in objective.initial_state().items()}

@@ -86,6 +86,20 @@ class TrainingStep:
                 weights, state = self.objective.weights(seen, state)
             coefficients = (weights / batch.lengths)[batch.rows]
             coefficients = coefficients if factors is None else coefficients * factors
-            gradients = self.head.gradients(coefficients)
-        torch.autograd.backward([states, weight], gradients)
+            gradients = self.gradients(batch, states.detach(), weight.detach(), coefficients, number)
+        trained = [(x, gradient) for x, gradient in zip((states, weight), gradients, strict=True) if x.requires_grad]
+        torch.autograd.backward(*zip(*trained, strict=True))
         return Stepped(per_user, weights, state)
+
+    def gradients(
+        self, batch: Batch, states: Tensor, weight: Tensor, coefficients: Tensor, number: int
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of the step's loss by the states (n, dim) and the output weight (n_items, dim).
+
+        A method with a second loss on the same states adds its gradients here.
+
+        Args:
+            coefficients: (n,) factor of each position's cross-entropy, whose losses the head has just found.
+            number: of the step.
+        """
+        return self.head.gradients(coefficients)
