@@ -91,7 +91,10 @@ def test_other_order_of_users_and_string_ids_change_nothing(five, user_groups):
         return frame.assign(user_id="u" + frame["user_id"].astype(str)).sample(frac=1, random_state=0)
 
     shuffled = [dataclasses.replace(arm, user_metrics=renamed(arm.user_metrics)) for arm in five]
-    pd.testing.assert_frame_equal(compare_arms(shuffled, renamed(user_groups), **OPTIONS), expected)
+    found = compare_arms(shuffled, renamed(user_groups), **OPTIONS)
+    drawn = ["delta_bootstrap_low", "delta_bootstrap_high"]  # which users a resample draws depends on their order
+    pd.testing.assert_frame_equal(found.drop(columns=drawn), expected.drop(columns=drawn))
+    pd.testing.assert_frame_equal(found[drawn], expected[drawn], atol=0.005, rtol=0)
 
 
 def test_arms_of_other_data_are_refused(five, arm, user_groups):
@@ -218,11 +221,17 @@ def test_published_cells(loss, loss_groups, split, group, value, starred):
     assert bool(found["published_significant"].item()) is starred
 
 
+LOSSES = ("erm", "cb", "cb_log")
+
+
 @pytest.mark.parametrize(("loss", "value"), [("erm", 0.2254), ("cvar", 0.2386)])
 def test_published_overall_of_a_group_agnostic_arm_is_the_mean_of_its_repeats(loss, value):
     found = cell("retailrocket", loss, None, "overall", "overall")
     assert round(found["published"].item(), 4) == value  # METHODS, how much of the published difference is noise
-    assert found["published_significant"].isna().all()
+    # erm has no star, cb has one in all seven tables, cb_log in two of them
+    stars = [cell("retailrocket", loss, None, "overall", "overall")["published_significant"].item() for loss in LOSSES]
+    assert stars[:2] == [False, True]
+    assert pd.isna(stars[2])
 
 
 @pytest.mark.parametrize("place", [("gdro", "pop33", "seq2060", "long"), ("gdro", "pop33", "pop2060", "niche")])

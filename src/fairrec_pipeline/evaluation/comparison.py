@@ -3,11 +3,14 @@
 Statistics (docs/statistics.md has the reasons):
 
 - The unit is a user. Several seeds of an arm are averaged per user first, so that users stay the independent samples.
-- `p_value` is the paper's test, a paired t-test over users against erm. It knows nothing of the run-to-run variance of
-  training. `p_value_seeds` does: a paired t-test of the group means over the seeds that both arms share, from 3 on.
-- `p_adjusted` corrects within a family: every group and arm of one split and one metric, trained and untrained arms
-  apart (the baselines differ from erm by far; their certain hits would make the false discovery rate of the methods
-  look lower than it is).
+- `p_value` is the paper's test, a paired t-test over users against erm; `p_wilcoxon` and the bootstrap interval say the
+  same without its assumptions, `effect_size` how large the difference is beside its spread over users.
+- None of them knows the run-to-run variance of training. From 3 seeds that both arms share, `p_value_seeds` does (a
+  paired t-test of the group means over the seeds: other trainings, these users), and `p_users_seeds` takes users and
+  seeds as samples (other trainings, other users).
+- `p_adjusted` corrects `p_value`, and `p_users_seeds_adjusted` corrects `p_users_seeds`, within a family: every group
+  and arm of one split and one metric, trained and untrained arms apart (the baselines differ from erm by far; their
+  certain hits would make the false discovery rate of the methods look lower than it is).
 """
 
 from __future__ import annotations
@@ -30,8 +33,19 @@ from fairrec_pipeline.evaluation.group_metrics import (
     VALUE,
     membership,
 )
-from fairrec_pipeline.evaluation.published import published_cells
-from fairrec_pipeline.evaluation.significance import Correction, adjust, moments, t_interval, t_test
+from fairrec_pipeline.evaluation.published import PUBLISHED_COLUMNS, published_cells
+from fairrec_pipeline.evaluation.significance import (
+    Correction,
+    Moments,
+    adjust,
+    bootstrap_intervals,
+    effect_size,
+    moments,
+    t_interval,
+    t_test,
+    users_and_seeds_test,
+    wilcoxon_test,
+)
 from fairrec_pipeline.interactions.columns import USER
 
 logger = logging.getLogger(__name__)
@@ -39,11 +53,20 @@ logger = logging.getLogger(__name__)
 REFERENCE = "erm"
 LEAST_SEEDS = 3
 """Seeds that a test over seeds needs."""
-_PAPER_ORDER = ("erm", "cb", "cb_log", "ipw", "ipw_log", "gdro", "sdro", "cvar")
+_ORDER = (
+    *("erm", "cb", "cb_log", "ipw", "ipw_log", "gdro", "sdro", "cvar"),  # as the paper has them
+    *("chi2", "kl", "cvar_doro", "cvar_smooth", "arl", "rsr_hard", "rsr_soft", "causald"),
+)
+_DIFFERENCES = (
+    *("delta_vs_erm", "delta_ci_low", "delta_ci_high", "delta_bootstrap_low", "delta_bootstrap_high"),
+    *("relative_change", "effect_size", "p_value", "p_wilcoxon", "p_value_seeds", "p_users_seeds"),
+)
 _COLUMNS = (
-    *("arm", "loss", "loss_groups", SPLIT, GROUP, METRIC, N_USERS, VALUE, "ci_low", "ci_high"),
-    *("delta_vs_erm", "delta_ci_low", "delta_ci_high", "relative_change"),
-    *("p_value", "p_adjusted", "significant", "p_value_seeds", "published", "published_significant", "n_seeds"),
+    *("arm", "loss", "loss_groups", SPLIT, GROUP, METRIC, N_USERS, VALUE, "ci_low", "ci_high", "sd_seeds"),
+    *_DIFFERENCES,
+    *("p_adjusted", "significant", "p_users_seeds_adjusted"),
+    *PUBLISHED_COLUMNS,
+    *("noise_units", "n_seeds"),
 )
 
 
@@ -60,6 +83,12 @@ class TrainedArm:
         card: the run card: `parameters` (nested or with dots in the names), `seconds`, `device`, `finished` (ISO
             time). Empty for an untrained arm.
         user_metrics: one row per test user (see `ranking.user_metrics`).
+        history: one row per epoch (epoch, loss, validation_ndcg_at_20, seconds and what the method tells); None where
+            it was not kept.
+        user_weights: whom the arm trained on: user_id, window (0 to 9, a tenth of the budget each), drawn (how often),
+            weight (mean; 1 as in erm); None where it was not kept.
+        tuning_runs: every point of the grid that the arm was chosen from: point, card, history and, if they were kept,
+            options, seed and test_ndcg_at_20 ({overall, <split>/<group>, ...}); None where it was not tuned.
     """
 
     arm: str
@@ -69,6 +98,9 @@ class TrainedArm:
     data_fingerprint: str
     card: dict[str, Any] = field(repr=False)
     user_metrics: pd.DataFrame = field(repr=False)
+    history: pd.DataFrame | None = field(default=None, repr=False)
+    user_weights: pd.DataFrame | None = field(default=None, repr=False)
+    tuning_runs: list[dict[str, Any]] | None = field(default=None, repr=False)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -158,11 +190,13 @@ def compare_arms(
         filter_seen: see `select_arms`.
 
     Returns:
-        One row per arm, split, group and metric: arm, loss, loss_groups, split, group, metric, n_users, value, ci_low,
-        ci_high, delta_vs_erm, delta_ci_low, delta_ci_high, relative_change (percent of erm), p_value, p_adjusted,
-        significant (`p_adjusted` below the level), p_value_seeds, published, published_significant, n_seeds (0:
-        untrained). Differences and p-values are null for erm itself and where there is no erm arm; p-values also for a
-        group of one user.
+        One row per arm, split, group and metric. What it is about: arm, loss, loss_groups, split, group, metric,
+        n_users, n_seeds (0: untrained). Its value: value, ci_low, ci_high, sd_seeds (standard deviation over seeds, from
+        2 on). Against erm: delta_vs_erm, delta_ci_low and delta_ci_high (t interval), delta_bootstrap_low and
+        delta_bootstrap_high (BCa), relative_change (percent of erm), effect_size (Cohen's d_z), p_value, p_wilcoxon,
+        p_value_seeds, p_users_seeds, p_adjusted, significant (`p_adjusted` below the level), p_users_seeds_adjusted;
+        null for erm itself and where there is no erm arm, p-values also for a group of one user. The paper: see
+        `published.published_cells`, and noise_units (value minus published, in published_noise).
 
     Raises:
         IncomparableArmsError: see `select_arms`; also if two arms were tested on different users or targets.
@@ -175,17 +209,17 @@ def compare_arms(
     users = _shared_users(runs)
     if REFERENCE not in runs:
         logger.warning("No %s arm on dataset %s: values are compared, differences are not tested", REFERENCE, dataset)
-    groups = membership(users, user_groups)
+    groups = membership(users, user_groups, by_target=True)
     rows = pd.Index(users[USER]).get_indexer(pd.Index(groups[USER]))
     sizes = groups.groupby([SPLIT, GROUP], sort=False).size()
     values = {
-        name: {run.seed: _per_user(run.user_metrics)[list(METRICS)].to_numpy()[rows] for run in seeds}
+        name: {run.seed: _per_user(run.user_metrics)[list(METRICS)].to_numpy(np.float64) for run in seeds}
         for name, seeds in runs.items()
     }
+    cells = _cells(values, rows, sizes.to_numpy(), confidence)
     frames = []
     for name, seeds in runs.items():
-        cells = _cells(values[name], values.get(REFERENCE) if name != REFERENCE else None, sizes.to_numpy(), confidence)
-        frame = pd.DataFrame({column: cell.ravel() for column, cell in cells.items()})
+        frame = pd.DataFrame({column: cell.ravel() for column, cell in cells[name].items()})
         frame[SPLIT], frame[GROUP] = (sizes.index.get_level_values(i).repeat(len(METRICS)) for i in (SPLIT, GROUP))
         frame[METRIC] = np.tile(METRICS, len(sizes))
         frame[N_USERS] = sizes.to_numpy().repeat(len(METRICS))
@@ -196,43 +230,89 @@ def compare_arms(
     table = pd.concat(frames, ignore_index=True)
     table["loss_groups"] = table["loss_groups"].astype("string")
     family = [table[SPLIT], table[METRIC], table["n_seeds"] > 0]
-    table["p_adjusted"] = table.groupby(family)["p_value"].transform(lambda p: adjust(p.to_numpy(), correction))
+    for p_value, adjusted in (("p_value", "p_adjusted"), ("p_users_seeds", "p_users_seeds_adjusted")):
+        table[adjusted] = table.groupby(family)[p_value].transform(lambda p: adjust(p.to_numpy(), correction))
     table["significant"] = table["p_adjusted"] < significance
     table = table.merge(
         published_cells(dataset), how="left", on=["loss", "loss_groups", SPLIT, GROUP, METRIC], validate="many_to_one"
     )
+    table["noise_units"] = (table[VALUE] - table["published"]) / table["published_noise"]
     return table[list(_COLUMNS)]
 
 
+_Seeds = dict[int | None, np.ndarray]
+"""(n_users, n_metrics) of every seed; an untrained arm has one, named None."""
+
+
 def _cells(
-    seeds: dict[int | None, np.ndarray],
-    reference: dict[int | None, np.ndarray] | None,
-    sizes: np.ndarray,
-    confidence: float,
-) -> dict[str, np.ndarray]:
-    """Statistics of one arm, each (n_groups, n_metrics); every array of the input is (n_memberships, n_metrics)."""
-    value = np.mean(list(seeds.values()), axis=0)
-    level = moments(value, sizes)
-    low, high = t_interval(level, confidence)
-    unknown = np.full_like(level.means, np.nan)
-    cells = {VALUE: level.means, "ci_low": low, "ci_high": high} | dict.fromkeys(
-        ("delta_vs_erm", "delta_ci_low", "delta_ci_high", "relative_change", "p_value", "p_value_seeds"), unknown
-    )
-    if reference is None:
-        return cells
-    reference_value = np.mean(list(reference.values()), axis=0)
-    difference = moments(value - reference_value, sizes)
-    cells["delta_vs_erm"] = difference.means
-    cells["delta_ci_low"], cells["delta_ci_high"] = t_interval(difference, confidence)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        relative = 100 * difference.means / moments(reference_value, sizes).means
-    cells["relative_change"] = np.where(np.isfinite(relative), relative, np.nan)
-    cells["p_value"] = t_test(difference)
-    shared = sorted(seed for seed in seeds.keys() & reference.keys() if seed is not None)
-    if len(shared) >= LEAST_SEEDS:
-        by_seed = np.stack([moments(seeds[seed] - reference[seed], sizes).means.ravel() for seed in shared])
-        cells["p_value_seeds"] = t_test(moments(by_seed, np.array([len(shared)]))).reshape(level.means.shape)
+    values: Mapping[str, _Seeds], rows: np.ndarray, sizes: np.ndarray, confidence: float
+) -> dict[str, dict[str, np.ndarray]]:
+    """Statistics of every arm, each (n_groups, n_metrics).
+
+    Args:
+        values: by arm.
+        rows: (n_memberships,) users, the groups back to back.
+        sizes: (n_groups,).
+        confidence: of the intervals.
+    """
+    means = {arm: np.mean(list(seeds.values()), axis=0) for arm, seeds in values.items()}
+    unknown = np.full((len(sizes), len(METRICS)), np.nan)
+    cells = {}
+    for arm, seeds in values.items():
+        level = moments(means[arm][rows], sizes)
+        low, high = t_interval(level, confidence)
+        cells[arm] = {VALUE: level.means, "ci_low": low, "ci_high": high, "sd_seeds": unknown}
+        cells[arm] |= dict.fromkeys(_DIFFERENCES, unknown)
+        if len(seeds) > 1:
+            by_seed = [moments(value[rows], sizes).means for value in seeds.values()]
+            cells[arm]["sd_seeds"] = np.std(by_seed, axis=0, ddof=1)
+        if arm != REFERENCE and REFERENCE in values:
+            cells[arm] |= _against(means[arm] - means[REFERENCE], means[REFERENCE], rows, sizes, confidence)
+            cells[arm] |= _over_seeds(seeds, values[REFERENCE], rows, sizes)
+    others = [arm for arm in values if arm != REFERENCE]
+    if REFERENCE in values and others:
+        differences = np.hstack([means[arm] - means[REFERENCE] for arm in others])[rows]
+        low, high = bootstrap_intervals(differences, sizes, confidence)
+        p_wilcoxon = wilcoxon_test(differences, sizes)
+        for place, arm in enumerate(others):
+            own = slice(place * len(METRICS), (place + 1) * len(METRICS))
+            cells[arm] |= {"delta_bootstrap_low": low[:, own], "delta_bootstrap_high": high[:, own]}
+            cells[arm]["p_wilcoxon"] = p_wilcoxon[:, own]
     return cells
+
+
+def _against(
+    differences: np.ndarray, reference: np.ndarray, rows: np.ndarray, sizes: np.ndarray, confidence: float
+) -> dict[str, np.ndarray]:
+    """What the differences of users say; both (n_users, n_metrics)."""
+    difference = moments(differences[rows], sizes)
+    low, high = t_interval(difference, confidence)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = 100 * difference.means / moments(reference[rows], sizes).means
+    return {
+        "delta_vs_erm": difference.means,
+        "delta_ci_low": low,
+        "delta_ci_high": high,
+        "relative_change": np.where(np.isfinite(relative), relative, np.nan),
+        "effect_size": effect_size(difference),
+        "p_value": t_test(difference),
+    }
+
+
+def _over_seeds(seeds: _Seeds, reference: _Seeds, rows: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
+    """What the differences of the shared seeds say; nothing if there are too few."""
+    shared = sorted(seed for seed in seeds.keys() & reference.keys() if seed is not None)
+    if len(shared) < LEAST_SEEDS:
+        return {}
+    differences = [seeds[seed] - reference[seed] for seed in shared]
+    over_users = moments(np.mean(differences, axis=0)[rows], sizes)
+    by_seed = np.stack([moments(difference[rows], sizes).means.ravel() for difference in differences])
+    over_seeds = moments(by_seed, np.array([len(shared)]))
+    shape = over_users.means.shape
+    of_groups = Moments(
+        over_seeds.sizes, over_seeds.means.reshape(shape), over_seeds.standard_errors.reshape(shape)
+    )
+    return {"p_value_seeds": t_test(of_groups), "p_users_seeds": users_and_seeds_test(over_users, of_groups)}
 
 
 def _agreeing_seeds(runs: Sequence[TrainedArm]) -> list[TrainedArm]:
@@ -269,7 +349,7 @@ def _per_user(user_metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def _order(arm: TrainedArm) -> tuple[bool, int, str, int]:
-    place = _PAPER_ORDER.index(arm.loss) if arm.loss in _PAPER_ORDER else len(_PAPER_ORDER)
+    place = _ORDER.index(arm.loss) if arm.loss in _ORDER else len(_ORDER)
     return (arm.seed is None, place, arm.arm, arm.seed or 0)
 
 

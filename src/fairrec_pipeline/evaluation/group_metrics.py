@@ -25,6 +25,8 @@ TARGET = "target"
 REPEAT = "repeat"
 NEW = "new"
 ATOMIC = "atomic"
+BY_TARGET = " by target"
+"""Ends the name of a balanced split whose groups are cut by `target`: `pop33 by target`, `niche-repeat`."""
 STANDARD_SPLITS = ("pop33", "seq33")
 """The balanced splits: their crossing is `atomic`, and the worst group is looked for among their groups."""
 
@@ -32,19 +34,52 @@ UNKNOWN_ATTRIBUTE = "unknown"
 _GROUP_ORDER = ("niche", "diverse", "popular", "short", "medium", "long", REPEAT, NEW)
 
 
-def membership(user_metrics: pd.DataFrame, user_groups: pd.DataFrame) -> pd.DataFrame:
+def membership(user_metrics: pd.DataFrame, user_groups: pd.DataFrame, *, by_target: bool = False) -> pd.DataFrame:
     """Which users form which group; every table, test and figure is about these groups.
 
-    The splits, in this order: `overall`; every split and attribute column of `user_groups`; `atomic`, the crossing of
-    pop33 and seq33 (groups `niche-short`, ...), where both are there; `target` (`repeat`, `new`). A user without a
-    value of an attribute belongs to its group `unknown`.
+    The splits, in this order: `overall`; those of `split_labels`; `target` (`repeat`, `new`).
 
     Args:
         user_metrics: one row per test user: user_id, repeat_target.
         user_groups: one row per user: user_id, train_length, popularity_ratio, then one string column per split.
+        by_target: add the balanced splits with each group cut into its repeat and its new targets, if there are both.
 
     Returns:
         Columns user_id, split, group; the users of a group stand back to back.
+
+    Raises:
+        ValueError: see `split_labels`.
+    """
+    known = user_groups[user_groups[USER].isin(user_metrics[USER])]
+    labels = split_labels(known)
+    repeats = user_metrics[REPEAT_TARGET].map({True: REPEAT, False: NEW}).astype("string")
+    everybody = pd.Series(OVERALL, index=user_metrics.index, dtype="string")
+    parts = [
+        _one_split(user_metrics[USER], OVERALL, everybody),
+        *(_one_split(known[USER], split, groups) for split, groups in labels.items()),
+        _one_split(user_metrics[USER], TARGET, repeats),
+    ]
+    if by_target and repeats.nunique() > 1:
+        of_user = known[USER].map(repeats.set_axis(user_metrics[USER]))
+        parts += [
+            _one_split(known[USER], split + BY_TARGET, labels[split] + "-" + of_user)
+            for split in STANDARD_SPLITS
+            if split in labels
+        ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def split_labels(user_groups: pd.DataFrame) -> dict[str, pd.Series[str]]:
+    """Group of every user in every split and attribute column of `user_groups`.
+
+    Then in `atomic`, the crossing of pop33 and seq33 (groups `niche-short`, ...), where both are there. A user without a
+    value of an attribute belongs to its group `unknown`.
+
+    Args:
+        user_groups: see `membership`.
+
+    Returns:
+        By split, with the index of `user_groups`.
 
     Raises:
         ValueError: a column of `user_groups` has the name of a split that is made here.
@@ -53,24 +88,15 @@ def membership(user_metrics: pd.DataFrame, user_groups: pd.DataFrame) -> pd.Data
     if taken:
         message = f"user_groups has columns named {sorted(taken)}, which evaluation uses itself; rename the attributes"
         raise ValueError(message)
-    known = user_groups[user_groups[USER].isin(user_metrics[USER])]
     labels = {
-        column: known[column].astype("string").fillna(UNKNOWN_ATTRIBUTE)
+        column: user_groups[column].astype("string").fillna(UNKNOWN_ATTRIBUTE)
         for column in user_groups.columns
         if column not in {USER, TRAIN_LENGTH, POPULARITY_RATIO}
     }
     if all(split in labels for split in STANDARD_SPLITS):
         popularity, length = (labels[split] for split in STANDARD_SPLITS)
         labels[ATOMIC] = popularity + "-" + length
-
-    repeats = user_metrics[REPEAT_TARGET].map({True: REPEAT, False: NEW}).astype("string")
-    everybody = pd.Series(OVERALL, index=user_metrics.index, dtype="string")
-    parts = [
-        _one_split(user_metrics[USER], OVERALL, everybody),
-        *(_one_split(known[USER], split, groups) for split, groups in labels.items()),
-        _one_split(user_metrics[USER], TARGET, repeats),
-    ]
-    return pd.concat(parts, ignore_index=True)
+    return labels
 
 
 def group_metrics(user_metrics: pd.DataFrame, user_groups: pd.DataFrame) -> pd.DataFrame:
