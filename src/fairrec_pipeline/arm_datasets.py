@@ -1,4 +1,4 @@
-"""Kedro datasets of an arm: its weights, its checkpoint, and all arms of a dataset together."""
+"""Kedro datasets of an arm: its weights, and all arms of a dataset together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
 
 from fairrec_pipeline.evaluation.comparison import TrainedArm
-from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot
+from fairrec_pipeline.training.checkpoint import Snapshot
 
 
 class ModelDataset(AbstractVersionedDataset[Snapshot, Snapshot]):
@@ -48,28 +48,11 @@ class ModelDataset(AbstractVersionedDataset[Snapshot, Snapshot]):
         return {"filepath": self._filepath, "version": self._version}
 
 
-class CheckpointDataset(AbstractDataset[None, CheckpointStore]):
-    """Hands out the place where a training keeps its one checkpoint."""
-
-    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath, self.metadata = filepath, metadata
-
-    def load(self) -> CheckpointStore:
-        return CheckpointStore(Path(self._filepath))
-
-    def save(self, data: None) -> None:
-        message = "a training writes its checkpoint itself"
-        raise DatasetError(message)
-
-    def _exists(self) -> bool:
-        return True  # an arm without a checkpoint starts afresh
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._filepath}
-
-
 class TrainedArmsDataset(AbstractDataset[None, list[TrainedArm]]):
-    """Every trained arm below a folder: the newest version of <arm>/seed-<n>/user_metrics.parquet with its run card."""
+    """Every trained arm below a folder: the newest version of <arm>/seed-<n>/user_metrics.parquet with its run card.
+
+    training_history.parquet, user_weights.parquet and tuning_runs.json of the same version come with it where they are.
+    """
 
     def __init__(self, path: str, metadata: dict[str, Any] | None = None) -> None:
         self._path, self.metadata = path, metadata
@@ -96,8 +79,14 @@ def _trained_arm(folder: Path, file: Path) -> TrainedArm:
     try:
         card = json.loads((folder / "run_card.json" / version / "run_card.json").read_text())
         metrics = pd.read_parquet(file)
+        history, weights = (
+            pd.read_parquet(table) if (table := folder / name / version / name).exists() else None
+            for name in ("training_history.parquet", "user_weights.parquet")
+        )
+        tuning = folder / "tuning_runs.json" / version / "tuning_runs.json"
+        tuning_runs = json.loads(tuning.read_text()) if tuning.exists() else None
     except (OSError, ValueError) as error:
-        message = f"{file} or its run card cannot be read ({error}); train the arm again or delete {folder}"
+        message = f"{file} or what lies beside it cannot be read ({error}); train the arm again or delete {folder}"
         raise DatasetError(message) from error
     return TrainedArm(
         arm=card["arm"],
@@ -107,4 +96,7 @@ def _trained_arm(folder: Path, file: Path) -> TrainedArm:
         data_fingerprint=card["data_fingerprint"],
         card=card,
         user_metrics=metrics,
+        history=history,
+        user_weights=weights,
+        tuning_runs=tuning_runs,
     )

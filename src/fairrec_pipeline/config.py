@@ -6,15 +6,29 @@ wrong thing and succeed. This loader is the one gate that `kedro run`, `kedro vi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from click import ClickException
 from kedro.config import OmegaConfigLoader
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from fairrec_pipeline.parameters import GROUP_DEPENDENT_LOSSES, LOSSES, AnyObjective, Parameters, Source
+from fairrec_pipeline.parameters import (
+    GROUP_DEPENDENT_LOSSES,
+    LOSSES,
+    AnyObjective,
+    Experiment,
+    Model,
+    Parameters,
+    Source,
+    Train,
+    arm_name,
+    parts_of_arm,
+)
+
+__all__ = ["ParameterError", "ParameterLoader", "arm_name", "complete"]
 
 NAMES_OF_FOLDERS = ("dataset", "loss", "loss_groups", "seed")
 
@@ -34,17 +48,12 @@ class ParameterLoader(OmegaConfigLoader):
         return complete(config, self.runtime_params or {}, folders)
 
 
-def arm_name(loss: str, loss_groups: str | None) -> str:
-    """Name of an arm: the loss, with its groups where it uses them; a resolver of the catalog's paths."""
-    return f"{loss}-{loss_groups}" if loss in GROUP_DEPENDENT_LOSSES else loss
-
-
 def complete(parameters: Mapping[str, Any], runtime: Mapping[str, Any], folders: Mapping[str, Any]) -> dict[str, Any]:
     """Check the whole tree and add what follows from it.
 
     The dataset's own `parameters` win over the general ones, and the command line (`runtime`) wins over both. Added are
-    `source` (the block of the chosen dataset), `objective` (the block of the chosen loss), and `loss` and `groups`
-    inside the blocks of the losses.
+    `source` (the block of the chosen dataset), `objective` (the block of the chosen loss), `plan` (the chosen
+    experiment, worked out), and `loss` and `groups` inside the blocks of the losses.
 
     Args:
         parameters: the merged conf/*/parameters*.yml and --params.
@@ -90,7 +99,7 @@ def complete(parameters: Mapping[str, Any], runtime: Mapping[str, Any], folders:
             problems.append(f"loss_groups: {loss} needs groups, got {loss_groups!r}; {_group_names(tree)}")
         else:
             problems += _errors(AnyObjective, checked, name)
-    problems += _grid_errors(tree)
+    problems += _grid_errors(tree) + _experiment_errors(tree)
     _raise(problems)
 
     source = Source.model_validate(tree["datasets"][tree["dataset"]])
@@ -103,21 +112,104 @@ def complete(parameters: Mapping[str, Any], runtime: Mapping[str, Any], folders:
         )
     if loss_groups and loss_groups not in _groups_of(tree, source):
         _raise([f"loss_groups: unknown groups {loss_groups!r}; {_group_names(tree)}"])
-    return {**tree, "source": tree["datasets"][tree["dataset"]], "objective": tree[loss]}
+    plan = _plan(tree)
+    return {**tree, "source": tree["datasets"][tree["dataset"]], "objective": tree[loss], "plan": plan}
 
 
 def _grid_errors(tree: Mapping[str, Any]) -> list[str]:
-    """Losses, options and values of the grids that there are not, or that are out of bounds."""
+    """Grids, options and values that there are not, or that are out of bounds at some point of a grid."""
     grids = tree["grids"] if isinstance(tree["grids"], Mapping) else {}
-    problems = [f"grids: {_unknown(loss, LOSSES)}" for loss in grids if loss not in LOSSES]
-    for loss in set(grids) & set(LOSSES):
-        for option, values in grids[loss].items():
-            for value in values if isinstance(values, list) else []:
-                point = {**tree[loss], "groups": "none", option: value}
-                if loss not in GROUP_DEPENDENT_LOSSES:
-                    del point["groups"]
-                problems += _errors(AnyObjective, point, f"grids.{loss}")
+    experiments = tree["experiments"].values() if isinstance(tree["experiments"], Mapping) else ()
+    tuned_by = {block.get("tune") for block in experiments if isinstance(block, Mapping)}
+    # a grid of its own name is that of an experiment, so that a mistyped loss does not pass for one
+    problems = [f"grids: {_unknown(name, LOSSES)}" for name in grids if name not in LOSSES and name not in tuned_by]
+    for name, grid in grids.items():
+        if (name not in LOSSES and name not in tuned_by) or not isinstance(grid, Mapping):
+            continue
+        dotted = {f"{block}.{option}" for block, model in _BLOCKS_OF_GRIDS.items() for option in model.model_fields}
+        own = set() if name not in LOSSES else set(LOSSES[name].model_fields) - {"loss", "groups"}
+        unknown = [option for option in grid if option not in dotted | own]
+        # what is no option of a loss is left to the model of the loss, which says so
+        problems += [
+            f"grids.{name}: {_unknown(option, sorted(dotted | own))}"
+            for option in unknown
+            if name not in LOSSES or "." in option
+        ]
+        values = [value if isinstance(value, list) else [value] for value in grid.values()]
+        if unknown and any("." in option or name not in LOSSES for option in unknown):
+            continue
+        for point in itertools.product(*values):
+            problems += _point_errors(tree, name, dict(zip(grid, point, strict=True)))
+    return list(dict.fromkeys(problems))
+
+
+_BLOCKS_OF_GRIDS: dict[str, type[Model | Train]] = {"model": Model, "train": Train}
+
+
+def _point_errors(tree: Mapping[str, Any], grid: str, point: Mapping[str, Any]) -> list[str]:
+    problems = []
+    blocks: dict[str, dict[str, Any]] = {}
+    for name, value in point.items():
+        block, _, option = name.rpartition(".")
+        blocks.setdefault(block, {})[option] = value
+    if grid in LOSSES:
+        options = {**tree[grid], **blocks.pop("", {})}
+        if grid in GROUP_DEPENDENT_LOSSES:
+            options["groups"] = "none"  # which groups there are is another question
+        problems += _errors(AnyObjective, options, f"grids.{grid}")
+    for block, values in blocks.items():
+        problems += _errors(_BLOCKS_OF_GRIDS[block], {**tree[block], **values}, f"grids.{grid}.{block}")
     return problems
+
+
+def _experiment_errors(tree: Mapping[str, Any]) -> list[str]:
+    """What there is not of the arms and grids that the experiments name."""
+    experiments = tree["experiments"] if isinstance(tree["experiments"], Mapping) else {}
+    problems = []
+    if tree["experiment"] not in experiments:
+        problems.append("experiment: " + _unknown(str(tree["experiment"]), experiments))
+    for name, block in experiments.items():
+        if _errors(Experiment, block):
+            continue  # said by the model of all parameters
+        experiment = Experiment.model_validate(block)
+        where = f"experiments.{name}"
+        if isinstance(experiment.tune, str) and experiment.tune not in tree["grids"]:
+            problems.append(f"{where}.tune: " + _unknown(experiment.tune, ["true", "false", *tree["grids"]]))
+        if experiment.arms == "all":
+            continue
+        repeated = {arm for arm in experiment.arms if experiment.arms.count(arm) > 1}
+        problems += [f"{where}.arms: {arm} is named twice" for arm in sorted(repeated)]
+        for arm in experiment.arms:
+            loss, groups = parts_of_arm(arm)
+            if loss not in LOSSES:
+                problems.append(f"{where}.arms: {_unknown(loss, LOSSES)}")
+            elif loss in GROUP_DEPENDENT_LOSSES and groups is None:
+                problems.append(f"{where}.arms: {arm} needs groups, as in {arm}-pop33; {_group_names(tree)}")
+            elif loss not in GROUP_DEPENDENT_LOSSES and groups is not None:
+                problems.append(f"{where}.arms: {arm}: {loss} uses no groups; write {loss}")
+            # the groups of an experiment that is not run may be attributes of another dataset
+            elif name == tree["experiment"] and groups and groups not in _groups_of_tree(tree):
+                problems.append(f"{where}.arms: {arm}: unknown groups {groups!r}; {_group_names(tree)}")
+    return problems
+
+
+def _plan(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The chosen experiment as `parameters.Plan` has it."""
+    experiment = Experiment.model_validate(tree["experiments"][tree["experiment"]])
+    names = experiment.arms if experiment.arms != "all" else [arm_name(loss, tree["loss_groups"]) for loss in LOSSES]
+    seeds = experiment.seeds
+    if isinstance(seeds, int):
+        seeds = tuple(range(tree["seed"], tree["seed"] + seeds))
+    arms = []
+    for name in names:
+        loss, groups = parts_of_arm(name)
+        grid = tree["grids"].get(loss if experiment.tune is True else experiment.tune)
+        arms.append({"objective": {**tree[loss], **({"groups": groups} if groups else {})}, "grid": grid})
+    return {"name": tree["experiment"], "arms": arms, "seeds": list(seeds)}
+
+
+def _groups_of_tree(tree: Mapping[str, Any]) -> list[str]:
+    return _groups_of(tree, Source.model_validate(tree["datasets"][tree["dataset"]]))
 
 
 def _groups_of(tree: Mapping[str, Any], source: Source) -> list[str]:
@@ -125,7 +217,7 @@ def _groups_of(tree: Mapping[str, Any], source: Source) -> list[str]:
 
 
 def _group_names(tree: Mapping[str, Any]) -> str:
-    return "allowed: " + ", ".join(_groups_of(tree, Source.model_validate(tree["datasets"][tree["dataset"]])))
+    return "allowed: " + ", ".join(_groups_of_tree(tree))
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +229,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _errors(model: type[Parameters | AnyObjective], value: Any, prefix: str = "") -> list[str]:
+def _errors(model: type[BaseModel], value: Any, prefix: str = "") -> list[str]:
     """Messages of a failed validation, one a parameter; empty if it is valid."""
     try:
         model.model_validate(value)

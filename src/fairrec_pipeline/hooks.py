@@ -106,6 +106,8 @@ class Tracking:
         self._client.set_experiment_tag(experiment, "mlflow.experimentKind", "custom_model_development")
         self._tags = _code_version(Path(run_params["project_path"])) | {"dataset": str(catalog.load("params:dataset"))}
         self._client.set_tag(self._active.info.run_id, "dataset", self._tags["dataset"])
+        if "experiment_arms" in pipeline.all_outputs():
+            self._client.set_tag(self._active.info.run_id, "experiment", catalog.load("params:experiment"))
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
@@ -124,10 +126,17 @@ class Tracking:
             log_arm(self._client, run_id, self._tags, seen["run_card"], seen["training_history"], seen["group_metrics"])
             if self._children.pop(node.namespace or "", None):
                 self._client.set_terminated(run_id)
-        elif "tuning_runs" in seen:
+        if "tuning_runs" in seen:
             log_points(self._client, self._child_run, self._tags, seen["tuning_runs"])
-        else:
-            log_artifacts(self._client, self._active.info.run_id, outputs)
+        log_artifacts(self._client, self._active.info.run_id, outputs)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        if self._active is None or dataset_name != "experiment_arms":
+            return
+        from fairrec_pipeline.tracking import log_result
+
+        log_result(self._client, self._child_run, self._tags, data)
 
     def _child_run(self, name: str, started: float) -> str:
         """Id of a new run below the session's run; `started` in seconds since 1970."""

@@ -144,6 +144,7 @@ class Model(Block):
     dropout: float = Field(ge=0, lt=1)
     max_length: int = Field(strict=True, ge=2)
     init_std: float = Field(gt=0)
+    copy_window: int = Field(strict=True, ge=0, description="newest items that the copy mechanism scores; 0: none")
 
     @model_validator(mode="after")
     def _heads(self) -> Model:
@@ -201,6 +202,8 @@ class GroupDro(Objective):
     groups: str
     eta: float = Field(gt=0, description="step of the exponentiated gradient")
     absent_groups: Literal["keep", "decay"] = Field(description="weight of a group without a user in the batch")
+    adjustment: float = Field(ge=0, description="C / sqrt(users of the group) is added to a group's loss, in nats")
+    balanced_batches: bool = Field(strict=True, description="every group has an equal share of every batch")
 
 
 class StreamingDro(Objective):
@@ -209,6 +212,8 @@ class StreamingDro(Objective):
     eta: float = Field(gt=0)
     beta: float = Field(gt=0, le=1, description="step of the streaming loss")
     absent_groups: Literal["keep", "decay"]
+    adjustment: float = Field(ge=0)
+    balanced_batches: bool = Field(strict=True)
 
 
 class CVaR(Objective):
@@ -216,7 +221,65 @@ class CVaR(Objective):
     alpha: float = Field(gt=0, le=1, description="share of the worst users of a batch")
 
 
-_Objectives = Erm | ClassBalanced | InversePropensity | GroupDro | StreamingDro | CVaR
+class CVaRDoro(Objective):
+    loss: Literal["cvar_doro"]
+    alpha: float = Field(gt=0, le=1, description="share of the worst users without the outliers")
+    eps: float = Field(ge=0, lt=1, description="share of a batch that is taken for outliers")
+
+
+class CVaRSmooth(Objective):
+    loss: Literal["cvar_smooth"]
+    alpha: float = Field(gt=0, le=1, description="share of the worst users of all")
+    h: float = Field(gt=0, description="width of the threshold, in nats")
+
+
+class Chi2(Objective):
+    loss: Literal["chi2"]
+    alpha: float = Field(gt=0, le=1, description="share of the smallest group that the ball is to hold")
+
+
+class Kl(Objective):
+    loss: Literal["kl"]
+    tau: float = Field(gt=0, description="temperature, in nats")
+
+
+class Arl(Objective):
+    loss: Literal["arl"]
+    adversary_learning_rate: float = Field(gt=0)
+
+
+class _Rsr(Objective):
+    clusters: int = Field(strict=True, ge=1)
+    temperature: float = Field(gt=0, description="of the softmax that gives the clusters their weights")
+    weight_learning_rate: float = Field(gt=0)
+
+
+class RsrHard(_Rsr):
+    loss: Literal["rsr_hard"]
+    refresh_steps: int = Field(strict=True, ge=1, description="optimiser steps between two clusterings")
+
+
+class RsrSoft(_Rsr):
+    loss: Literal["rsr_soft"]
+    prototype_learning_rate: float = Field(gt=0)
+    clustering_weight: float = Field(ge=0, description="of the clustering loss of the prototypes")
+
+
+_Objectives = (
+    Erm
+    | ClassBalanced
+    | InversePropensity
+    | GroupDro
+    | StreamingDro
+    | CVaR
+    | CVaRDoro
+    | CVaRSmooth
+    | Chi2
+    | Kl
+    | Arl
+    | RsrHard
+    | RsrSoft
+)
 
 
 class AnyObjective(RootModel[Annotated[_Objectives, Field(discriminator="loss")]]):
@@ -243,6 +306,48 @@ class Evaluate(Block):
     top_k: int = Field(strict=True, ge=1)
 
 
+# --- arms and experiments --------------------------------------------------------------------------------------------
+
+
+def arm_name(loss: str, loss_groups: str | None) -> str:
+    """Name of an arm: the loss, with its groups where it uses them (`cvar`, `gdro-pop33`)."""
+    return f"{loss}-{loss_groups}" if loss in GROUP_DEPENDENT_LOSSES else loss
+
+
+def parts_of_arm(name: str) -> tuple[str, str | None]:
+    """Loss and groups of an arm's name; the groups are None where it names none."""
+    loss, _, loss_groups = name.partition("-")
+    return loss, loss_groups or None
+
+
+class Experiment(Block):
+    """One entry of parameters_experiments.yml: a grid of arms and seeds."""
+
+    arms: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="names of arms; all: every loss there is, group-dependent ones with `loss_groups`"
+    )
+    seeds: (
+        Annotated[int, Field(strict=True, ge=1)]
+        | Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], Field(min_length=1)]
+    ) = Field(description="a list, or how many, from `seed` on; the first one tunes")
+    tune: bool | str = Field(description="true: every arm whose loss has a grid; a name: by that grid of `grids`")
+
+
+class PlannedArm(Block):
+    """An arm of the chosen experiment, with all that follows from its name."""
+
+    objective: AnyObjective
+    grid: dict[str, list[Any]] | None = Field(description="None: not tuned")
+
+
+class Plan(Block):
+    """The chosen experiment, worked out by the config loader."""
+
+    name: str
+    arms: tuple[PlannedArm, ...]
+    seeds: tuple[int, ...]
+
+
 class Parameters(Block):
     """The whole tree, beside the blocks of the losses."""
 
@@ -256,5 +361,12 @@ class Parameters(Block):
     groups: Groups
     model: Model
     train: Train
-    grids: dict[str, dict[str, list[Any]]] = Field(description="values that `tune` tries, by loss and option")
+    grids: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = Field(
+        description="values that `tune` and `experiment` try, by loss and option; `model.<name>` and `train.<name>` too"
+    )
+    experiment: str
+    experiments: dict[str, Experiment]
+    trials_at_once: int = Field(
+        strict=True, ge=1, description="trainings of a grid or experiment that run side by side"
+    )
     evaluate: Evaluate

@@ -13,9 +13,12 @@ import pandas as pd
 from fairrec_pipeline.evaluation.comparison import flat
 from fairrec_pipeline.evaluation.figures import training_history
 from fairrec_pipeline.evaluation.group_metrics import metric_names
+from fairrec_pipeline.training.grid import DIVERGED
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from fairrec_pipeline.training.experiment import ArmResult
 
 
 def log_arm(
@@ -52,8 +55,9 @@ def log_arm(
     client.log_text(run_id, json.dumps(card, indent=2), "config.json")
     if group_metrics is not None:
         client.log_text(run_id, group_metrics.to_csv(index=False), "group_metrics.csv")
-    figure = training_history(history, card["arm"])
-    client.log_text(run_id, figure.to_html(include_plotlyjs=True), "training_history.html")
+    if len(history):  # a training that diverged has none
+        figure = training_history(history, card["arm"])
+        client.log_text(run_id, figure.to_html(include_plotlyjs=True), "training_history.html")
 
 
 _EPOCH_METRICS = {"validation_ndcg_at_20": "validation/ndcg_at_20", "loss": "train/loss"}
@@ -75,7 +79,19 @@ def log_points(
         started, finished = (datetime.fromisoformat(run["card"][name]).timestamp() for name in ("started", "finished"))
         run_id = child_run(run["point"], started)
         log_arm(client, run_id, tags, run["card"], pd.DataFrame(run["history"]), None, run["point"])
-        client.set_terminated(run_id, end_time=int(finished * 1000))
+        client.set_terminated(run_id, "FAILED" if DIVERGED in run["card"] else None, int(finished * 1000))
+
+
+def log_result(
+    client: MlflowClient, child_run: Callable[[str, float], str], tags: Mapping[str, str], result: ArmResult
+) -> None:
+    """Write an arm and seed of an experiment, and the points of its grid, to runs below that of the session."""
+    card = result.run_card
+    started, finished = (datetime.fromisoformat(card[name]).timestamp() for name in ("started", "finished"))
+    run_id = child_run(card["arm"], started)
+    log_arm(client, run_id, tags, card, result.training_history, result.group_metrics)
+    client.set_terminated(run_id, end_time=int(finished * 1000))
+    log_points(client, child_run, tags, result.tuning_runs or [])
 
 
 _TEXTS = {"report_html": "report.html", "report_markdown": "report.md", "comparison_csv": "comparison.csv"}

@@ -5,15 +5,13 @@ from kedro.pipeline import Node, Pipeline
 from fairrec_pipeline.parameters import GROUP_DEPENDENT_LOSSES
 from fairrec_pipeline.pipelines.train.nodes import evaluate_arm, fit_arm, tune_arm
 
-DATA = {"interactions", "user_groups", "dataset_statistics"}
+DATA = {"interactions", "user_groups", "dataset_statistics", "trials"}
 SHARED_PARAMETERS = {f"params:{name}" for name in ("dataset", "seed", "device", "model", "train", "evaluate")}
-
-
 TRAINING_INPUTS = {
     "interactions": "interactions",
     "user_groups": "user_groups",
     "statistics": "dataset_statistics",
-    "checkpoint": "checkpoint",
+    "trials": "trials",
     "objective": "params:objective",
     "dataset": "params:dataset",
     "model": "params:model",
@@ -23,6 +21,7 @@ TRAINING_INPUTS = {
     "device": "params:device",
 }
 TRAINED = ["model", "training_history", "user_weights", "run_card"]
+EVALUATED = ["user_metrics", "group_metrics"]
 
 
 def create_pipeline() -> Pipeline:
@@ -36,11 +35,14 @@ def create_pipeline() -> Pipeline:
 
 
 def create_tune_pipeline() -> Pipeline:
-    """The same with a grid: the best point on validation becomes the arm."""
-    inputs = {**TRAINING_INPUTS, "grids": "params:grids"}
-    return Pipeline(
-        [Node(tune_arm, inputs=inputs, outputs=[*TRAINED, "tuning_runs"], name="tune_arm", tags="arm"), _evaluation()]
-    )
+    """The same with a grid: the best point on validation becomes the arm.
+
+    interactions, user_groups, dataset_statistics
+        -> tune_arm -> model, training_history, user_weights, run_card, user_metrics, group_metrics, tuning_runs
+    """
+    inputs = {**TRAINING_INPUTS, "grids": "params:grids", "trials_at_once": "params:trials_at_once"}
+    outputs = [*TRAINED, *EVALUATED, "tuning_runs"]
+    return Pipeline([Node(tune_arm, inputs=inputs, outputs=outputs, name="tune_arm", tags="arm")])
 
 
 def _evaluation() -> Node:
@@ -57,7 +59,7 @@ def _evaluation() -> Node:
             "training_history": "training_history",
             "run_card": "run_card",
         },
-        outputs=["user_metrics", "group_metrics"],
+        outputs=EVALUATED,
         name="evaluate_arm",
         tags="arm",
     )
