@@ -1,5 +1,6 @@
 """Project settings of Kedro: how parameters are merged and checked, and which hooks run."""
 
+import gc
 import os
 import warnings
 
@@ -10,6 +11,8 @@ from fairrec_pipeline.hooks import DataPreparation, TerminalTable, Tracking
 # (synthetic world, 2 cores). It is read when torch is imported, which is later.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# what is imported stays: to look through it for garbage after every 700 objects is a fifth of the time of the imports
+gc.set_threshold(50_000)
 
 # kedro-mlflow's hook is called by `Tracking`, which logs an arm and not a node
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
