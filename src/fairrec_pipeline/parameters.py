@@ -265,6 +265,17 @@ class RsrSoft(_Rsr):
     clustering_weight: float = Field(ge=0, description="of the clustering loss of the prototypes")
 
 
+class Causald(Objective):
+    loss: Literal["causald"]
+    weight: float = Field(ge=0, le=1, description="of the causal target in the loss; 0 is erm")
+    temperature: float = Field(gt=0, description="of target and student")
+    teachers: Literal["activity", "random", "seeds"] = Field(description="what the teachers differ by")
+    n_teachers: int = Field(strict=True, ge=1)
+    samples: int = Field(strict=True, ge=0, description="x' a position and teacher; 0 is plain distillation")
+    positions: int | None = Field(strict=True, ge=1, description="of each user, distilled in a step; null: all")
+    predictor_epochs: int = Field(strict=True, ge=1)
+
+
 _Objectives = (
     Erm
     | ClassBalanced
@@ -279,6 +290,7 @@ _Objectives = (
     | Arl
     | RsrHard
     | RsrSoft
+    | Causald
 )
 
 

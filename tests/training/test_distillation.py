@@ -7,6 +7,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from fairrec_pipeline.objectives.base import LossBatch, State
 from fairrec_pipeline.objectives.erm import Erm
 from fairrec_pipeline.training import distillation, front_door
 from fairrec_pipeline.training.batches import Batch, Batches
-from fairrec_pipeline.training.checkpoint import CheckpointStore
+from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, load_snapshot
 from fairrec_pipeline.training.distillation import (
     SHARED,
     Distillation,
@@ -383,17 +384,22 @@ def test_part_of_the_histories(make_sequences: MakeSequences) -> None:
         assert mine.tolist() == train.items[train.offsets[user] : train.offsets[user + 1]].tolist()
 
 
-def snapshot_of(path: Path, part: str, section: str) -> dict[str, Tensor]:
-    from fairrec_pipeline.training.checkpoint import load_snapshot
+def snapshot_of(folder: Path, link: str) -> Snapshot:
+    """What the one checkpoint of a link of the chain holds."""
+    (path,) = folder.glob(f"causald-{link}-*.safetensors")
+    return load_snapshot(path)
 
-    return load_snapshot(path.with_name(f"{path.stem}-{part}.safetensors")).section(section)
+
+def links_in(folder: Path) -> list[str]:
+    """Checkpoints without the hashes of their identities."""
+    return sorted(re.sub("-[0-9a-f]{16}$", "", file.stem) for file in folder.iterdir())
 
 
 def test_teachers_share_the_items_of_the_reference_and_differ_elsewhere(world: World, tmp_path: Path) -> None:
     """The reference is ERM itself. A teacher trains everything but the two embeddings of the items."""
     path = tmp_path / "checkpoint.safetensors"
     train_student(world, path=path, teachers="seeds")
-    reference, *teachers = (snapshot_of(path, f"teacher-{number}", "best") for number in range(4))
+    reference, *teachers = (snapshot_of(tmp_path, f"teacher-{number}").section("best") for number in range(4))
     erm = train_erm(world)
     assert all(torch.equal(reference[name], erm.weights[name]) for name in erm.weights)
     for teacher in teachers:
@@ -470,18 +476,13 @@ def test_history_and_seconds_are_those_of_the_whole_chain(world: World, tmp_path
     disagreements = student.history["teacher_disagreement"].unique()
     assert len(disagreements) == 1
     assert 0 < disagreements[0] < math.log(3)
-    store = CheckpointStore(path)
-    parts = [f"teacher-{number}" for number in range(4)]
-    from fairrec_pipeline.training.checkpoint import load_snapshot
-
-    def described(name: str) -> dict[str, Any]:
-        return load_snapshot(store.of_point(name).path).description
-
-    before = sum(described(part)["progress"]["seconds"] for part in parts) + described("predictor")["seconds"]
+    teachers = [snapshot_of(tmp_path, f"teacher-{number}").description["progress"] for number in range(4)]
+    predictor = snapshot_of(tmp_path, "predictor").description
+    before = sum(progress["seconds"] for progress in teachers) + predictor["seconds"]
     own = load_snapshot(path).description["progress"]["seconds"]
     assert student.seconds == pytest.approx(before + own)
     assert student.history["seconds"].iloc[-1] == pytest.approx(before + own)
-    assert student.started == described("teacher-0")["progress"]["started"]
+    assert student.started == teachers[0]["started"]
     assert train_student(world, n_teachers=1).history["teacher_disagreement"].iloc[0] == pytest.approx(0, abs=1e-6)
 
 
@@ -533,12 +534,12 @@ def test_a_chain_that_is_killed_goes_on_where_it_was(world: World, tmp_path: Pat
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
-    assert sorted(file.stem for file in tmp_path.iterdir()) == ["checkpoint-teacher-0", "checkpoint-teacher-1"]
+    assert links_in(tmp_path) == ["causald-teacher-0", "causald-teacher-1"]
 
     Counts.left = 12  # teacher 1 has one epoch of three behind it: 4 batches are left of it, then 6 and 2
     with pytest.raises(KeyboardInterrupt):
         train_student(world, path=path)
-    assert sorted(file.stem for file in tmp_path.iterdir())[-1] == "checkpoint-teacher-3"
+    assert links_in(tmp_path) == [f"causald-teacher-{number}" for number in range(4)]
     Counts.left = 4 + 6
     with pytest.raises(KeyboardInterrupt):
         train_student(world, path=path, objective=Counts())
@@ -555,18 +556,19 @@ def test_a_chain_that_is_killed_goes_on_where_it_was(world: World, tmp_path: Pat
 def test_the_points_of_a_grid_share_their_teachers(world: World, tmp_path: Path) -> None:
     """Another weight and other samples: not one batch of a teacher; other teachers: theirs, but not the reference."""
     store = CheckpointStore(tmp_path / "checkpoint.safetensors")
-    train_student(world, path=store.of_point("weight=0.4"))
+    train_student(world, path=store.beside("weight=0.4"))
     Counts.left = 0
-    second = train_student(world, path=store.of_point("weight=0.9"), weight=0.9, samples=1)
+    second = train_student(world, path=store.beside("weight=0.9"), weight=0.9, samples=1)
     Counts.left = 3 * 6
-    train_student(world, path=store.of_point("seeds"), teachers="seeds")
+    train_student(world, path=store.beside("seeds"), teachers="seeds")
     assert Counts.left == 0
     Counts.left = None
     assert_bitwise_equal(second, train_student(world, weight=0.9, samples=1))
-    assert sorted(file.stem for file in tmp_path.iterdir()) == [
-        "checkpoint-predictor",
+    assert links_in(tmp_path) == [
+        *["causald-predictor"] * 2,
+        "causald-teacher-0",
+        *(f"causald-teacher-{number}" for number in (1, 1, 2, 2, 3, 3)),
         "checkpoint-seeds",
-        *(f"checkpoint-teacher-{number}" for number in range(4)),
         "checkpoint-weight=0.4",
         "checkpoint-weight=0.9",
     ]

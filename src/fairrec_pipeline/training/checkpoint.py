@@ -70,14 +70,9 @@ class CheckpointStore:
 
     A checkpoint belongs to a training: it is continued only if everything that decides the result is the same. That of
     a complete training holds its result, so that the same command does not train it again.
-
-    Attributes:
-        path: the file.
-        arm_path: the arm's own file, where this is of a part of it.
     """
 
     path: Path
-    arm_path: Path | None = None
 
     def load(self, training: Mapping[str, Any]) -> Snapshot | None:
         """The checkpoint of this training; None if there is none or it is of another one.
@@ -97,13 +92,11 @@ class CheckpointStore:
 
     def of_point(self, name: str) -> CheckpointStore:
         """The checkpoint of one point of the arm's grid, beside the arm's own."""
-        path = self.path.with_name(f"{self.path.stem}-{name}{self.path.suffix}")
-        return CheckpointStore(path, self.arm_path or self.path)
+        return self.beside(f"{self.path.stem}-{name}")
 
-    @property
-    def of_arm(self) -> CheckpointStore:
-        """The arm's own checkpoint; beside it lies what all points of its grid share."""
-        return CheckpointStore(self.arm_path or self.path)
+    def beside(self, name: str) -> CheckpointStore:
+        """A checkpoint in the same folder, of a training that others share."""
+        return CheckpointStore(self.path.with_name(f"{name}{self.path.suffix}"))
 
 
 @cache

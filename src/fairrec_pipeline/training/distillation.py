@@ -4,14 +4,15 @@
 
 The chain is a reference model, T teachers that share its embeddings, a predictor, and the student; each link has its
 own checkpoint beside the arm's, so a killed chain goes on with the link it was at. Our reconstruction of CausalD (Zhang
-and others 2024, arXiv 2405.20626), of which the abstract could be read but not the details; docs/methods.md says what we
-chose.
+and others 2024, arXiv 2405.20626), of which the abstract could be read but not the details; docs/methods.md says what
+we chose.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -168,7 +169,7 @@ def fit_distilled(
     if backbone.get("copy_window"):
         message = "causald does not distil the scores of a copy mechanism; set model.copy_window=0 or causald.weight=0"
         raise ValueError(message)
-    # what decides teachers and predictor, whatever the student makes of them
+    # what decides teachers and predictor, whatever the student makes of them; so they are kept under names of their own
     shared_identity = {
         **{name: value for name, value in (identity or {}).items() if name != "parameters"},
         "sequences": _fingerprint(train, validation),
@@ -178,12 +179,14 @@ def fit_distilled(
         "filter_seen": filter_seen,
     }
 
-    def place(name: str) -> CheckpointStore | None:
-        return store.of_arm.of_point(name) if store else None
+    def kept(link: str, identity: Mapping[str, Any]) -> CheckpointStore | None:
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return store.beside(f"causald-{link}-{digest[:16]}") if store else None
 
     trainings: list[Fitted] = []
     for number, users in enumerate(users_of_teachers(train, how, seed)):
         reference = trainings[0].weights if trainings else None
+        of_teacher = {**shared_identity, "teacher": [number, how.teachers, how.n_teachers] if reference else 0}
         trainings.append(
             fit(
                 part_of(train, users),
@@ -194,8 +197,8 @@ def fit_distilled(
                 budget=_teacher_budget(budget, how.n_teachers if reference else 1),
                 seed=_seed_of(seed, number, 0, _TEACHER) if reference else seed,
                 frozen={name: reference[name] for name in SHARED} if reference else None,
-                store=place(f"teacher-{number}"),
-                identity={**shared_identity, "teacher": [number, how.teachers, how.n_teachers] if reference else 0},
+                store=kept(f"teacher-{number}", of_teacher),
+                identity=of_teacher,
                 description=f"{description} teacher {number}".strip(),
             )
         )
@@ -204,10 +207,11 @@ def fit_distilled(
     front_door = FrontDoor(teachers)
     if how.samples:
         what = [how.teachers, how.n_teachers, how.positions, how.predictor_epochs]
+        of_predictor = {**shared_identity, "predictor": what}
+        place = kept("predictor", of_predictor)
         seconds += _fit_predictor(
-            front_door, train, backbone["max_length"], budget, how, seed, device, place("predictor"),
-            {**shared_identity, "predictor": what},
-        )  # fmt: skip
+            front_door, train, backbone["max_length"], budget, how, seed, device, place, of_predictor
+        )
 
     compared = torch.linspace(0, validation.n_users - 1, min(validation.n_users, _COMPARED_USERS)).long()
     states = torch.stack([encode(model, validation)[compared.to(device)] for model in teachers])
