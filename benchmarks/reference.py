@@ -177,7 +177,7 @@ class PaddedStep:
         self.optimizer.zero_grad()
         losses, newest = self.losses(batch)
         groups = None if self.groups is None else self.groups[batch.users]
-        seen = LossBatch(losses.detach(), groups, batch.users, newest.detach(), number)
+        seen = LossBatch(losses.detach(), groups, torch.tensor(batch.users), newest.detach().float(), number)
         weights, state = self.objective.weights(seen, state)
         (weights * losses).sum().backward()
         self.optimizer.step()

@@ -8,8 +8,7 @@ import pytest
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from fairrec_pipeline.parameters import LOSSES
-from fairrec_pipeline.pipeline_registry import register_pipelines
+from fairrec_pipeline.pipeline_registry import PAPER_LOSSES, register_pipelines
 from fairrec_pipeline.pipelines.train.pipeline import arm_namespace
 
 CHAIN = [
@@ -36,7 +35,7 @@ def test_the_default_pipeline_is_the_chain_of_the_card_with_one_block_a_method()
     places = [order.index(name) for name in CHAIN]
     assert places == sorted(places)
     namespaces = {node.namespace for node in register_pipelines()["__default__"].nodes if node.namespace}
-    assert namespaces == {arm_namespace(loss) for loss in LOSSES}
+    assert namespaces == {arm_namespace(loss) for loss in PAPER_LOSSES}
 
 
 @pytest.mark.parametrize("name", ["__default__", "data", "train", "tune", "compare", "recommend"])

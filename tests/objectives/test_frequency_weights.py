@@ -9,6 +9,7 @@ import torch
 
 from fairrec_pipeline.objectives import GROUP_DEPENDENT, OBJECTIVES, build_objective
 from fairrec_pipeline.objectives.base import LossBatch, Population
+from fairrec_pipeline.parameters import LOSSES
 
 # 3 items with 1, 3 and 6 interactions; 2 groups of 4 and 1 users with 5 interactions each
 POPULATION = Population(torch.tensor([1, 3, 6]), torch.tensor([4, 1]), torch.tensor([5, 5]))
@@ -58,8 +59,8 @@ def test_inverse_propensity(loss: str, count: str, group_weights: list[float]) -
     assert objective.item_weights is None
 
 
-def test_losses_are_those_of_the_paper() -> None:
-    assert set(OBJECTIVES) == {"erm", "cb", "cb_log", "ipw", "ipw_log", "gdro", "sdro", "cvar"}
+def test_every_loss_has_parameters() -> None:
+    assert set(OBJECTIVES) <= set(LOSSES)
 
 
 def test_unknown_loss_names_the_allowed_ones() -> None:

@@ -114,6 +114,35 @@ def test_streaming_dro_decays_an_absent_group() -> None:
     close(group_weights(state), climbed(climbed([1 / 3] * 3, [0.2, 0.4, 0.6]), [0.48, 0.86, 0.54]))
 
 
+UNEVEN = Population(torch.tensor([1]), torch.tensor([16, 4, 1]), torch.tensor([9, 9, 9]))
+
+
+def test_group_dro_with_an_adjustment() -> None:
+    """C = 2, groups of 16, 4 and 1 users: the weights climb on L + (2/4, 2/2, 2/1) = (2.5, 5, 8)."""
+    objective = GroupDro(UNEVEN, eta=ETA, absent_groups="keep", adjustment=2.0)
+    _, state = objective.weights(FIRST, objective.initial_state())
+    close(group_weights(state), climbed([1 / 3] * 3, [2.5, 5.0, 8.0]))
+
+
+def test_streaming_dro_with_an_adjustment() -> None:
+    """It is part of the streamed loss, S = beta (2.5, 5, 8); an absent group that decays has the adjustment alone."""
+    objective = GroupDro(UNEVEN, eta=ETA, beta=BETA, absent_groups="decay", adjustment=2.0)
+    _, state = objective.weights(FIRST, objective.initial_state())
+    close(state["streaming_losses"], [0.25, 0.5, 0.8])
+    _, state = objective.weights(SECOND, state)  # L = (3.5, 6, 2)
+    close(state["streaming_losses"], [0.9 * 0.25 + 0.35, 0.9 * 0.5 + 0.6, 0.9 * 0.8 + 0.2])
+
+
+@pytest.mark.parametrize("beta", [None, 0.1])
+def test_one_group_with_an_adjustment_is_erm(beta: float | None) -> None:
+    one = Population(torch.tensor([1]), torch.tensor([7]), torch.tensor([9]))
+    objective = GroupDro(one, eta=ETA, beta=beta, absent_groups="keep", adjustment=5.0)
+    state = objective.initial_state()
+    for losses in ([1.0, 5.0], [3.0, 0.5]):
+        q, state = objective.weights(batch(losses, [0, 0]), state)
+        close(q, [0.5, 0.5])
+
+
 @pytest.mark.parametrize("beta", [None, 0.1])
 @pytest.mark.parametrize("absent_groups", ["keep", "decay"])
 def test_weights_stay_a_distribution(beta: float | None, absent_groups: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,3 +82,38 @@ def test_stream_is_a_function_of_seed_and_step() -> None:
         assert torch.equal(UserStream(50, 8, seed=2).users(step), walked[step])
         assert torch.equal(stream.users(step), walked[step])
     assert not torch.equal(UserStream(50, 8, seed=3).users(0), walked[0])
+
+
+GROUPS = np.array([0] * 9 + [2] * 2 + [1] * 4)  # in groups of 9, 4 and 2 users
+
+
+@pytest.mark.parametrize("batch_size", [6, 7, 2])
+def test_a_balanced_batch_has_an_equal_share_of_every_group(batch_size: int) -> None:
+    """To one user: 7 = 3 + 2 + 2, 2 = 1 + 1 + 0. Over 36 users, 12 of each group: every user of the 4 three times,
+
+    every user of the 2 six times, and the 9 once and three of them twice.
+    """
+    stream = UserStream(15, batch_size, 1, GROUPS)
+    batches = [stream.users(step) for step in range(36 // batch_size + 1)]
+    for users in batches:
+        counts = np.bincount(GROUPS[users], minlength=3)
+        assert np.ptp(counts) <= 1
+        assert counts.sum() == batch_size
+    drawn = torch.bincount(torch.cat(batches)[:36], minlength=15)
+    assert drawn[GROUPS == 1].tolist() == [3] * 4
+    assert drawn[GROUPS == 2].tolist() == [6] * 2
+    assert sorted(drawn[GROUPS == 0].tolist()) == [1] * 6 + [2] * 3
+
+
+def test_a_balanced_stream_is_a_function_of_seed_and_step() -> None:
+    stream = UserStream(15, 4, 2, GROUPS)
+    walked = [stream.users(step) for step in range(20)]
+    for step in (19, 0, 6, 7):
+        assert torch.equal(UserStream(15, 4, 2, GROUPS).users(step), walked[step])
+        assert torch.equal(stream.users(step), walked[step])
+    assert not torch.equal(UserStream(15, 4, 3, GROUPS).users(0), walked[0])
+
+
+def test_one_group_is_balanced_anyway() -> None:
+    one, plain = UserStream(11, 4, 5, np.zeros(11, dtype=np.int64)), UserStream(11, 4, 5)
+    assert all(torch.equal(one.users(step), plain.users(step)) for step in range(8))

@@ -40,6 +40,8 @@ BUDGET = Budget(epochs=4, steps_per_epoch=3, batch_size=7, learning_rate=0.01, c
 LENGTHS = [2, 3, 9, 4, 5, 1, 7, 6, 3, 2, 8, 4]
 GROUPS = np.arange(len(LENGTHS)) % 3
 GDRO = ("gdro", {"eta": 0.1, "absent_groups": "keep"})
+RSR = {"clusters": 3, "temperature": 0.5, "weight_learning_rate": 0.5}
+PROTOTYPES = {"prototype_learning_rate": 0.1, "clustering_weight": 0.05}
 
 World = tuple[Sequences, Sequences]
 
@@ -176,6 +178,7 @@ class Interrupted(Objective):
 
     def __init__(self, objective: Objective, batches: int) -> None:
         self.objective, self.batches, self.item_weights = objective, batches, objective.item_weights
+        self.balanced_batches = objective.balanced_batches
 
     def initial_state(self) -> State:
         return self.objective.initial_state()
@@ -191,7 +194,18 @@ class Interrupted(Objective):
 
 
 @pytest.mark.parametrize(
-    "loss", [GDRO, ("sdro", {"eta": 0.1, "beta": 0.1, "absent_groups": "keep"}), ("cvar", {"alpha": 0.3})]
+    "loss",
+    [
+        GDRO,
+        ("gdro", GDRO[1] | {"balanced_batches": True, "adjustment": 1.0}),
+        ("sdro", {"eta": 0.1, "beta": 0.1, "absent_groups": "keep"}),
+        ("cvar", {"alpha": 0.3}),
+        ("cvar_smooth", {"alpha": 0.3, "h": 0.15}),
+        ("arl", {"adversary_learning_rate": 0.1}),
+        ("rsr_hard", RSR | {"refresh_steps": 2}),
+        ("rsr_soft", RSR | PROTOTYPES),
+    ],
+    ids=lambda loss: loss[0],
 )
 def test_stopped_and_continued_equals_uninterrupted(
     world: World, tmp_path: Path, loss: tuple[str, dict[str, Any]]
@@ -300,6 +314,18 @@ ONE_GROUP = np.zeros(len(LENGTHS), dtype=np.int64)
         pytest.param("gdro", {"eta": 0.1, "absent_groups": "keep"}, id="gdro one group"),
         pytest.param("sdro", {"eta": 0.1, "beta": 0.1, "absent_groups": "decay"}, id="sdro one group"),
         pytest.param("ipw", {"count": "users"}, id="ipw one group"),
+        pytest.param("gdro", GDRO[1] | {"adjustment": 3.0, "balanced_batches": True}, id="gdro one group, adjusted"),
+        pytest.param(
+            "sdro", {"eta": 0.1, "beta": 0.1, "absent_groups": "keep", "adjustment": 3.0}, id="sdro one group, adjusted"
+        ),
+        pytest.param("cvar_doro", {"alpha": 1.0, "eps": 0.0}, id="cvar_doro alpha 1, eps 0"),
+        pytest.param("cvar_smooth", {"alpha": 1.0, "h": 0.15}, id="cvar_smooth alpha 1"),
+        pytest.param("chi2", {"alpha": 1.0}, id="chi2 alpha 1"),
+        pytest.param("kl", {"tau": 1e9}, id="kl tau to infinity"),
+        pytest.param("rsr_hard", RSR | {"clusters": 1, "refresh_steps": 2}, id="rsr_hard one cluster"),
+        pytest.param("rsr_soft", RSR | PROTOTYPES | {"clusters": 1}, id="rsr_soft one cluster"),
+        pytest.param("rsr_hard", RSR | {"temperature": 1e9, "refresh_steps": 2}, id="rsr_hard tau to infinity"),
+        pytest.param("rsr_soft", RSR | PROTOTYPES | {"temperature": 1e9}, id="rsr_soft tau to infinity"),
     ],
 )
 def test_limit_cases_are_erm(world: World, loss: str, options: dict[str, Any]) -> None:
@@ -307,6 +333,19 @@ def test_limit_cases_are_erm(world: World, loss: str, options: dict[str, Any]) -
     erm, limit = train_arm(world), train_arm(world, loss, options, groups=ONE_GROUP)
     torch.testing.assert_close(limit.weights, erm.weights, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(limit.history["loss"], erm.history["loss"], rtol=1e-5)
+
+
+def test_cvar_doro_without_outliers_is_cvar(world: World) -> None:
+    cvar, doro = train_arm(world, "cvar", {"alpha": 0.4}), train_arm(world, "cvar_doro", {"alpha": 0.4, "eps": 0.0})
+    assert_bitwise_equal(doro, cvar)
+
+
+def test_balanced_batches_are_drawn(world: World) -> None:
+    """Groups of 8, 3 and 1 users, 84 draws in all: 28 of each group, and so 28 of the one user of the last."""
+    groups = np.array([0] * 8 + [1] * 3 + [2])
+    options = GDRO[1] | {"balanced_batches": True}
+    drawn = train_arm(world, "gdro", options, groups=groups).user_weights.groupby("user")["drawn"].sum()
+    assert np.bincount(groups, weights=drawn).tolist() == [28, 28, 28]
 
 
 def test_ipw_of_equal_groups_is_proportional_to_erm(world: World) -> None:

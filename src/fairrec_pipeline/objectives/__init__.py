@@ -9,18 +9,30 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from fairrec_pipeline.objectives.arl import Arl
 from fairrec_pipeline.objectives.base import Objective, Population
+from fairrec_pipeline.objectives.chi2 import Chi2
 from fairrec_pipeline.objectives.class_balanced import class_balanced
-from fairrec_pipeline.objectives.cvar import CVaR
+from fairrec_pipeline.objectives.cvar import CVaR, CVaRDoro, CVaRSmooth
 from fairrec_pipeline.objectives.erm import Erm
 from fairrec_pipeline.objectives.group_dro import GroupDro
 from fairrec_pipeline.objectives.inverse_propensity import InversePropensity
+from fairrec_pipeline.objectives.kl import Kl
+from fairrec_pipeline.objectives.rsr import RsrHard, RsrSoft
 
 GROUP_AGNOSTIC: dict[str, Callable[..., Objective]] = {
     "erm": lambda _population: Erm(),
     "cb": partial(class_balanced, log=False),
     "cb_log": partial(class_balanced, log=True),
     "cvar": lambda _population, **options: CVaR(**options),
+    "cvar_doro": lambda _population, **options: CVaRDoro(**options),
+    "cvar_smooth": CVaRSmooth,
+    "chi2": lambda _population, **options: Chi2(**options),
+    "kl": lambda _population, **options: Kl(**options),
+    "arl": Arl,
+    "rsr_hard": RsrHard,
+    "rsr_soft": RsrSoft,
+    "causald": lambda _population, **_options: Erm(),  # its options are those of training/distillation.py
 }
 GROUP_DEPENDENT: dict[str, Callable[..., Objective]] = {
     "ipw": partial(InversePropensity, log=False),

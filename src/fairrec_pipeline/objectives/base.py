@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
-"""What an objective remembers between batches; saved with the checkpoint, so it is all there is to remember."""
+"""What an objective remembers between batches; saved with the checkpoint, so it is all there is to remember.
+
+A tensor with a row per user may be written in place: a copy of it at every step would cost more than the step itself.
+"""
 
 _NONE = torch.empty(0)
 
@@ -68,9 +71,11 @@ class Objective(ABC):
 
     Attributes:
         item_weights: (n_items,) factor on the loss of a position by its target; None for 1.
+        balanced_batches: draw batches in which every group has an equal share, whatever its size.
     """
 
     item_weights: Tensor | None = None
+    balanced_batches: bool = False
 
     @abstractmethod
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:

@@ -3,6 +3,8 @@
 Loss (paper, equation 5): `sum_g w_g L_g`, L_g the batch mean of group g, so q_u = w_g / n_g for the n_g users of g.
 The group weights w climb by exponentiated gradient before the model moves: `w_g <- w_g exp(eta L_g)`, normalised.
 Streaming DRO climbs on `S_g <- (1 - beta) S_g + beta L_g` instead, which a small group moves more calmly.
+With an adjustment C (Sagawa et al. 2020, section 3.3) the weights climb on `L_g + C / sqrt(N_g)`, N_g the users of g in
+the training data: a small group is fitted better than it generalises, and its training loss says too little.
 """
 
 from __future__ import annotations
@@ -20,19 +22,31 @@ class GroupDro(Objective):
     """Group DRO; Streaming DRO when `beta` is given.
 
     Args:
-        population: gives the number of groups G.
+        population: gives the number of users of each of the G groups.
         eta: step of the exponentiated gradient.
         beta: step of the streaming loss; None for Group DRO.
         absent_groups: `keep`: the weight and the streaming loss of a group without a user in the batch do not move,
             the rule of the original streaming method. `decay`: it enters with loss 0, as in the published code, which
             drives the weight of a rare group to nothing.
+        adjustment: C of the generalisation adjustment, in nats; 0 for none.
+        balanced_batches: see `Objective`.
     """
 
     def __init__(
-        self, population: Population, *, eta: float, absent_groups: Literal["keep", "decay"], beta: float | None = None
+        self,
+        population: Population,
+        *,
+        eta: float,
+        absent_groups: Literal["keep", "decay"],
+        beta: float | None = None,
+        adjustment: float = 0.0,
+        balanced_batches: bool = False,
     ) -> None:
+        assert population.group_users is not None  # the builder has checked that there are groups
         self.n_groups, self.names = population.n_groups, population.group_names
         self.eta, self.beta, self.absent_groups = eta, beta, absent_groups
+        self.adjustments = adjustment / population.group_users.double().clamp(min=1).sqrt()
+        self.balanced_batches = balanced_batches
 
     def initial_state(self) -> State:
         # logarithms: the weight of an easy group may fall below the smallest float, and has to find back from there
@@ -46,7 +60,7 @@ class GroupDro(Objective):
         log_weights = state["log_group_weights"].to(batch.losses)
         sums = batch.losses.new_zeros(self.n_groups).index_add_(0, batch.groups, batch.losses)
         counts = batch.losses.new_zeros(self.n_groups).index_add_(0, batch.groups, torch.ones_like(batch.losses))
-        losses = sums / counts.clamp(min=1)
+        losses = sums / counts.clamp(min=1) + self.adjustments.to(sums)
         moves = counts > 0 if self.absent_groups == "keep" else torch.ones_like(counts, dtype=torch.bool)
 
         new_state = {}

@@ -110,19 +110,31 @@ class UserStream:
         n_users: users 0 .. n_users - 1.
         batch_size: users a batch; a batch may span two passes.
         seed: of the shuffling.
+        balance: (n_users,) group of each user: every group has such a stream of its own, and they take turns. Each then
+            has an equal share of every batch, to one user; a user of a small group comes more often.
     """
 
-    def __init__(self, n_users: int, batch_size: int, seed: int) -> None:
-        self.n_users, self.batch_size, self.seed = n_users, batch_size, seed
-        self._passes: dict[int, np.ndarray] = {}
+    def __init__(self, n_users: int, batch_size: int, seed: int, balance: np.ndarray | None = None) -> None:
+        self.batch_size, self.seed = batch_size, seed
+        groups = np.zeros(n_users, dtype=np.int64) if balance is None else balance
+        self._members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+        self._passes: dict[tuple[int, int], np.ndarray] = {}
 
     def users(self, step: int) -> Tensor:
         """(batch_size,) users of batch `step`, counted from 0."""
         stream = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        passes, places = np.divmod(stream, self.n_users)
-        needed = range(passes[0], passes[-1] + 1)
-        self._passes = {p: self._passes[p] if p in self._passes else self._shuffled(p) for p in needed}
-        return torch.from_numpy(np.stack([self._passes[p] for p in needed])[passes - passes[0], places])
+        users = np.empty_like(stream)
+        needed: dict[tuple[int, int], np.ndarray] = {}
+        for group, members in enumerate(self._members):
+            turns = np.flatnonzero(stream % len(self._members) == group)
+            passes, places = np.divmod(stream[turns] // len(self._members), len(members))
+            for number in np.unique(passes).tolist():
+                key = (group, number)
+                needed[key] = self._passes[key] if key in self._passes else self._shuffled(*key)
+                here = passes == number
+                users[turns[here]] = needed[key][places[here]]
+        self._passes = needed
+        return torch.from_numpy(users)
 
-    def _shuffled(self, number: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, number)).permutation(self.n_users)
+    def _shuffled(self, group: int, number: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, number, group)).permutation(self._members[group])

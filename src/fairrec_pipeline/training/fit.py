@@ -158,7 +158,7 @@ def fit(
     groups_here = None if groups is None else torch.from_numpy(groups).to(device)
     step = step_type(model, optimizer, objective, groups_here, bf16=bf16, warm_start_steps=budget.warm_start_steps)
     batches = Batches(train, max_length=model.max_length, device=device)
-    stream = UserStream(train.n_users, budget.batch_size, seed)
+    stream = UserStream(train.n_users, budget.batch_size, seed, groups if objective.balanced_batches else None)
     state = {name: value.to(device) for name, value in objective.initial_state().items()}
     windows = torch.zeros(2, WINDOWS, train.n_users, device=device)  # how often drawn, sum of B q_u
     best: dict[str, Tensor] = {}
