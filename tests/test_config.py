@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fairrec_pipeline.config import ParameterError, ParameterLoader, arm_name
-from fairrec_pipeline.parameters import GROUP_DEPENDENT_LOSSES, LOSSES, Parameters
+from fairrec_pipeline.parameters import GROUP_DEPENDENT_LOSSES, LOSSES, Parameters, Plan
 from fairrec_pipeline.settings import CONFIG_LOADER_ARGS
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -29,7 +29,7 @@ def test_every_environment_dataset_and_loss_is_valid(env: str, dataset: str, los
 
 
 def test_every_parameter_has_one_value_in_base() -> None:
-    assert set(load()) == {*Parameters.model_fields, *LOSSES, "source", "objective"}
+    assert set(load()) == {*Parameters.model_fields, *LOSSES, "source", "objective", "plan"}
 
 
 def test_a_value_on_the_command_line_keeps_its_siblings() -> None:
@@ -49,6 +49,7 @@ def test_the_published_protocol() -> None:
     retailrocket = load({"dataset": "retailrocket"}, "paper")
     assert retailrocket["model"] == {
         "dim": 256, "feed_forward": 256, "blocks": 3, "heads": 1, "dropout": 0.2, "max_length": 200, "init_std": 1.0,
+        "copy_window": 0,
     }  # fmt: skip
     assert (retailrocket["train"]["epochs"], retailrocket["train"]["batch_size"]) == (1000, 128)
     assert retailrocket["evaluate"]["filter_seen"] is False
@@ -84,6 +85,22 @@ def test_arms_are_named_after_the_groups_they_use() -> None:
         ({"loss": "gdro", "loss_groups": "seq3"}, "unknown groups 'seq3'; allowed: pop33"),
         ({"grids": {"cvar": {"alpha": [0.3, 2]}}}, "grids.cvar.alpha: Input should be less than or equal to 1 (got 2)"),
         ({"grids": {"cvra": {"alpha": [0.3]}}}, "did you mean cvar?"),
+        ({"grids": {"erm": {"train.learning_rte": [0.1]}}}, "did you mean train.learning_rate?"),
+        ({"grids": {"erm": {"train.learning_rate": [0.1, 0]}}}, "grids.erm.train.learning_rate: Input should be greater"),
+        ({"grids": {"erm": {"model.heads": [1, 3]}}}, "dim must be a multiple of heads, got dim 64 and heads 3"),
+        ({"grids": {"erm": {"model.dim": []}}}, "grids.erm.model.dim: List should have at least 1 item"),
+        ({"grids": {"backbone": {"alpha": [0.3]}}}, "grids.backbone: unknown 'alpha'"),
+        ({"experiment": "tabel2"}, "experiment: unknown 'tabel2'; did you mean table2?"),
+        ({"experiments": {"small": {"arms": ["cvra"]}}}, "experiments.small.arms: unknown 'cvra'; did you mean cvar?"),
+        ({"experiments": {"small": {"arms": ["gdro"]}}}, "gdro needs groups, as in gdro-pop33; allowed: pop33"),
+        ({"experiments": {"small": {"arms": ["gdro-pop3"]}}}, "gdro-pop3: unknown groups 'pop3'; allowed: pop33"),
+        ({"experiments": {"small": {"arms": ["cvar-pop33"]}}}, "cvar uses no groups; write cvar"),
+        ({"experiments": {"small": {"arms": ["erm", "erm"]}}}, "experiments.small.arms: erm is named twice"),
+        ({"experiments": {"small": {"arms": []}}}, "experiments.small.arms"),
+        ({"experiments": {"small": {"seeds": 0}}}, "experiments.small.seeds"),
+        ({"experiments": {"small": {"tune": "backbon"}}}, "experiments.small.tune: unknown 'backbon'; did you mean backbone?"),
+        ({"experiments": {"small": {"tuned": True}}}, "unknown parameter experiments.small.tuned"),
+        ({"trials_at_once": 0}, "trials_at_once: Input should be greater than or equal to 1 (got 0)"),
         ({"device": "gpu"}, "device: Input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
         ({"seed": -1}, "seed"),
         ({"groups": {"splits": {"pop33": [0.3, 0.3, 0.3]}}}, "shares of pop33 must be above 0 and sum to 1"),
@@ -95,6 +112,65 @@ def test_what_cannot_be_run_is_refused_with_a_reason(runtime: dict[str, Any], sa
     with pytest.raises(ParameterError) as error:
         load(runtime)
     assert said in error.value.message
+
+
+def plan(**runtime: Any) -> tuple[list[str], dict[str, Any]]:
+    """Arms of the chosen experiment, and its plan as nodes get it."""
+    loaded = load(runtime)["plan"]
+    Plan.model_validate(loaded)
+    return [arm_name(arm["objective"]["loss"], arm["objective"].get("groups")) for arm in loaded["arms"]], loaded
+
+
+def test_the_tables_of_the_paper_have_its_arms() -> None:
+    """Tables 2, 3, 5, 6: four arms without groups, and four methods with each of three splits; 4 and 7: with pop33 and
+    seq33 (and atomic, which is ours). Those that are published have all cells of published_ndcg20.csv."""
+    for number, dataset in enumerate([*["retailrocket"] * 3, *["movielens-1m"] * 3], start=2):
+        arms, _ = plan(experiment=f"table{number}", dataset=dataset)
+        kinds = {4: ("pop33", "seq33", "atomic"), 7: ("pop33", "seq33", "atomic")}.get(
+            number, tuple(f"{'pop' if number in (2, 5) else 'seq'}{split}" for split in ("33", "2060", "1080"))
+        )
+        by_group = {f"{loss}-{groups}" for loss in ("ipw", "ipw_log", "gdro", "sdro") for groups in kinds}
+        assert len(arms) == 16
+        assert set(arms) == {"erm", "cb", "cb_log", "cvar"} | by_group
+
+
+def test_arms_are_tuned_by_the_grids_of_the_paper() -> None:
+    _, found = plan(experiment="table2")
+    points = {
+        arm["objective"]["loss"]: None if arm["grid"] is None else len(next(iter(arm["grid"].values())))
+        for arm in found["arms"]
+    }
+    assert points == {
+        "erm": None, "cb": None, "cb_log": None, "ipw": None, "ipw_log": None, "cvar": 10, "gdro": 5, "sdro": 5,
+    }  # fmt: skip
+
+
+def test_every_loss_takes_part_where_all_are_asked_for() -> None:
+    arms, _ = plan(experiment="methods", loss_groups="seq33")
+    assert arms == [arm_name(loss, "seq33") for loss in LOSSES]
+
+
+def test_seeds_are_a_list_or_a_count_from_the_seed_on() -> None:
+    assert plan(experiment="robust")[1]["seeds"] == [0, 1, 2]
+    assert plan(experiment="robust", seed=10, experiments={"robust": {"seeds": 2}})[1]["seeds"] == [10, 11]
+    assert plan(experiment="robust", experiments={"robust": {"seeds": [4, 2]}})[1]["seeds"] == [4, 2]
+
+
+def test_the_backbone_grid_is_that_of_appendix_b() -> None:
+    (only,) = plan(experiment="backbone")[1]["arms"]
+    sizes = {name: len(values) for name, values in only["grid"].items()}
+    assert sizes == {
+        "model.dim": 2, "model.feed_forward": 2, "model.blocks": 3, "model.heads": 3, "model.dropout": 3,
+        "train.batch_size": 2,
+    }  # fmt: skip
+
+
+def test_an_attribute_groups_an_arm_where_the_dataset_has_it() -> None:
+    robust = {"robust": {"arms": ["erm", "gdro-gender"]}}
+    assert plan(experiment="robust", experiments=robust, dataset="movielens-100k")[0] == ["erm", "gdro-gender"]
+    with pytest.raises(ParameterError, match="unknown groups 'gender'"):
+        plan(experiment="robust", experiments=robust, dataset="retailrocket")
+    assert plan(experiments=robust, dataset="retailrocket")  # not the one that is run
 
 
 def test_all_problems_are_reported_at_once() -> None:

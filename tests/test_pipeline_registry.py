@@ -24,7 +24,7 @@ CHAIN = [
 
 
 def test_the_pipelines_of_the_interface() -> None:
-    assert {"__default__", "data", "train", "tune", "compare", "recommend"} <= set(register_pipelines())
+    assert {"__default__", "data", "train", "tune", "experiment", "compare", "recommend"} <= set(register_pipelines())
 
 
 def test_the_default_pipeline_is_the_chain_of_the_card_with_one_block_a_method() -> None:
@@ -38,7 +38,7 @@ def test_the_default_pipeline_is_the_chain_of_the_card_with_one_block_a_method()
     assert namespaces == {arm_namespace(loss) for loss in PAPER_LOSSES}
 
 
-@pytest.mark.parametrize("name", ["__default__", "data", "train", "tune", "compare", "recommend"])
+@pytest.mark.parametrize("name", ["__default__", "data", "train", "tune", "experiment", "compare", "recommend"])
 def test_nothing_falls_through_to_memory(name: str, project: Path) -> None:
     bootstrap_project(project)
     with KedroSession.create(project, env="test", runtime_params={"loss": "gdro", "loss_groups": "seq33"}) as session:
@@ -57,7 +57,7 @@ def test_an_arm_has_the_same_place_alone_and_among_others(project: Path) -> None
     for loss, alone in (("cvar", "cvar"), ("gdro", "gdro-seq33")):
         with KedroSession.create(project, env="test", runtime_params={"loss": loss, "loss_groups": "seq33"}) as session:
             catalog = session.load_context().catalog
-        for name in ("model", "training_history", "run_card", "user_metrics", "group_metrics", "checkpoint"):
+        for name in ("model", "training_history", "run_card", "user_metrics", "group_metrics"):
             path = str(catalog.get(name)._filepath)
             assert f"/synthetic/{alone}/seed-0/" in path
             assert str(catalog.get(f"{arm_namespace(loss)}.{name}")._filepath) == path
