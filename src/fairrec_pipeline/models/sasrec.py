@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fairrec_pipeline.models.copying import CopyMechanism
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.packing import Bucket, pad, unpad
 
@@ -26,6 +27,7 @@ class SASRec(nn.Module):
         n_items: size of the catalogue.
         dim, feed_forward, blocks, heads, dropout, max_length: the backbone.
         init_std: standard deviation of the three embedding tables; torch's default, used by the published model, is 1.
+        copy_window: number of a user's newest items that a copy mechanism scores; 0 for none, as in the paper.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class SASRec(nn.Module):
         dropout: float,
         max_length: int,
         init_std: float,
+        copy_window: int = 0,
     ) -> None:
         super().__init__()
         self.n_items, self.max_length, self.dropout = n_items, max_length, dropout
@@ -49,11 +52,16 @@ class SASRec(nn.Module):
             nn.init.normal_(table.weight, std=init_std)
         self.blocks = nn.ModuleList(Block(dim, feed_forward, heads, dropout) for _ in range(blocks))
         self.final_norm = nn.LayerNorm(dim)
+        self.copy = CopyMechanism(copy_window, dim) if copy_window else None
         self.mask_source = MaskSource(0)  # a training sets its own, epoch by epoch
 
     @property
     def start_token(self) -> int:
         return self.n_items
+
+    @property
+    def copy_window(self) -> int:
+        return 0 if self.copy is None else self.copy.window
 
     def forward(self, tokens: Tensor, positions: Tensor, buckets: list[Bucket]) -> Tensor:
         """States after each token.
@@ -64,7 +72,8 @@ class SASRec(nn.Module):
             buckets: the sequences, for attention.
 
         Returns:
-            (n, dim) states; the score of item i after token t is `state[t] @ output_embedding[i]`.
+            (n, dim) states; the score of item i after token t is `state[t] @ output_embedding[i]`, plus what the copy
+            mechanism adds.
         """
         x = self._drop(self.item_embedding(tokens) + self.position_embedding(positions))
         for block in self.blocks:

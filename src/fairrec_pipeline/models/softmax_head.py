@@ -8,9 +8,13 @@ What is kept between the phases is `exp(logit - level)`, if it fits into `keep_b
 number for as many chunks as it serves. A softmax is then one scale per row, which is moved onto the small factors of
 the two products, and the products of the chunks add up in place. Otherwise each chunk is computed again, exactly,
 since dropout lies outside of the head.
+
+A few logits may get something added that is not a product of state and weight, as a copy mechanism does (`Additions`).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +25,27 @@ _LEVEL_SERVES_BELOW = 1e20  # sum of a chunk's exponentials: no overflow here, n
 # Below exp(-60) of the level an exponential is nothing beside a sum that is at least 1. It is kept there, for the
 # numbers that are almost 0 slow a product on the CPU down thirty times, and exp(-inf) = 0 is slow to take.
 _NOTHING_BELOW = -60.0
+
+
+class Additions(NamedTuple):
+    """Amounts added to single logits.
+
+    Attributes:
+        rows: (m,) int64 position.
+        items: (m,) int64 item code, ascending; no pair of row and item twice.
+        values: (m,) what is added.
+    """
+
+    rows: Tensor
+    items: Tensor
+    values: Tensor
+
+    def of_rows(self, rows: Tensor, n: int) -> Additions:
+        """Those of some of the n rows, which are counted anew."""
+        place = self.rows.new_full((n,), -1).index_copy_(0, rows, torch.arange(len(rows), device=rows.device))
+        new = place[self.rows]
+        kept = new >= 0
+        return Additions(new[kept], self.items[kept], self.values[kept])
 
 
 class SoftmaxHead:
@@ -37,13 +62,14 @@ class SoftmaxHead:
         self.keep_bytes, self.chunk = keep_bytes, chunk
         self._buffer = torch.empty(0)
 
-    def losses(self, states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def losses(self, states: Tensor, weight: Tensor, targets: Tensor, additions: Additions | None = None) -> Tensor:
         """Cross-entropy of every position, in nats.
 
         Args:
             states: (n, dim).
             weight: (n_items, dim), output embedding of the catalogue.
             targets: (n,) item codes.
+            additions: to some of the logits; asking where the chunks begin in them waits for a GPU.
 
         Returns:
             (n,) losses, float32 or wider.
@@ -53,7 +79,7 @@ class SoftmaxHead:
         size = n * n_items if self._kept else n * self.chunk
         if self._buffer.numel() < size or self._buffer.dtype != states.dtype or self._buffer.device != states.device:
             self._buffer = states.new_empty(size)
-        self._states, self._weight, self._targets = states, weight, targets
+        self._states, self._weight, self._targets, self._additions = states, weight, targets, additions
         wide = torch.promote_types(states.dtype, torch.float32)
         self._levels: list[tuple[Tensor, list[int]]] = []  # with the first items of the chunks that a level serves
         totals: list[Tensor] = []
@@ -61,7 +87,7 @@ class SoftmaxHead:
         # than a small loss
         target_logits = states.new_zeros(n, dtype=wide)
         for start in range(0, n_items, self.chunk):
-            logits = self._logits(start, states)
+            logits = self._logits(start, states, additions)
             place = (targets - start)[:, None]
             own = logits.gather(1, place.clamp(0, logits.shape[1] - 1))[:, 0]
             inside = (place[:, 0] >= 0) & (place[:, 0] < logits.shape[1])
@@ -73,7 +99,7 @@ class SoftmaxHead:
                     totals[-1] += sums
                     starts.append(start)
                     continue
-                level = torch.maximum(level, self._logits(start, states).amax(1))
+                level = torch.maximum(level, self._logits(start, states, additions).amax(1))
             else:
                 level = logits.amax(1)
             self._levels.append((level, [start]))
@@ -88,10 +114,11 @@ class SoftmaxHead:
         Args:
             coefficients: (n,) one factor a position; positions with 0 cost nothing on the CPU.
         """
-        states, weight, targets = self._states, self._weight, self._targets
+        states, weight, targets, additions = self._states, self._weight, self._targets, self._additions
         rows = self._rows_with_weight(coefficients)
         if rows is not None:
             states, targets, coefficients = states[rows], targets[rows], coefficients[rows]
+            additions = additions and additions.of_rows(rows, len(self._states))
         log_normaliser = self._log_normaliser if rows is None else self._log_normaliser[rows]
         grad_states, grad_weight = torch.zeros_like(states), torch.empty_like(weight)
         for level_of_all, starts in self._levels:
@@ -105,7 +132,7 @@ class SoftmaxHead:
                     exponentials = self._kept_chunk(start, stop, len(self._states))
                     exponentials = exponentials if rows is None else exponentials[rows]
                 else:
-                    exponentials = _exponentials(self._logits(start, states), level)
+                    exponentials = _exponentials(self._logits(start, states, additions), level)
                 product.addmm_(exponentials, weight[start:stop])
                 grad_weight[start:stop] = torch.mm(scaled_states, exponentials).T
             grad_states += scale * product
@@ -118,14 +145,33 @@ class SoftmaxHead:
             grad_states = torch.zeros_like(self._states).index_copy_(0, rows, grad_states)
         return grad_states, grad_weight
 
-    def _logits(self, start: int, states: Tensor) -> Tensor:
+    def addition_gradients(self, coefficients: Tensor) -> Tensor:
+        """Gradients (m,) of `sum(coefficients * losses)` by the values of the additions.
+
+        Args:
+            coefficients: as in `gradients`.
+        """
+        assert self._additions is not None  # of a loss with additions
+        rows, items, values = self._additions
+        logits = (self._states[rows] * self._weight[items]).sum(1).to(values.dtype) + values
+        probabilities = torch.exp(logits - self._log_normaliser[rows])
+        return coefficients[rows] * (probabilities - (items == self._targets[rows]).to(probabilities.dtype))
+
+    def _logits(self, start: int, states: Tensor, additions: Additions | None) -> Tensor:
         """(n, chunk) logits of the items from `start`, in the buffer."""
         stop = min(start + self.chunk, len(self._weight))
         if self._kept:
             out = self._kept_chunk(start, stop, len(states))
         else:
             out = self._buffer[: len(states) * (stop - start)].view(len(states), stop - start)
-        return torch.mm(states, self._weight[start:stop].T, out=out)
+        torch.mm(states, self._weight[start:stop].T, out=out)
+        if additions is not None:
+            first, last = torch.searchsorted(
+                additions.items, torch.tensor([start, stop], device=states.device)
+            ).tolist()
+            rows, items, values = (part[first:last] for part in additions)
+            out.index_put_((rows, items - start), values.to(out.dtype), accumulate=True)
+        return out
 
     def _kept_chunk(self, start: int, stop: int, n: int) -> Tensor:
         return self._buffer[n * start : n * stop].view(n, stop - start)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.models.copying import OwnItems, gaps_to_repeats, own_items
 from fairrec_pipeline.models.packing import Bucket, buckets_of
 
 
@@ -27,6 +28,7 @@ class Batch:
         targets: (n,) item to predict after each token; None at evaluation.
         rows: (n,) which of the B users a position belongs to.
         lengths: (B,) number of positions of each user.
+        own: what can be copied at each position, for a model with a copy mechanism.
     """
 
     users: Tensor
@@ -36,6 +38,7 @@ class Batch:
     targets: Tensor | None
     rows: Tensor
     lengths: Tensor
+    own: OwnItems | None = None
 
     @property
     def ends(self) -> Tensor:
@@ -50,9 +53,10 @@ class Batches:
         sequences: histories; with targets they are cut for evaluation, without for training.
         max_length: most recent tokens a sequence keeps.
         device: where the tensors of a batch are.
+        copy_window: number of a user's newest items that can be copied; 0 for a model that does not copy.
     """
 
-    def __init__(self, sequences: Sequences, *, max_length: int, device: torch.device) -> None:
+    def __init__(self, sequences: Sequences, *, max_length: int, device: torch.device, copy_window: int = 0) -> None:
         self.n_users, self.start_token = sequences.n_users, sequences.n_items
         self.max_length, self.device = max_length, device
         self.for_training = sequences.targets is None
@@ -61,6 +65,9 @@ class Batches:
         # lengths and offsets stay on the CPU: they decide shapes, and asking a GPU for shapes would stall it
         self._offsets = torch.from_numpy(sequences.offsets[:-1])
         self._lengths = torch.from_numpy(sequences.lengths)
+        self.copy_window = copy_window
+        if copy_window:
+            self._gaps = torch.from_numpy(gaps_to_repeats(sequences.event_users, sequences.items)).to(device)
 
     def batch(self, users: Tensor) -> Batch:
         """The packed batch of these users (CPU int64)."""
@@ -78,6 +85,7 @@ class Batches:
         place = self._offsets[users][rows] + token_number  # of the item after this token
         is_start = token_number == 0
 
+        newest, within_reach = place - 1, token_number.clamp(max=self.copy_window)
         place, is_start, rows_here = self._to(place), self._to(is_start), self._to(rows)
         tokens = torch.where(is_start, self.start_token, self._items[(place - 1).clamp(min=0)])
         return Batch(
@@ -88,7 +96,16 @@ class Batches:
             targets=self._items[place] if self.for_training else None,
             rows=rows_here,
             lengths=self._to(lengths),
+            own=self._own(newest, within_reach) if self.copy_window and self.for_training else None,
         )
+
+    def own_of(self, users: Tensor) -> OwnItems:
+        """What can be copied after the whole history of these users (CPU int64)."""
+        history = self._lengths[users]
+        return self._own(self._offsets[users] + history - 1, history.clamp(max=self.copy_window))
+
+    def _own(self, newest: Tensor, counts: Tensor) -> OwnItems:
+        return own_items(self._to(newest), counts, self._items, self._gaps)
 
     def _to(self, x: Tensor) -> Tensor:
         if self.device.type == "cuda":

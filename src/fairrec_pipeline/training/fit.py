@@ -150,14 +150,12 @@ def fit(
         DivergenceError: a loss is not finite; names step and users. The last good checkpoint stays.
     """
     torch.manual_seed(seed)
-    model = SASRec(train.n_items, **backbone).to(device)
-    for name, value in (frozen or {}).items():
-        model.get_parameter(name).requires_grad_(False).copy_(value)
+    model = _with_frozen(SASRec(train.n_items, **backbone).to(device), frozen or {})
     optimizer = torch.optim.Adam(model.parameters(), lr=budget.learning_rate, fused=True)
     bf16 = budget.precision == "bf16" or (budget.precision == "auto" and device.type == "cuda")
     groups_here = None if groups is None else torch.from_numpy(groups).to(device)
     step = step_type(model, optimizer, objective, groups_here, bf16=bf16, warm_start_steps=budget.warm_start_steps)
-    batches = Batches(train, max_length=model.max_length, device=device)
+    batches = Batches(train, max_length=model.max_length, device=device, copy_window=model.copy_window)
     stream = UserStream(train.n_users, budget.batch_size, seed, groups if objective.balanced_batches else None)
     state = {name: value.to(device) for name, value in objective.initial_state().items()}
     windows = torch.zeros(2, WINDOWS, train.n_users, device=device)  # how often drawn, sum of B q_u
@@ -227,6 +225,12 @@ def fit(
 
 
 _ADVICE = "The last good checkpoint is kept. Try a smaller train.learning_rate or train.precision=fp32"
+
+
+def _with_frozen(model: SASRec, frozen: Mapping[str, Tensor]) -> SASRec:
+    for name, value in frozen.items():
+        model.get_parameter(name).requires_grad_(False).copy_(value)
+    return model
 
 
 def _by_user(windows: Tensor) -> pd.DataFrame:

@@ -36,6 +36,7 @@ def model_scorer(model: SASRec, sequences: Sequences) -> Callable[[Tensor], Tens
     The scores live in one buffer that the next call overwrites.
     """
     states = encode(model, sequences)
+    histories = Batches(sequences, max_length=model.max_length, device=states.device, copy_window=model.copy_window)
     weight = model.output_embedding.weight
     buffer = states.new_empty(0)
 
@@ -45,7 +46,11 @@ def model_scorer(model: SASRec, sequences: Sequences) -> Callable[[Tensor], Tens
         size = len(users) * len(weight)
         if buffer.numel() < size:
             buffer = states.new_empty(size)
-        return torch.mm(states[users], weight.T, out=buffer[:size].view(len(users), len(weight)))
+        scores = torch.mm(states[users], weight.T, out=buffer[:size].view(len(users), len(weight)))
+        if model.copy is not None:
+            rows, items, values = model.copy(states[users], histories.own_of(users.cpu()))
+            scores.index_put_((rows, items), values, accumulate=True)
+        return scores
 
     return score
 

@@ -69,10 +69,12 @@ class TrainingStep:
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16):
             states = self.model(batch.tokens, batch.positions, batch.buckets)
             weight = self.model.output_weight()
+        copied = None if self.model.copy is None or batch.own is None else self.model.copy(states, batch.own)
         if self.bf16:
             states, weight = states.bfloat16(), weight.bfloat16()
         with torch.no_grad():
-            losses = self.head.losses(states.detach(), weight.detach(), batch.targets)
+            additions = copied and copied._replace(values=copied.values.detach())
+            losses = self.head.losses(states.detach(), weight.detach(), batch.targets, additions)
             factors = None if self.item_weights is None else self.item_weights[batch.targets]
             per_user = losses.new_zeros(len(batch.users))
             per_user.index_add_(0, batch.rows, losses if factors is None else losses * factors)
@@ -86,9 +88,12 @@ class TrainingStep:
                 weights, state = self.objective.weights(seen, state)
             coefficients = (weights / batch.lengths)[batch.rows]
             coefficients = coefficients if factors is None else coefficients * factors
-            gradients = self.gradients(batch, states.detach(), weight.detach(), coefficients, number)
-        trained = [(x, gradient) for x, gradient in zip((states, weight), gradients, strict=True) if x.requires_grad]
-        torch.autograd.backward(*zip(*trained, strict=True))
+            found = self.gradients(batch, states.detach(), weight.detach(), coefficients, number)
+            gradients = dict(zip((states, weight), found, strict=True))
+            if copied:
+                gradients[copied.values] = self.head.addition_gradients(coefficients)
+        trained = {x: gradient for x, gradient in gradients.items() if x.requires_grad}
+        torch.autograd.backward(list(trained), list(trained.values()))
         return Stepped(per_user, weights, state)
 
     def gradients(
