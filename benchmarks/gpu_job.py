@@ -13,15 +13,17 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
             "gpu_job: torch sees no CUDA device here, and this job needs one; --quick runs it at toy size on the CPU"
         )
     torch.set_float32_matmul_precision("highest")  # what is single precision stays it
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _best_device()
     arms = [Arm(loss, options.loss_groups, options.padding, options.seed, device) for loss in options.loss]
     record: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks.gpu_job", *(sys.argv[1:] if arguments is None else arguments)]),
@@ -172,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
         record["trials"] = [_side_by_side(arm.loss, options) for arm in arms]
         lines = _trial_lines(record["trials"])
     else:
-        job = toy_job() if options.quick else published_job(options.dataset, options.raw)
+        job = _job_of(options)
         record["job"] = _described(job)
         if options.profile:
             record["profiles"] = {arm.name: profile(job, arm) for arm in arms}
@@ -192,6 +194,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 # --- what is trained on
+
+
+def _job_of(options: argparse.Namespace) -> Job:
+    return toy_job() if options.quick else published_job(options.dataset, options.raw)
 
 
 def published_job(dataset: str, raw: Path | None) -> Job:
@@ -565,30 +571,23 @@ def _overlap(trials: list[dict[str, Any]]) -> float:
 
 
 def _processes(loss: str, seeds: range | list[int], options: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
-    """Train these seeds at once, from the start; the arms of their records."""
-    running = []
-    for seed in seeds:
-        folder = options.checkpoints / kind
-        output = folder / f"{loss}-seed{seed}.json"
-        for old in folder.glob(f"*-{loss}*-seed{seed}.safetensors"):
-            old.unlink()  # a continued training would be timed under two conditions
-        command = [sys.executable, "-m", "benchmarks.gpu_job", "--loss", loss, "--seed", str(seed)]
-        command += ["--dataset", options.dataset, "--loss-groups", options.loss_groups]
-        command += ["--seconds", str(options.seconds), "--checkpoints", str(folder), "--output", str(output)]
-        command += ["--raw", str(options.raw)] if options.raw else []
-        command += ["--padding", options.padding] if options.padding else []
-        command += ["--epochs", str(options.epochs)] if options.epochs else []
-        command += ["--quick"] if options.quick else []
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        running.append((output, subprocess.Popen(command, **pipes)))  # type: ignore[call-overload]
-    arms = []
-    for output, process in running:
-        printed, _ = process.communicate()
-        if process.returncode:
-            message = f"a trial ended with exit code {process.returncode}:\n{printed}"
-            raise RuntimeError(message)
-        arms += json.loads(output.read_text())["arms"]
-    return arms
+    """Train these seeds at once, each in a process of its own; their records."""
+    # forked from one that has imported torch and has not touched the device: they begin together
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.reference", "fairrec_pipeline.training.fit"])
+    with ProcessPoolExecutor(len(seeds), mp_context=context, max_tasks_per_child=1) as pool:
+        return list(pool.map(_trial, repeat(loss), seeds, repeat(options), repeat(kind)))
+
+
+def _trial(loss: str, seed: int, options: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """One training from the start: a continued one would be timed under two conditions."""
+    folder = options.checkpoints / kind
+    for old in folder.glob(f"*-{loss}*-seed{seed}.safetensors"):
+        old.unlink()
+    arm = Arm(loss, options.loss_groups, options.padding, seed, _best_device())
+    return train(
+        _job_of(options), arm, deadline=time.monotonic() + options.seconds, epochs=options.epochs, folder=folder
+    )
 
 
 # --- what is printed and recorded
@@ -630,6 +629,10 @@ def _described(job: Job) -> dict[str, Any]:
         "filter_seen": job.filter_seen,
         "gflops_per_step": flops_per_step(job) / 1e9,
     }
+
+
+def _best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _device(device: torch.device) -> dict[str, Any]:
