@@ -63,17 +63,17 @@ def _speed(record: dict[str, Any], options: argparse.Namespace) -> list[str]:
 
 
 def _quality(record: dict[str, Any], options: argparse.Namespace) -> list[str]:
-    record["quality"] = [time_to_quality(loss, threads=options.threads, quick=options.quick) for loss in ARMS]
+    record["quality"] = [time_to_quality(arm, threads=options.threads, quick=options.quick) for arm in options.arms]
     lines = []
     for arm in record["quality"]:
-        print(f"\n{arm['loss']}: epoch, seconds, loss, validation NDCG@20, test NDCG@20 of the chosen weights")
+        print(f"\n{arm['arm']}: epoch, seconds, loss, validation NDCG@20, test NDCG@20 of the chosen weights")
         for row in arm["curve"]:
             print(
                 f"{row['epoch']:4d} {row['seconds']:8.1f} {row['loss']:8.4f} "
                 f"{row['validation_ndcg_at_20']:.4f} {row['test_ndcg_at_20_of_chosen']:.4f}"
             )
         seconds = arm["seconds_to_published_best"]
-        lines.append(f"{arm['loss']}_seconds_to_{PUBLISHED_BEST}={'never' if seconds is None else f'{seconds:.1f}'}")
+        lines.append(f"{arm['arm']}_seconds_to_{PUBLISHED_BEST}={'never' if seconds is None else f'{seconds:.1f}'}")
     return lines
 
 
@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of torch (default: cores)")
     parser.add_argument("--workloads", nargs="+", default=WORKLOADS, choices=WORKLOADS, help="the first is quoted")
     parser.add_argument("--catalogues", type=int, nargs="*", default=CATALOGUES, help="sizes of the scaling table")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="of --quality")
     parser.add_argument("--output", type=Path, help="file of the record")
     return parser
 

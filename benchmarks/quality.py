@@ -31,8 +31,9 @@ BACKBONE = {
     "heads": 1,
     "dropout": 0.2,
     "max_length": 200,
-    "init_std": 0.02,
+    "init_std": 0.1,
 }
+COPYING = BACKBONE | {"copy_window": 50}
 BUDGET = Budget(
     epochs=200,
     steps_per_epoch=64,
@@ -42,14 +43,20 @@ BUDGET = Budget(
     precision="fp32",
     checkpoint_seconds=0,
 )
-ARMS: dict[str, dict[str, Any]] = {"erm": {}, "cvar": {"alpha": 0.3}}
+ARMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "erm": ("erm", {}, BACKBONE),
+    "cvar": ("cvar", {"alpha": 0.3}, BACKBONE),
+    "erm_copying": ("erm", {}, COPYING),
+    "cvar_copying": ("cvar", {"alpha": 0.3}, COPYING),
+}
+"""Loss, its options and the backbone, by name."""
 
 
-def time_to_quality(loss: str, *, threads: int, quick: bool = False) -> dict[str, Any]:
+def time_to_quality(arm: str, *, threads: int, quick: bool = False) -> dict[str, Any]:
     """Train one arm until its chosen weights pass the published best, or validation stops improving.
 
     Args:
-        loss: a name of `ARMS`.
+        arm: a name of `ARMS`.
         threads: of torch.
         quick: a toy world and four epochs, to see that it runs.
 
@@ -60,26 +67,29 @@ def time_to_quality(loss: str, *, threads: int, quick: bool = False) -> dict[str
         FileNotFoundError: RetailRocket's log is not there.
     """
     torch.set_num_threads(threads)
+    loss, options, backbone = ARMS[arm]
     train, validation, test = _histories(quick=quick)
     budget = replace(BUDGET, epochs=4, steps_per_epoch=2, batch_size=8) if quick else BUDGET
-    curve = _Curve(train, test, budget.steps_per_epoch, stop_above=float("inf") if quick else PUBLISHED_BEST)
+    curve = _Curve(train, test, backbone, budget.steps_per_epoch, stop_above=float("inf") if quick else PUBLISHED_BEST)
     with contextlib.suppress(_PassedError):
         fit(
             train,
             validation,
-            build_objective(loss, Population(torch.from_numpy(train.item_counts)), ARMS[loss]),
+            build_objective(loss, Population(torch.from_numpy(train.item_counts)), options),
             groups=None,
-            backbone=BACKBONE,
+            backbone=backbone,
             budget=budget,
             seed=0,
             device=torch.device("cpu"),
             filter_seen=False,
             store=curve,
-            description=loss,
+            description=arm,
         )
     return {
+        "arm": arm,
         "loss": loss,
-        "backbone": BACKBONE,
+        "options": options,
+        "backbone": backbone,
         "budget": vars(budget),
         "seconds_to_published_best": curve.passed,
         "curve": curve.rows,
@@ -93,8 +103,11 @@ class _PassedError(Exception):
 class _Curve:
     """Is given every checkpoint and looks at the test with it instead of keeping it; `fit` stops its clock before."""
 
-    def __init__(self, train: Sequences, test: Sequences, steps_per_epoch: int, stop_above: float) -> None:
-        self.train, self.test, self.steps_per_epoch, self.stop_above = train, test, steps_per_epoch, stop_above
+    def __init__(
+        self, train: Sequences, test: Sequences, backbone: dict[str, Any], steps_per_epoch: int, stop_above: float
+    ) -> None:
+        self.train, self.test, self.backbone = train, test, backbone
+        self.steps_per_epoch, self.stop_above = steps_per_epoch, stop_above
         self.rows: list[dict[str, Any]] = []
         self.passed: float | None = None
 
@@ -105,7 +118,7 @@ class _Curve:
         progress = snapshot.description["progress"]
         score = self.rows[-1]["test_ndcg_at_20_of_chosen"] if self.rows else 0.0
         if progress["best_epoch"] == progress["epoch"]:
-            model = SASRec(self.train.n_items, **BACKBONE)
+            model = SASRec(self.train.n_items, **self.backbone)
             model.load_state_dict(snapshot.section("best"))
             score = float(ndcg(rank_targets(model_scorer(model, self.test), self.test, filter_seen=False), 20).mean())
         row = progress["history"][-1]

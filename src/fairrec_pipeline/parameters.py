@@ -166,6 +166,7 @@ class Train(Block):
     warm_start_steps: int = Field(strict=True, ge=0, description="steps of ERM before the method itself")
     patience: int | None = Field(strict=True, ge=1)
     precision: Literal["auto", "fp32", "bf16"]
+    item_chunk: int | None = Field(strict=True, ge=1, description="items of the catalogue at a time; null: chosen")
     checkpoint_seconds: float = Field(ge=0)
 
     @model_validator(mode="after")

@@ -55,11 +55,11 @@ class SoftmaxHead:
 
     Args:
         keep_bytes: how much of the exponentiated logits may be kept for the gradients.
-        chunk: number of items at a time.
+        chunk: number of items at a time; None: `fitting_chunk` of the first batch.
     """
 
-    def __init__(self, keep_bytes: int = KEEP_BYTES, chunk: int = CHUNK) -> None:
-        self.keep_bytes, self.chunk = keep_bytes, chunk
+    def __init__(self, keep_bytes: int = KEEP_BYTES, chunk: int | None = None) -> None:
+        self.keep_bytes, self._chunk = keep_bytes, chunk
         self._buffer = torch.empty(0)
 
     def losses(self, states: Tensor, weight: Tensor, targets: Tensor, additions: Additions | None = None) -> Tensor:
@@ -75,6 +75,9 @@ class SoftmaxHead:
             (n,) losses, float32 or wider.
         """
         n, n_items = len(states), len(weight)
+        if self._chunk is None:
+            self._chunk = fitting_chunk(states)
+        self.chunk = min(self._chunk, n_items)
         self._kept = n * n_items * states.element_size() <= self.keep_bytes
         size = n * n_items if self._kept else n * self.chunk
         if self._buffer.numel() < size or self._buffer.dtype != states.dtype or self._buffer.device != states.device:
@@ -183,6 +186,18 @@ class SoftmaxHead:
             return None
         rows = coefficients.nonzero()[:, 0]
         return None if len(rows) == len(coefficients) else rows
+
+
+def fitting_chunk(states: Tensor) -> int:
+    """Number of items at a time that suits the device.
+
+    On the CPU a constant, so that a training does not depend on the memory of the moment: a chunk that stays in the
+    cache is also the fastest. A GPU wants few large products: as many items as an eighth of the free memory holds.
+    """
+    if states.device.type != "cuda":
+        return CHUNK
+    free, _ = torch.cuda.mem_get_info(states.device)
+    return int(max(CHUNK, free // 8 // (len(states) * states.element_size())))
 
 
 def _exponentials(logits: Tensor, level: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from fairrec_pipeline.evaluation.ranking import ndcg, rank_targets
 from fairrec_pipeline.interactions.sequences import Sequences
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
+from fairrec_pipeline.models.softmax_head import SoftmaxHead
 from fairrec_pipeline.objectives.base import Objective, State
 from fairrec_pipeline.training.batches import Batches, UserStream
 from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, sections
@@ -46,6 +47,7 @@ class Budget:
     warm_start_steps: int = 0
     patience: int | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    item_chunk: int | None = None
     checkpoint_seconds: float = 30.0
 
     def learning_rate_at(self, step: int) -> float:
@@ -154,7 +156,15 @@ def fit(
     optimizer = torch.optim.Adam(model.parameters(), lr=budget.learning_rate, fused=True)
     bf16 = budget.precision == "bf16" or (budget.precision == "auto" and device.type == "cuda")
     groups_here = None if groups is None else torch.from_numpy(groups).to(device)
-    step = step_type(model, optimizer, objective, groups_here, bf16=bf16, warm_start_steps=budget.warm_start_steps)
+    step = step_type(
+        model,
+        optimizer,
+        objective,
+        groups_here,
+        bf16=bf16,
+        warm_start_steps=budget.warm_start_steps,
+        head=SoftmaxHead(chunk=budget.item_chunk),
+    )
     batches = Batches(train, max_length=model.max_length, device=device, copy_window=model.copy_window)
     stream = UserStream(train.n_users, budget.batch_size, seed, groups if objective.balanced_batches else None)
     state = {name: value.to(device) for name, value in objective.initial_state().items()}
