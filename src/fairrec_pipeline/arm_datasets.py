@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
 
-from fairrec_pipeline.evaluation.comparison import TrainedArm
 from fairrec_pipeline.training.checkpoint import Snapshot
+
+if TYPE_CHECKING:
+    from fairrec_pipeline.evaluation.comparison import TrainedArm
 
 
 class ModelDataset(AbstractVersionedDataset[Snapshot, Snapshot]):
@@ -48,7 +50,7 @@ class ModelDataset(AbstractVersionedDataset[Snapshot, Snapshot]):
         return {"filepath": self._filepath, "version": self._version}
 
 
-class TrainedArmsDataset(AbstractDataset[None, list[TrainedArm]]):
+class TrainedArmsDataset(AbstractDataset[None, "list[TrainedArm]"]):
     """Every trained arm below a folder: the newest version of <arm>/seed-<n>/user_metrics.parquet with its run card.
 
     training_history.parquet, user_weights.parquet and tuning_runs.json of the same version come with it where they are.
@@ -75,6 +77,8 @@ class TrainedArmsDataset(AbstractDataset[None, list[TrainedArm]]):
 
 
 def _trained_arm(folder: Path, file: Path) -> TrainedArm:
+    from fairrec_pipeline.evaluation.comparison import TrainedArm  # with scipy, for which no training has to wait
+
     version = file.parent.name
     try:
         card = json.loads((folder / "run_card.json" / version / "run_card.json").read_text())

@@ -10,11 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fairrec_pipeline.evaluation.comparison import flat
-from fairrec_pipeline.evaluation.figures import training_history
-from fairrec_pipeline.evaluation.group_metrics import metric_names
-from fairrec_pipeline.training.grid import DIVERGED
-
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -32,6 +27,11 @@ def log_arm(
 ) -> None:
     """Write an arm to its run, or one point of its grid (without test metrics); names the run after them."""
     from mlflow.entities import Metric, Param, RunTag
+
+    # here, for a run without an arm does without plotly, scipy and torch
+    from fairrec_pipeline.evaluation.comparison import flat
+    from fairrec_pipeline.evaluation.figures import training_history
+    from fairrec_pipeline.evaluation.group_metrics import metric_names
 
     now = int(time.time() * 1000)
     params = [Param(name, str(value)) for name, value in flat(card["parameters"]).items()]
@@ -75,6 +75,8 @@ def log_points(
         child_run: makes such a run from its name and its start in seconds since 1970; returns its id.
         tuning_runs: point, card and history of every training.
     """
+    from fairrec_pipeline.training.grid import DIVERGED
+
     for run in tuning_runs:
         started, finished = (datetime.fromisoformat(run["card"][name]).timestamp() for name in ("started", "finished"))
         run_id = child_run(run["point"], started)
