@@ -24,7 +24,7 @@ CHAIN = [
 
 
 def test_the_pipelines_of_the_interface() -> None:
-    assert {"__default__", "data", "train", "tune", "experiment", "compare", "recommend"} <= set(register_pipelines())
+    assert {"__default__", "data", "train", "tune", "experiment", "compare", "table1", "recommend"} <= set(register_pipelines())
 
 
 def test_the_default_pipeline_is_the_chain_of_the_card_with_one_block_a_method() -> None:
@@ -38,7 +38,7 @@ def test_the_default_pipeline_is_the_chain_of_the_card_with_one_block_a_method()
     assert namespaces == {arm_namespace(loss) for loss in PAPER_LOSSES}
 
 
-@pytest.mark.parametrize("name", ["__default__", "data", "train", "tune", "experiment", "compare", "recommend"])
+@pytest.mark.parametrize("name", ["__default__", "data", "train", "tune", "experiment", "compare", "table1", "recommend"])
 def test_nothing_falls_through_to_memory(name: str, project: Path) -> None:
     bootstrap_project(project)
     with KedroSession.create(project, env="test", runtime_params={"loss": "gdro", "loss_groups": "seq33"}) as session:

@@ -239,8 +239,8 @@ def _errors(model: type[BaseModel], value: Any, prefix: str = "") -> list[str]:
 
 
 def _message(problem: Any, prefix: str) -> str:
-    # a discriminated union adds its tag to the location, which no user has written
-    where = [str(part) for part in problem["loc"] if part not in LOSSES]
+    # a discriminated union (that of the losses) adds its tag to the location, which no user has written
+    where = [str(part) for part in problem["loc"] if not (prefix and part in LOSSES)]
     name = ".".join(filter(None, [prefix, *where]))
     if problem["type"] == "extra_forbidden":
         return f"unknown parameter {name}"

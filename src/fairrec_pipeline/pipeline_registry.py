@@ -37,6 +37,7 @@ def register_pipelines() -> Mapping[str, Pipeline]:
             "tune": _tune,
             "experiment": _experiment,
             "compare": _compare,
+            "table1": _table1,
             "recommend": _recommend,
         }
     )
@@ -78,6 +79,12 @@ def _compare() -> Pipeline:
     from fairrec_pipeline.pipelines import compare
 
     return compare.create_pipeline()
+
+
+def _table1() -> Pipeline:
+    from fairrec_pipeline.pipelines import table1
+
+    return table1.create_pipeline()
 
 
 def _recommend() -> Pipeline:
