@@ -191,8 +191,8 @@ def compare_arms(
 
     Returns:
         One row per arm, split, group and metric. What it is about: arm, loss, loss_groups, split, group, metric,
-        n_users, n_seeds (0: untrained). Its value: value, ci_low, ci_high, sd_seeds (standard deviation over seeds, from
-        2 on). Against erm: delta_vs_erm, delta_ci_low and delta_ci_high (t interval), delta_bootstrap_low and
+        n_users, n_seeds (0: untrained). Its value: value, ci_low, ci_high, sd_seeds (standard deviation over seeds,
+        from 2 on). Against erm: delta_vs_erm, delta_ci_low and delta_ci_high (t interval), delta_bootstrap_low and
         delta_bootstrap_high (BCa), relative_change (percent of erm), effect_size (Cohen's d_z), p_value, p_wilcoxon,
         p_value_seeds, p_users_seeds, p_adjusted, significant (`p_adjusted` below the level), p_users_seeds_adjusted;
         null for erm itself and where there is no erm arm, p-values also for a group of one user. The paper: see
@@ -309,9 +309,7 @@ def _over_seeds(seeds: _Seeds, reference: _Seeds, rows: np.ndarray, sizes: np.nd
     by_seed = np.stack([moments(difference[rows], sizes).means.ravel() for difference in differences])
     over_seeds = moments(by_seed, np.array([len(shared)]))
     shape = over_users.means.shape
-    of_groups = Moments(
-        over_seeds.sizes, over_seeds.means.reshape(shape), over_seeds.standard_errors.reshape(shape)
-    )
+    of_groups = Moments(over_seeds.sizes, over_seeds.means.reshape(shape), over_seeds.standard_errors.reshape(shape))
     return {"p_value_seeds": t_test(of_groups), "p_users_seeds": users_and_seeds_test(over_users, of_groups)}
 
 

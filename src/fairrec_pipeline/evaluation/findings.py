@@ -21,6 +21,7 @@ from fairrec_pipeline.evaluation.group_metrics import (
     VALUE,
 )
 from fairrec_pipeline.evaluation.tables import arms, extreme_groups, number, p_text, records
+from fairrec_pipeline.evaluation.trainings import GRID, budgets
 
 
 def findings(comparison: pd.DataFrame, *, significance: float) -> list[str]:
@@ -40,6 +41,54 @@ def findings(comparison: pd.DataFrame, *, significance: float) -> list[str]:
     else:
         sentences.append("There is no erm arm, so no arm has a difference or a test. Train it with loss=erm.")
     return [*sentences, *_targets(rows), *_seeds(trained)]
+
+
+def budget_in_words(trainings: pd.DataFrame) -> list[str]:
+    """What about the budgets of the arms a reader has to know before comparing them.
+
+    Args:
+        trainings: from `trainings.trainings`.
+    """
+    table = budgets(trainings)
+    sentences = []
+    if len(table["points"].unique()) > 1:
+        listed = ", ".join(f"{arm} {points}" for arm, points in table["points"].items())
+        sentences.append(
+            f"The arms were not tuned alike: trainings that each was chosen from: {listed}. The best of many is higher "
+            "than the one of one by chance alone, on validation; compare arms that had as many."
+        )
+    warm = table[table["warm_start_steps"] > 0]
+    if not warm.empty:
+        listed = ", ".join(f"{arm} {steps}" for arm, steps in warm["warm_start_steps"].items())
+        sentences.append(
+            f"Started as erm, for so many steps: {listed}. The other arms trained by their own rule at once."
+        )
+    grid = trainings[(trainings["kind"] == GRID) & trainings["option_value"].notna()]
+    edges = []
+    for (arm, option), own in grid.groupby(["arm", "option"], sort=False):
+        ends = (own["option_value"].min(), own["option_value"].max())
+        edges += [
+            f"{arm} {option}={value:g}" for value in own.loc[own["selected"], "option_value"].unique() if value in ends
+        ]
+    if edges:
+        sentences.append(f"Chosen at the edge of the grid, so that a better value may lie beyond: {', '.join(edges)}.")
+    return sentences
+
+
+def found_in_words(rules: pd.DataFrame) -> list[str]:
+    """Whom each arm trained on most and least, by the tree's rules.
+
+    Args:
+        rules: from `trained_on.found_users`.
+    """
+    sentences = []
+    for arm, own in rules.groupby("arm", sort=False):
+        most, least = own.iloc[0], own.iloc[-1]
+        sentences.append(
+            f"{arm} trained most on users with {most['rule']} ({most['n_users']:,} users, lift {most['lift']:.2f}), "
+            f"least on those with {least['rule']} ({least['n_users']:,} users, lift {least['lift']:.2f})."
+        )
+    return sentences
 
 
 def _against_untrained(rows: pd.DataFrame) -> Iterable[str]:
@@ -93,6 +142,12 @@ def _against_erm(trained: pd.DataFrame, significance: float) -> Iterable[str]:
                 f"{row.arm} ({row.delta_vs_erm:+.4f}, {row.relative_change:+.1f} %)" for row in records(overall[chosen])
             )
             yield f"{kind}: {listed}."
+    doubtful = overall[(overall["p_value"] < significance) != (overall["p_wilcoxon"] < significance)]
+    if not doubtful.empty:
+        listed = ", ".join(
+            f"{row.arm} (t {p_text(row.p_value)}, Wilcoxon {p_text(row.p_wilcoxon)})" for row in records(doubtful)
+        )
+        yield f"The t-test and Wilcoxon's signed ranks disagree overall, so that the shape decides: {listed}."
     harmed = tested[tested[SPLIT].isin(STANDARD_SPLITS) & tested["significant"] & (tested["delta_vs_erm"] < 0)]
     if not harmed.empty:
         listed = "; ".join(
@@ -156,9 +211,11 @@ def _seeds(trained: pd.DataFrame) -> Iterable[str]:
     over_seeds = overall[overall["p_value_seeds"].notna()]
     if not over_seeds.empty:
         listed = ", ".join(
-            f"{row.arm} {row.delta_vs_erm:+.4f} (p {p_text(row.p_value_seeds)})" for row in records(over_seeds)
+            f"{row.arm} {row.delta_vs_erm:+.4f} (p {p_text(row.p_users_seeds)}, corrected "
+            f"{p_text(row.p_users_seeds_adjusted)}; over seeds alone {p_text(row.p_value_seeds)})"
+            for row in records(over_seeds)
         )
-        yield f"Differences from erm tested over seeds, which contains that variance: {listed}."
+        yield f"Differences from erm tested over users and seeds, which contains that variance: {listed}."
 
 
 def _named(rows: pd.DataFrame) -> str:

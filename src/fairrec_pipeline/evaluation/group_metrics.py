@@ -59,7 +59,7 @@ def membership(user_metrics: pd.DataFrame, user_groups: pd.DataFrame, *, by_targ
         *(_one_split(known[USER], split, groups) for split, groups in labels.items()),
         _one_split(user_metrics[USER], TARGET, repeats),
     ]
-    if by_target and repeats.nunique() > 1:
+    if by_target and len(repeats.unique()) > 1:
         of_user = known[USER].map(repeats.set_axis(user_metrics[USER]))
         parts += [
             _one_split(known[USER], split + BY_TARGET, labels[split] + "-" + of_user)
@@ -72,8 +72,8 @@ def membership(user_metrics: pd.DataFrame, user_groups: pd.DataFrame, *, by_targ
 def split_labels(user_groups: pd.DataFrame) -> dict[str, pd.Series[str]]:
     """Group of every user in every split and attribute column of `user_groups`.
 
-    Then in `atomic`, the crossing of pop33 and seq33 (groups `niche-short`, ...), where both are there. A user without a
-    value of an attribute belongs to its group `unknown`.
+    Then in `atomic`, the crossing of pop33 and seq33 (groups `niche-short`, ...), where both are there. A user without
+    a value of an attribute belongs to its group `unknown`.
 
     Args:
         user_groups: see `membership`.
@@ -97,6 +97,13 @@ def split_labels(user_groups: pd.DataFrame) -> dict[str, pd.Series[str]]:
         popularity, length = (labels[split] for split in STANDARD_SPLITS)
         labels[ATOMIC] = popularity + "-" + length
     return labels
+
+
+def attribute_names(user_groups: pd.DataFrame) -> list[str]:
+    """Columns of `user_groups` that the users brought: their groups are not those of a quantile split."""
+    quantile_groups = [set(_GROUP_ORDER[:3]), set(_GROUP_ORDER[3:6])]
+    columns = user_groups.columns.difference([USER, TRAIN_LENGTH, POPULARITY_RATIO], sort=False)
+    return [name for name in columns if not any(set(user_groups[name]) <= groups for groups in quantile_groups)]
 
 
 def group_metrics(user_metrics: pd.DataFrame, user_groups: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib import resources
 
-import numpy as np
 import pandas as pd
 
 from fairrec_pipeline.evaluation.group_metrics import GROUP, METRIC, OVERALL, SPLIT, STANDARD_SPLITS
@@ -72,8 +71,8 @@ def published_noise(dataset: str) -> pd.DataFrame:
     freedom = repeats.size() - 1
     each = pd.DataFrame({"published_freedom": freedom, "squares": repeats.var() * freedom})
     pooled = each[freedom > 0].groupby([SPLIT, GROUP]).sum()
-    noise = np.sqrt(pooled["squares"] / pooled["published_freedom"]).rename("published_noise")
-    return pd.concat([noise, pooled["published_freedom"]], axis=1).reset_index()
+    pooled["published_noise"] = (pooled["squares"] / pooled["published_freedom"]) ** 0.5
+    return pooled[["published_noise", "published_freedom"]].reset_index()
 
 
 def published_cells(dataset: str) -> pd.DataFrame:

@@ -20,6 +20,9 @@ from fairrec_pipeline.evaluation.group_metrics import (
     gaps,
     worst_groups,
 )
+from fairrec_pipeline.evaluation.published import published_noise, published_rows
+from fairrec_pipeline.evaluation.stars import published_stars
+from fairrec_pipeline.evaluation.trainings import budgets
 
 EVERY_ARM_SPLITS = (OVERALL, *STANDARD_SPLITS, TARGET)
 """What the first table of a report shows; the other splits have tables of their own."""
@@ -33,6 +36,7 @@ class Cell:
         text: the number, or what stands for a missing one.
         starred: differs from erm, uncorrected (the paper's star).
         corrected: still differs after the correction.
+        over_seeds: differs for other users and another training, after the correction.
         best: highest among the trained arms.
         second: second highest among the trained arms.
         below_untrained: a trained arm's value below that of the best untrained arm.
@@ -41,13 +45,14 @@ class Cell:
     text: str
     starred: bool = False
     corrected: bool = False
+    over_seeds: bool = False
     best: bool = False
     second: bool = False
     below_untrained: bool = False
 
     @property
     def marks(self) -> str:
-        return "*" * self.starred + "†" * self.corrected + "↓" * self.below_untrained
+        return "*" * self.starred + "†" * self.corrected + "‡" * self.over_seeds + "↓" * self.below_untrained
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,13 @@ class Table:
         splits: (name, number of columns) of each split, for a header above the header.
         header: name of each column.
         rows: arms in the order of the comparison.
+        corner: name of the first column.
     """
 
     splits: tuple[tuple[str, int], ...]
     header: tuple[str, ...]
     rows: tuple[Row, ...]
+    corner: str = "arm"
 
 
 def group_table(
@@ -152,40 +159,52 @@ def extreme_groups(comparison: pd.DataFrame, metric: str = HEADLINE_METRIC) -> p
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def published_table(comparison: pd.DataFrame, splits: Sequence[str]) -> Table | None:
-    """Ours / published (difference) of NDCG@20, where a published cell exists.
+def paper_tables(comparison: pd.DataFrame, dataset: str) -> dict[str, Table]:
+    """The paper's tables by name, as ours / published (difference, in standard deviations of the noise).
 
     Args:
         comparison: from `comparison.compare_arms`.
-        splits: in the order of the columns.
+        dataset: name by which published numbers are looked up.
 
     Returns:
-        None if nothing is published for these splits.
+        By name (`Table 2`), those that hold a number of ours; the untrained arms stand below.
     """
-    rows = comparison[comparison[SPLIT].isin(splits) & comparison["published"].notna()]
-    if rows.empty:
-        return None
-    texts = {
-        (row.arm, row.split, row.group): (
-            f"{number(row.value)} / {number(row.published).removesuffix('0')}"
-            f"{'*' if row.published_significant is True else ''} ({row.value - row.published:+.3f})"
+    rows = comparison[comparison[METRIC] == HEADLINE_METRIC]
+    ours = {(row.loss, _text(row.loss_groups), row.split, row.group): row.value for row in records(rows)}
+    noise = published_noise(dataset).set_index([SPLIT, GROUP])["published_noise"].to_dict()
+    untrained = [arm for arm, trained in arms(comparison) if not trained]
+    found = {}
+    for table, cells in published_rows(dataset).groupby("table"):
+        texts: dict[tuple[str, str, str], str] = {}
+        known = False
+        for row in records(cells):
+            panel_has_arm = pd.isna(row.loss_groups) or row.panel == row.loss_groups
+            name = row.loss if panel_has_arm else f"{row.loss}-{row.loss_groups}"
+            value = ours.get((row.loss, _text(row.loss_groups), row.split, row.group))
+            known |= value is not None
+            spread = noise.get((row.split, row.group))
+            texts[name, row.panel, row.group] = _beside(value, row.published, row.published_significant, spread)
+            for arm in untrained:
+                own = ours.get((arm, "", row.split, row.group))
+                texts[arm, row.panel, row.group] = "-" if own is None else number(own)
+        if not known:
+            continue
+        places = list(dict.fromkeys((panel, group) for _, panel, group in texts))
+        panels = list(dict.fromkeys(panel for panel, _ in places))
+        names = [name for name in dict.fromkeys(name for name, _, _ in texts) if name not in untrained]
+        found[f"Table {table}"] = Table(
+            splits=tuple((panel, sum(place[0] == panel for place in places)) for panel in panels),
+            header=tuple(group for _, group in places),
+            rows=tuple(
+                Row(name, name not in untrained, tuple(Cell(texts.get((name, *place), "-")) for place in places))
+                for name in [*names, *untrained]
+            ),
         )
-        for row in records(rows)
-    }
-    places = [place for split in splits for place in dict.fromkeys((s, g) for _, s, g in texts if s == split)]
-    widths = {split: sum(place[0] == split for place in places) for split in splits}
-    return Table(
-        splits=tuple((split, width) for split, width in widths.items() if width),
-        header=tuple("" if split == OVERALL else group for split, group in places),
-        rows=tuple(
-            Row(str(arm), True, tuple(Cell(texts.get((arm, *place), "-")) for place in places))
-            for arm in rows["arm"].unique()
-        ),
-    )
+    return found
 
 
 def difference_table(comparison: pd.DataFrame, *, significance: float, metric: str = HEADLINE_METRIC) -> Table:
-    """Difference from erm overall with its interval and every test.
+    """Difference from erm overall with its intervals, its size and every test.
 
     Args:
         comparison: from `comparison.compare_arms`.
@@ -195,22 +214,159 @@ def difference_table(comparison: pd.DataFrame, *, significance: float, metric: s
     rows = comparison[(comparison[SPLIT] == OVERALL) & (comparison[METRIC] == metric)].dropna(subset="delta_vs_erm")
     return Table(
         splits=(),
-        header=("difference", "interval", "percent", "p", "p corrected", "p over seeds", "seeds"),
+        header=(
+            *("difference", "t interval", "bootstrap interval", "percent", "d_z", "p", "p corrected", "p Wilcoxon"),
+            *("p over seeds", "p users and seeds", "corrected", "seeds"),
+        ),
         rows=tuple(
             Row(
                 row.arm,
                 row.n_seeds > 0,
                 (
-                    Cell(f"{row.delta_vs_erm:+.4f}", starred=row.p_value < significance, corrected=row.significant),
+                    Cell(f"{row.delta_vs_erm:+.4f}", **_tests(row, significance)),
                     Cell(f"{row.delta_ci_low:+.4f} to {row.delta_ci_high:+.4f}"),
+                    Cell(f"{row.delta_bootstrap_low:+.4f} to {row.delta_bootstrap_high:+.4f}"),
                     Cell(f"{row.relative_change:+.1f}"),
-                    Cell(p_text(row.p_value)),
-                    Cell(p_text(row.p_adjusted)),
-                    Cell(p_text(row.p_value_seeds)),
+                    Cell(f"{row.effect_size:+.3f}"),
+                    *(
+                        Cell(p_text(p))
+                        for p in (
+                            *(row.p_value, row.p_adjusted, row.p_wilcoxon, row.p_value_seeds),
+                            *(row.p_users_seeds, row.p_users_seeds_adjusted),
+                        )
+                    ),
                     Cell(str(row.n_seeds) if row.n_seeds else "untrained"),
                 ),
             )
             for row in records(rows)
+        ),
+    )
+
+
+def stars_table(comparison: pd.DataFrame, *, significance: float) -> Table:
+    """Every published star that we can look at, and what became of it.
+
+    Args:
+        comparison: from `comparison.compare_arms`.
+        significance: see `stars.published_stars`.
+    """
+    words = {True: "yes", False: "no"}
+    rows = published_stars(comparison, significance=significance)
+    return Table(
+        splits=(),
+        header=("split", "group", "paper's difference", "beyond its noise", "our difference", "in our runs"),
+        rows=tuple(
+            Row(
+                row.arm,
+                True,
+                (
+                    Cell(row.split),
+                    Cell("" if row.split == OVERALL else row.group),
+                    Cell(f"{row.published_delta:+.4f}"),
+                    Cell("not repeated" if pd.isna(row.beyond_noise) else words[bool(row.beyond_noise)]),
+                    Cell(f"{row.delta_vs_erm:+.4f}"),
+                    Cell(row.verdict),
+                ),
+            )
+            for row in records(rows)
+        ),
+    )
+
+
+def budget_table(trainings: pd.DataFrame, comparison: pd.DataFrame) -> Table:
+    """What every arm cost, how far it was tuned, and what came out.
+
+    Args:
+        trainings: from `trainings.trainings`.
+        comparison: from `comparison.compare_arms`.
+    """
+    rows = comparison[(comparison[SPLIT] == OVERALL) & (comparison[METRIC] == HEADLINE_METRIC)]
+    values = rows.set_index("arm")[VALUE].to_dict()
+    return Table(
+        splits=(),
+        header=("NDCG@20", "seconds per run", "runs", "tuning points", "seconds in all", "warm-start steps", "device"),
+        rows=(
+            *(
+                Row(
+                    row.arm,
+                    True,
+                    (
+                        Cell(number(values[row.arm])),
+                        Cell(_seconds(row.seconds)),
+                        Cell(str(row.runs)),
+                        Cell(str(row.points)),
+                        Cell(_seconds(row.total_seconds)),
+                        Cell(str(row.warm_start_steps)),
+                        Cell(row.device),
+                    ),
+                )
+                for row in records(budgets(trainings).rename_axis("arm").reset_index())
+            ),
+            *(
+                Row(arm, False, (Cell(number(values[arm])), *[Cell("-")] * 6))
+                for arm, trained in arms(comparison)
+                if not trained
+            ),
+        ),
+    )
+
+
+def shares_table(shares: pd.DataFrame) -> Table:
+    """Share of draws, share of weight and lift of every group over the whole training, per arm.
+
+    Args:
+        shares: from `trained_on.weight_shares`.
+    """
+    rows = shares[shares["window"].isna()]
+    names = list(dict.fromkeys(rows["arm"]))
+    texts = {
+        (row.arm, row.split, row.group): f"{100 * row.weight_share:.1f} % ({row.lift:.2f})" for row in records(rows)
+    }
+    return Table(
+        splits=(),
+        header=("group", "users", "share of draws", *(f"{name}: share of weight (lift)" for name in names)),
+        rows=tuple(
+            Row(
+                row.split,
+                True,
+                (
+                    Cell(row.group),
+                    Cell(f"{row.n_users:,}"),
+                    Cell(f"{100 * row.draw_share:.1f} %"),
+                    *(Cell(texts.get((name, row.split, row.group), "-")) for name in names),
+                ),
+            )
+            for row in records(rows.drop_duplicates([SPLIT, GROUP]))
+        ),
+        corner="split",
+    )
+
+
+def rules_table(rules: pd.DataFrame) -> Table:
+    """The users whom each arm weighs above erm, as rules.
+
+    Args:
+        rules: from `trained_on.found_users`.
+    """
+    return Table(
+        splits=(),
+        header=("users with", "users", "of them above erm", "of all above erm", "draws", "weight", "lift", "accuracy"),
+        rows=tuple(
+            Row(
+                row.arm,
+                True,
+                (
+                    Cell(row.rule),
+                    Cell(f"{row.n_users:,}"),
+                    *(
+                        Cell(f"{100 * share:.1f} %")
+                        for share in (row.above_erm, row.above_erm_overall, row.draw_share, row.weight_share)
+                    ),
+                    Cell(f"{row.lift:.2f}"),
+                    Cell(f"{row.accuracy:.2f}"),
+                ),
+            )
+            for row in records(rules)
         ),
     )
 
@@ -238,6 +394,32 @@ def p_text(p_value: float) -> str:
     return "<.0001" if p_value < 1e-4 else f"{p_value:.4f}".removeprefix("0")
 
 
+def _tests(row: Any, significance: float) -> dict[str, bool]:
+    return {
+        "starred": bool(row.p_value < significance),
+        "corrected": bool(row.significant),
+        "over_seeds": bool(row.p_users_seeds_adjusted < significance),
+    }
+
+
+def _beside(value: float | None, published: float, starred: Any, noise: float | None) -> str:
+    """Ours / published (difference, in units of the paper's noise)."""
+    theirs = number(published).removesuffix("0") + ("*" if starred is True else "")
+    if value is None:
+        return f"- / {theirs}"
+    difference = value - published
+    units = "" if noise is None else f", {difference / noise:+.1f} sd"
+    return f"{number(value)} / {theirs} ({difference:+.3f}{units})"
+
+
+def _text(name: Any) -> str:
+    return "" if pd.isna(name) else str(name)
+
+
+def _seconds(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:,.0f}"
+
+
 def _column(rows: pd.DataFrame, significance: float) -> dict[str, Cell]:
     trained = rows["n_seeds"] > 0
     untrained_best = rows.loc[~trained, VALUE].max()
@@ -245,8 +427,7 @@ def _column(rows: pd.DataFrame, significance: float) -> dict[str, Cell]:
     return {
         row.arm: Cell(
             number(row.value),
-            starred=bool(row.p_value < significance) and row.n_seeds > 0,
-            corrected=bool(row.significant) and row.n_seeds > 0,
+            **(_tests(row, significance) if row.n_seeds > 0 else {}),
             best=row.n_seeds > 0 and ranking[:1] == [row.value],
             second=row.n_seeds > 0 and ranking[1:2] == [row.value],
             below_untrained=row.n_seeds > 0 and bool(row.value < untrained_best),

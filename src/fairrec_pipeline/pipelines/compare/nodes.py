@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import ibis
 import pandas as pd
 import plotly.graph_objects as go
 
-from fairrec_pipeline.evaluation import figures
 from fairrec_pipeline.evaluation.baselines import BASELINES
 from fairrec_pipeline.evaluation.comparison import TrainedArm, compare_arms, select_arms
+from fairrec_pipeline.evaluation.evidence import Evidence
+from fairrec_pipeline.evaluation.figures import draw
 from fairrec_pipeline.evaluation.ranking import rank_targets, user_metrics
 from fairrec_pipeline.evaluation.report import Subject, html_report, markdown_report, run_cards
-from fairrec_pipeline.interactions.columns import TEST
+from fairrec_pipeline.evaluation.trained_on import found_users, repeat_share, weight_shares
+from fairrec_pipeline.evaluation.trainings import training_curves, trainings
+from fairrec_pipeline.interactions.columns import ITEM, ROLE, TEST, USER
 from fairrec_pipeline.interactions.sequences import evaluation_sequences, training_sequences
 from fairrec_pipeline.interactions.statistics import check_fingerprint
 from fairrec_pipeline.parameters import Evaluate
@@ -40,16 +44,14 @@ def score_baselines(
     return pd.concat(frames, ignore_index=True)
 
 
-def compare(
+def select_runs(
     trained_arms: list[TrainedArm],
     baseline_user_metrics: pd.DataFrame,
-    user_groups: ibis.Table,
     dataset_statistics: dict[str, Any],
-    dataset: str,
     evaluate: Evaluate,
     *after: Any,
-) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """The tidy comparison, and the run cards behind it; `after` is there for the order of the nodes only."""
+) -> list[TrainedArm]:
+    """The runs that may stand in one table, untrained arms last; `after` is there for the order of the nodes only."""
     fingerprint = dataset_statistics["fingerprint"]
     untrained = [
         TrainedArm(str(name), str(name), None, None, fingerprint, {}, rows.drop(columns="arm"))
@@ -61,28 +63,57 @@ def compare(
         filter_seen=evaluate.filter_seen,
         other_data=evaluate.other_data,
     )
-    selected = [run for seeds in runs.values() for run in seeds]
+    return [run for seeds in runs.values() for run in seeds]
+
+
+def compare(
+    selected_runs: list[TrainedArm],
+    user_groups: ibis.Table,
+    dataset_statistics: dict[str, Any],
+    dataset: str,
+    evaluate: Evaluate,
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """The tidy comparison, and the run cards behind it."""
     comparison = compare_arms(
-        selected,
+        selected_runs,
         user_groups.to_pandas(),
         dataset=dataset,
         confidence=evaluate.confidence,
         significance=evaluate.significance,
         correction=evaluate.correction,
         other_data=evaluate.other_data,
-        fingerprint=fingerprint,
+        fingerprint=dataset_statistics["fingerprint"],
         filter_seen=evaluate.filter_seen,
     )
-    return comparison, run_cards(selected)
+    return comparison, run_cards(selected_runs)
+
+
+def follow_trainings(selected_runs: list[TrainedArm], user_groups: ibis.Table) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Every training with its numbers, and the curves of those that are compared."""
+    return trainings(selected_runs, user_groups.to_pandas()), training_curves(selected_runs)
+
+
+def look_whom_they_trained_on(
+    selected_runs: list[TrainedArm], user_groups: ibis.Table, interactions: ibis.Table
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Shares of the training weight by group, and rules that say who got more than in erm."""
+    runs = {arm: list(seeds) for arm, seeds in itertools.groupby(selected_runs, key=lambda run: run.arm)}
+    groups = user_groups.to_pandas()
+    repeats = repeat_share(interactions.select(USER, ITEM, ROLE).to_pandas())
+    return weight_shares(runs, groups), found_users(runs, groups, repeats)
 
 
 def report(
     comparison: pd.DataFrame,
     compared_runs: list[dict[str, Any]],
+    all_trainings: pd.DataFrame,
+    training_curves: pd.DataFrame,
+    weight_shares: pd.DataFrame,
+    found_users: pd.DataFrame,
     dataset_statistics: dict[str, Any],
     dataset: str,
     evaluate: Evaluate,
-) -> tuple[pd.DataFrame, go.Figure, go.Figure, go.Figure, str, str]:
+) -> tuple[pd.DataFrame, go.Figure, go.Figure, go.Figure, go.Figure, go.Figure, str, str]:
     """The comparison as CSV, figures, Markdown and one HTML file."""
     subject = Subject(
         dataset=dataset,
@@ -94,9 +125,15 @@ def report(
         correction=evaluate.correction,
         filter_seen=evaluate.filter_seen,
     )
-    drawn = (
-        figures.relative_change(comparison),
-        figures.group_values(comparison),
-        figures.repeat_and_new(comparison),
+    evidence = Evidence(comparison, all_trainings, training_curves, weight_shares, found_users)
+    drawn = draw(evidence)
+    return (
+        comparison,
+        drawn["relative_change"],
+        drawn["group_values"],
+        drawn["repeat_and_new"],
+        drawn["trade_off"],
+        drawn["learning_curves"],
+        markdown_report(evidence, subject),
+        html_report(evidence, subject, drawn),
     )
-    return comparison, *drawn, markdown_report(comparison, subject), html_report(comparison, subject, drawn)
