@@ -568,9 +568,9 @@ def test_the_points_of_a_grid_share_their_teachers(world: World, tmp_path: Path)
         *["causald-predictor"] * 2,
         "causald-teacher-0",
         *(f"causald-teacher-{number}" for number in (1, 1, 2, 2, 3, 3)),
-        "checkpoint-seeds",
-        "checkpoint-weight=0.4",
-        "checkpoint-weight=0.9",
+        "seeds",
+        "weight=0.4",
+        "weight=0.9",
     ]
 
 
