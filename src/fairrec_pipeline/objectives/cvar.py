@@ -68,7 +68,7 @@ _FAR = 9.0
 
 
 class CVaRSmooth(Objective):
-    """CVaR with a smooth threshold that is known better than from one batch.
+    """CVaR with a smooth threshold (Togashi et al. 2024) that is known better than from one batch.
 
     `q_u = Phi((l_u - xi) / h) / (alpha B)`; xi solves `mean Phi((xi - l) / h) = 1 - alpha` over the last loss of every
     user that has been in a batch. The weights of a batch sum to 1 on average only: a batch of hard users counts more.
