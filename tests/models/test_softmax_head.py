@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fairrec_pipeline.models.softmax_head import CHUNK, SoftmaxHead, fitting_chunk
+from fairrec_pipeline.models.softmax_head import SoftmaxHead
 
 N, ITEMS, DIM = 23, 101, 8
 COEFFICIENTS = {
@@ -98,7 +98,3 @@ def test_no_subnormal_exponentials() -> None:
     assert kept.tolist()[0] == 1.0
     torch.testing.assert_close(kept[1:].log(), torch.tensor([-59.0, -60.0, -60.0, -1.0]))
     assert float(kept.min()) > torch.finfo(torch.float32).tiny
-
-
-def test_chunk_on_the_cpu_does_not_depend_on_the_memory_of_the_moment() -> None:
-    assert fitting_chunk(torch.ones(3, 2)) == fitting_chunk(torch.ones(3000, 256)) == CHUNK

@@ -57,8 +57,9 @@ def test_an_empty_history_is_evaluated_from_the_start_token(make_sequences: Call
 
 def test_in_order_visits_every_user_once(make_sequences: Callable[..., Sequences]) -> None:
     sequences = make_sequences(LENGTHS, held_out=True)
-    batches = list(Batches(sequences, max_length=5, device=torch.device("cpu")).in_order(4))
-    assert [len(batch.users) for batch in batches] == [4, 4, 2]
+    batches = list(Batches(sequences, max_length=5, device=torch.device("cpu")).in_order(12))
+    assert len(batches) > 2
+    assert max(len(batch.tokens) for batch in batches) < 12 + 5  # the last user of a batch may go beyond
     assert sorted(user for batch in batches for user in batch.users.tolist()) == list(range(len(LENGTHS)))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fairrec_pipeline.models.packing import to_device
 from fairrec_pipeline.models.softmax_head import Additions
 
 
@@ -84,13 +85,14 @@ def own_items(newest: Tensor, counts: Tensor, items: Tensor, gaps: Tensor) -> Ow
         gaps: (n_events,) from `gaps_to_repeats`.
     """
     total, device = int(counts.sum()), items.device
-    starts = (torch.cumsum(counts, 0) - counts).to(device)
-    rows = torch.repeat_interleave(torch.arange(len(counts)), counts).to(device)
+    starts = to_device(torch.cumsum(counts, 0) - counts, device)
+    rows = to_device(torch.repeat_interleave(torch.arange(len(counts)), counts), device)
     back = torch.arange(total, device=device) - starts[rows]
     events = newest[rows] - back
     last = gaps[events] > back  # the same item is not met again up to the row's newest event
     before = torch.cumsum(last, 0)
     recency = before - 1 - torch.where(starts > 0, before[(starts - 1).clamp(min=0)], 0)[rows]
-    rows, own, recency = rows[last], items[events[last]], recency[last]
+    kept = last.nonzero()[:, 0]  # their number is only known on the device: the one place where copying waits for it
+    rows, own, recency = rows[kept], items[events[kept]], recency[kept]
     order = torch.argsort(own, stable=True)
     return OwnItems(rows[order], own[order], recency[order])

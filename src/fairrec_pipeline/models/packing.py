@@ -31,6 +31,13 @@ class Bucket:
     cells: Tensor | None
 
 
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """x from the CPU on the device, without waiting for what the device is doing."""
+    if device.type == "cuda":
+        x = x.pin_memory()  # else the copy would wait
+    return x.to(device, non_blocking=True)
+
+
 def buckets_of(lengths: Tensor, device: torch.device) -> list[Bucket]:
     """Cut sequences, sorted by length, where the length doubles.
 
@@ -48,7 +55,7 @@ def buckets_of(lengths: Tensor, device: torch.device) -> list[Bucket]:
         if rows < count * longest:
             before = torch.cumsum(inside, 0) - inside
             shift = torch.arange(count) * longest - before
-            cells = (torch.arange(rows) + torch.repeat_interleave(shift, inside)).to(device, non_blocking=True)
+            cells = to_device(torch.arange(rows) + torch.repeat_interleave(shift, inside), device)
         buckets.append(Bucket(rows, count, longest, cells))
         first += count
     return buckets

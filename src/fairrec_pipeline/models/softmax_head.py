@@ -47,6 +47,13 @@ class Additions(NamedTuple):
         kept = new >= 0
         return Additions(new[kept], self.items[kept], self.values[kept])
 
+    def by_chunk(self, chunk: int, n_items: int) -> list[Additions]:
+        """Those of each chunk of the catalogue; a GPU has to be waited for."""
+        starts = torch.arange(0, n_items + chunk, chunk, device=self.items.device)
+        sizes = torch.searchsorted(self.items, starts).diff().tolist()
+        parts = zip(*(part.split(sizes) for part in self), strict=True)
+        return [Additions(*part) for part in parts]
+
 
 class SoftmaxHead:
     """Cross-entropy of `softmax(states @ weight.T)` without its logits.
@@ -55,7 +62,7 @@ class SoftmaxHead:
 
     Args:
         keep_bytes: how much of the exponentiated logits may be kept for the gradients.
-        chunk: number of items at a time; None: `fitting_chunk` of the first batch.
+        chunk: number of items at a time; None: `fitting_chunk` of the device.
     """
 
     def __init__(self, keep_bytes: int = KEEP_BYTES, chunk: int | None = None) -> None:
@@ -69,15 +76,13 @@ class SoftmaxHead:
             states: (n, dim).
             weight: (n_items, dim), output embedding of the catalogue.
             targets: (n,) item codes.
-            additions: to some of the logits; asking where the chunks begin in them waits for a GPU.
+            additions: to some of the logits.
 
         Returns:
             (n,) losses, float32 or wider.
         """
         n, n_items = len(states), len(weight)
-        if self._chunk is None:
-            self._chunk = fitting_chunk(states)
-        self.chunk = min(self._chunk, n_items)
+        self.chunk = min(self._chunk or fitting_chunk(states.device), n_items)
         self._kept = n * n_items * states.element_size() <= self.keep_bytes
         size = n * n_items if self._kept else n * self.chunk
         if self._buffer.numel() < size or self._buffer.dtype != states.dtype or self._buffer.device != states.device:
@@ -89,8 +94,9 @@ class SoftmaxHead:
         # the target's logit comes out of the same product as the others: in bfloat16 a second one differs by far more
         # than a small loss
         target_logits = states.new_zeros(n, dtype=wide)
+        chunks_added = [] if additions is None else additions.by_chunk(self.chunk, n_items)
         for start in range(0, n_items, self.chunk):
-            logits = self._logits(start, states, additions)
+            logits = self._logits(start, states, chunks_added)
             place = (targets - start)[:, None]
             own = logits.gather(1, place.clamp(0, logits.shape[1] - 1))[:, 0]
             inside = (place[:, 0] >= 0) & (place[:, 0] < logits.shape[1])
@@ -102,7 +108,7 @@ class SoftmaxHead:
                     totals[-1] += sums
                     starts.append(start)
                     continue
-                level = torch.maximum(level, self._logits(start, states, additions).amax(1))
+                level = torch.maximum(level, self._logits(start, states, chunks_added).amax(1))
             else:
                 level = logits.amax(1)
             self._levels.append((level, [start]))
@@ -122,6 +128,7 @@ class SoftmaxHead:
         if rows is not None:
             states, targets, coefficients = states[rows], targets[rows], coefficients[rows]
             additions = additions and additions.of_rows(rows, len(self._states))
+        chunks_added = [] if self._kept or additions is None else additions.by_chunk(self.chunk, len(weight))
         log_normaliser = self._log_normaliser if rows is None else self._log_normaliser[rows]
         grad_states, grad_weight = torch.zeros_like(states), torch.empty_like(weight)
         for level_of_all, starts in self._levels:
@@ -135,7 +142,7 @@ class SoftmaxHead:
                     exponentials = self._kept_chunk(start, stop, len(self._states))
                     exponentials = exponentials if rows is None else exponentials[rows]
                 else:
-                    exponentials = _exponentials(self._logits(start, states, additions), level)
+                    exponentials = _exponentials(self._logits(start, states, chunks_added), level)
                 product.addmm_(exponentials, weight[start:stop])
                 grad_weight[start:stop] = torch.mm(scaled_states, exponentials).T
             grad_states += scale * product
@@ -160,7 +167,7 @@ class SoftmaxHead:
         probabilities = torch.exp(logits - self._log_normaliser[rows])
         return coefficients[rows] * (probabilities - (items == self._targets[rows]).to(probabilities.dtype))
 
-    def _logits(self, start: int, states: Tensor, additions: Additions | None) -> Tensor:
+    def _logits(self, start: int, states: Tensor, additions: list[Additions]) -> Tensor:
         """(n, chunk) logits of the items from `start`, in the buffer."""
         stop = min(start + self.chunk, len(self._weight))
         if self._kept:
@@ -168,11 +175,8 @@ class SoftmaxHead:
         else:
             out = self._buffer[: len(states) * (stop - start)].view(len(states), stop - start)
         torch.mm(states, self._weight[start:stop].T, out=out)
-        if additions is not None:
-            first, last = torch.searchsorted(
-                additions.items, torch.tensor([start, stop], device=states.device)
-            ).tolist()
-            rows, items, values = (part[first:last] for part in additions)
+        if additions:
+            rows, items, values = additions[start // self.chunk]
             out.index_put_((rows, items - start), values.to(out.dtype), accumulate=True)
         return out
 
@@ -188,16 +192,15 @@ class SoftmaxHead:
         return None if len(rows) == len(coefficients) else rows
 
 
-def fitting_chunk(states: Tensor) -> int:
-    """Number of items at a time that suits the device.
+def fitting_chunk(device: torch.device) -> int:
+    """Number of items at a time that suits the device; the same for every training on it.
 
-    On the CPU a constant, so that a training does not depend on the memory of the moment: a chunk that stays in the
-    cache is also the fastest. A GPU wants few large products: as many items as an eighth of the free memory holds.
+    On the CPU a chunk that stays in the cache is the fastest. A GPU wants few large products: as many items as a
+    sixteenth of its memory holds for 2^15 positions.
     """
-    if states.device.type != "cuda":
+    if device.type != "cuda":
         return CHUNK
-    free, _ = torch.cuda.mem_get_info(states.device)
-    return int(max(CHUNK, free // 8 // (len(states) * states.element_size())))
+    return max(CHUNK, torch.cuda.get_device_properties(device).total_memory // 16 // (4 * 2**15))
 
 
 def _exponentials(logits: Tensor, level: Tensor) -> Tensor:

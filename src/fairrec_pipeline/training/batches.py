@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fairrec_pipeline.interactions.sequences import Sequences
 from fairrec_pipeline.models.copying import OwnItems, gaps_to_repeats, own_items
-from fairrec_pipeline.models.packing import Bucket, buckets_of
+from fairrec_pipeline.models.packing import Bucket, buckets_of, to_device
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,14 @@ class Batches:
         return own_items(self._to(newest), counts, self._items, self._gaps)
 
     def _to(self, x: Tensor) -> Tensor:
-        if self.device.type == "cuda":
-            x = x.pin_memory()  # else the copy would wait for the stream
-        return x.to(self.device, non_blocking=True)
+        return to_device(x, self.device)
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """All users once, by length, so that a batch has little to pad."""
-        for users in torch.argsort(self._lengths, stable=True).split(batch_size):
+    def in_order(self, tokens: int) -> Iterator[Batch]:
+        """All users once, by length, so that a batch has little to pad, and at most about so many tokens."""
+        order = torch.argsort(self._lengths, stable=True)
+        ends = torch.cumsum((self._lengths[order] + 1).clamp(max=self.max_length), 0)
+        _, counts = torch.unique_consecutive(ends // tokens, return_counts=True)
+        for users in order.split(counts.tolist()):
             yield self.batch(users)
 
 

@@ -24,7 +24,7 @@ def encode(model: SASRec, sequences: Sequences) -> Tensor:
     model.eval()
     batches = Batches(sequences, max_length=model.max_length, device=device)
     states = torch.empty(sequences.n_users, model.output_embedding.embedding_dim, device=device)
-    for batch in batches.in_order(max(1, TOKENS_AT_ONCE // model.max_length)):
+    for batch in batches.in_order(TOKENS_AT_ONCE):
         states[batch.users] = model(batch.tokens, batch.positions, batch.buckets)[batch.ends].float()
     return states
 
