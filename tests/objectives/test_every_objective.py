@@ -105,6 +105,18 @@ def test_the_order_of_a_batch_does_not_matter(loss: str) -> None:
 
 
 @pytest.mark.parametrize("loss", OPTIONS)
+def test_the_device_is_not_asked_for_values(loss: str) -> None:
+    """A tensor on `meta` has no values: to fetch one, which would stall a GPU, fails; mixing it with the CPU's too."""
+    objective, batch = objective_of(loss), random_batch(0)
+    there = {name: value.to("meta") for name, value in objective.initial_state().items()}
+    assert batch.groups is not None
+    parts = (part.to("meta") for part in (batch.losses, batch.groups, batch.users, batch.states))
+    q, state = objective.weights(LossBatch(*parts, step=0), there)
+    assert q.is_meta
+    assert all(value.is_meta for value in state.values())
+
+
+@pytest.mark.parametrize("loss", OPTIONS)
 def test_a_batch_of_one(loss: str) -> None:
     objective = objective_of(loss)
     q, state = objective.weights(random_batch(0, size=1), objective.initial_state())

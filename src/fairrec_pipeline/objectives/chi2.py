@@ -44,7 +44,7 @@ class Chi2(Objective):
         linear = k[:-1] * e - first[:-1]
         quadratic = k[:-1] * e.square() - 2 * e * first[:-1] + second[:-1]
         passed = (e > 0) & (self.squared_c * linear.square() >= size * quadratic)
-        at = torch.cat((passed, passed.new_ones(1))).int().argmax()
+        at = torch.cat((passed, passed.new_ones(1))).int().argmax(0, keepdim=True)  # (1,): a scalar would be fetched
 
         mean = first[at] / k[at]
         variance = (second[at] / k[at] - mean.square()).clamp(min=0)
