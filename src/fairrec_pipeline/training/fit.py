@@ -188,14 +188,8 @@ def fit(
         begun = time.monotonic()
         window = windows[:, progress.epoch * WINDOWS // budget.epochs]
         losses, state = _train_epoch(step, batches, stream, state, window, progress.epoch, budget, seed, train)
-        try:
-            scorer = model_scorer(model, validation)
-            ranks = rank_targets(scorer, validation, filter_seen=filter_seen, device=device.type)
-        except ValueError as error:  # the last step of the epoch went wrong: its loss is that of the weights before it
-            message = f"the weights are not finite after epoch {progress.epoch + 1}: {error} {_ADVICE}"
-            raise DivergenceError(message) from error
-        score = float(ndcg(ranks, 20).mean())
         progress.epoch += 1
+        score = _validation_ndcg(model, validation, progress.epoch, filter_seen=filter_seen)
         progress.seconds += time.monotonic() - begun
         # what the warm start reaches is not the method's
         of_the_method = progress.epoch * budget.steps_per_epoch > budget.warm_start_steps
@@ -235,6 +229,17 @@ def fit(
 
 
 _ADVICE = "The last good checkpoint is kept. Try a smaller train.learning_rate or train.precision=fp32"
+
+
+def _validation_ndcg(model: SASRec, validation: Sequences, epoch: int, *, filter_seen: bool) -> float:
+    """Mean NDCG@20 after an epoch."""
+    device = model.output_embedding.weight.device.type
+    try:
+        ranks = rank_targets(model_scorer(model, validation), validation, filter_seen=filter_seen, device=device)
+    except ValueError as error:  # the last step of the epoch went wrong: its loss is that of the weights before it
+        message = f"the weights are not finite after epoch {epoch}: {error} {_ADVICE}"
+        raise DivergenceError(message) from error
+    return float(ndcg(ranks, 20).mean())
 
 
 def _with_frozen(model: SASRec, frozen: Mapping[str, Tensor]) -> SASRec:
