@@ -14,7 +14,7 @@ N_USERS = 240
 FINGERPRINT = "f" * 64
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def user_groups() -> pd.DataFrame:
     users = np.arange(N_USERS)
     return pd.DataFrame(
@@ -29,7 +29,7 @@ def user_groups() -> pd.DataFrame:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def metrics() -> Callable[..., pd.DataFrame]:
     """Builds user_metrics from the NDCG@20 of every user; the other metrics are the same numbers."""
 
@@ -48,7 +48,7 @@ def metrics() -> Callable[..., pd.DataFrame]:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def arm(metrics: Callable[..., pd.DataFrame]) -> Callable[..., TrainedArm]:
     """Builds an arm whose users have a mean NDCG@20 of about `level`; users differ alike in every arm."""
 

@@ -155,6 +155,43 @@ def test_seeds_are_averaged_per_user_and_tested_over_seeds(arm, user_groups):
     )
 
 
+def test_every_further_number_is_that_of_its_function(five, user_groups):
+    found = row(compare_arms(five, user_groups, **OPTIONS), "cvar", "seq33", "short")
+    short = (user_groups["seq33"] == "short").to_numpy()
+    erm, cvar = (arm.user_metrics["ndcg_at_20"].to_numpy()[short] for arm in five[:2])
+    differences = cvar - erm
+    assert found["effect_size"] == pytest.approx(differences.mean() / differences.std(ddof=1))
+    assert found["p_wilcoxon"] == pytest.approx(stats.wilcoxon(differences, method="approx").pvalue)
+    assert found["delta_bootstrap_low"] == pytest.approx(found["delta_ci_low"], abs=0.0005)  # normal differences
+    assert found["delta_bootstrap_high"] == pytest.approx(found["delta_ci_high"], abs=0.0005)
+    assert pd.isna(found["p_users_seeds"])
+    assert pd.isna(found["sd_seeds"])
+
+
+def test_users_and_seeds_and_the_spread_over_seeds(arm, user_groups):
+    erm = [arm("erm", level, seed) for seed, level in enumerate((0.50, 0.51, 0.49))]
+    cvar = [arm("cvar", level, seed) for seed, level in enumerate((0.52, 0.52, 0.50))]
+    table = compare_arms([*erm, *cvar], user_groups, **OPTIONS)
+    found = row(table, "cvar")
+    each = {name: np.stack([a.user_metrics["ndcg_at_20"] for a in arms]) for name, arms in (("e", erm), ("c", cvar))}
+    differences = each["c"] - each["e"]
+    t_users, t_seeds = (stats.ttest_1samp(differences.mean(axis), 0).statistic for axis in (0, 1))
+    # min F' = F_u F_s / (F_u + F_s), its freedom (F_u + F_s)^2 / (F_u^2 / (S - 1) + F_s^2 / (U - 1))
+    f_users, f_seeds = t_users**2, t_seeds**2
+    freedom = (f_users + f_seeds) ** 2 / (f_users**2 / 2 + f_seeds**2 / 239)
+    expected = stats.f.sf(f_users * f_seeds / (f_users + f_seeds), 1, freedom)
+    assert found["p_users_seeds"] == pytest.approx(expected)
+    assert found["p_users_seeds_adjusted"] == pytest.approx(expected)  # the only arm and group of its family
+    assert found["sd_seeds"] == pytest.approx(each["c"].mean(1).std(ddof=1))
+
+
+def test_differences_from_the_paper_in_units_of_its_noise(five, user_groups):
+    found = row(compare_arms(five, user_groups, **(OPTIONS | {"dataset": "retailrocket"})), "cvar")
+    assert found["noise_units"] == pytest.approx((found["value"] - found["published"]) / found["published_noise"])
+    assert found["published"] == pytest.approx(0.2386, abs=5e-5)
+    assert found["published_noise"] == pytest.approx(0.0017, abs=5e-5)
+
+
 def test_two_shared_seeds_are_too_few_for_a_test_over_seeds(arm, user_groups):
     arms = [arm("erm", 0.5, seed) for seed in (0, 1, 2)] + [arm("cvar", 0.52, seed) for seed in (1, 2, 3)]
     assert pd.isna(row(compare_arms(arms, user_groups, **OPTIONS), "cvar")["p_value_seeds"])
@@ -182,10 +219,10 @@ def test_a_seed_that_was_run_again_counts_once(arm):
 
 
 def test_order_is_that_of_the_paper_with_baselines_last(arm):
-    names = ["kl", "cvar", "gdro-seq33", "erm", "gdro-pop33"]
+    names = ["mine", "kl", "causald", "cvar", "chi2", "gdro-seq33", "erm", "gdro-pop33"]
     arms = [arm("recency", 0.1, seed=None), *(arm(name, 0.5) for name in names)]
     runs = select_arms(arms, fingerprint=FINGERPRINT, other_data="refuse")
-    assert list(runs) == ["erm", "gdro-pop33", "gdro-seq33", "cvar", "kl", "recency"]
+    assert list(runs) == [*("erm", "gdro-pop33", "gdro-seq33", "cvar", "chi2", "kl", "causald", "mine", "recency")]
 
 
 def test_a_good_comparison_is_silent(five, user_groups, caplog):

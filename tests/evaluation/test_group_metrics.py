@@ -10,6 +10,7 @@ import pytest
 from fairrec_pipeline.evaluation.group_metrics import (
     ATOMIC,
     METRICS,
+    attribute_names,
     gaps,
     group_metrics,
     membership,
@@ -134,3 +135,15 @@ def test_names_have_only_characters_that_mlflow_takes(users, four_groups):
 def test_an_attribute_must_not_take_the_name_of_a_split(users, four_groups):
     with pytest.raises(ValueError, match=r"\['target'\].*rename"):
         membership(users, four_groups.rename(columns={"age": "target"}))
+
+
+def test_groups_are_cut_by_target_on_request(users, four_groups):
+    names = membership(users, four_groups, by_target=True)
+    cut = names[names["split"] == "pop33 by target"].set_index("user_id")["group"].to_dict()
+    assert cut == {4: "niche-repeat", 7: "niche-new", 8: "diverse-new", 9: "popular-repeat"}
+    only_new = membership(users.assign(repeat_target=False), four_groups, by_target=True)
+    assert not only_new["split"].str.contains("by target").any()  # the groups themselves say it all
+
+
+def test_attributes_are_the_columns_that_no_quantile_made(four_groups):
+    assert attribute_names(four_groups.assign(seq1080="short")) == ["age"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import ibis
 import numpy as np
@@ -12,6 +13,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
+from fairrec_pipeline.arm_datasets import TrainedArmsDataset
 from fairrec_pipeline.evaluation.comparison import IncomparableArmsError, TrainedArm
 from fairrec_pipeline.evaluation.ranking import user_metrics
 from fairrec_pipeline.interactions.sequences import evaluation_sequences, training_sequences
@@ -77,11 +79,34 @@ def test_everything_a_reader_wants_comes_out(inputs):
     outputs = run(create_pipeline(), inputs)
     comparison = outputs["comparison_csv"]
     assert list(comparison["arm"].unique()) == ["erm", "cvar", "markov", "popularity", "recency"]
-    assert {"overall", "pop33", "seq33", "atomic", "target"} == set(comparison["split"])
+    assert set(comparison["split"]) == {
+        *("overall", "pop33", "seq33", "atomic", "target"),
+        *("pop33 by target", "seq33 by target"),
+    }
     assert "recency" in outputs["report_markdown"]
     assert "plotly-graph-div" in outputs["report_html"]
-    for name in ("relative_change_figure", "group_values_figure", "repeat_and_new_figure"):
+    for name in ("relative_change_figure", "group_values_figure", "repeat_and_new_figure", "trade_off_figure"):
         assert outputs[name].data
+    assert outputs["learning_curves_figure"].layout.annotations  # says that no history was kept
+
+
+def test_what_arms_left_behind_reaches_the_report(inputs):
+    erm, cvar = inputs["trained_arms"]
+    history = pd.DataFrame(
+        {"epoch": [1, 2], "loss": [2.0, 1], "validation_ndcg_at_20": [0.1, 0.2], "seconds": [1.0, 2]}
+    )
+    users = np.arange(N_USERS)
+    weights = pd.DataFrame({"user_id": users, "window": 0, "drawn": 1, "weight": np.where(users % 3 == 0, 2.0, 0.5)})
+    points = [
+        {"point": f"alpha={a}", "options": {"alpha": a}, "card": cvar.card, "test_ndcg_at_20": {"overall": a}}
+        for a in (0.1, 0.2)
+    ]
+    left = dataclasses.replace(cvar, history=history, user_weights=weights, tuning_runs=points)
+    outputs = run(create_pipeline(), inputs | {"trained_arms": [erm, left]})
+    assert "alpha=0.1" in outputs["report_html"]
+    assert "Whom the arms trained on" in outputs["report_markdown"]
+    assert "not tuned alike" in outputs["report_markdown"]
+    assert any(trace.name == "cvar" for trace in outputs["learning_curves_figure"].data)
 
 
 def test_untrained_arms_are_compared_where_nothing_was_trained(inputs):
@@ -100,6 +125,32 @@ def test_tables_that_are_not_those_of_the_statistics_stop_it(inputs):
         run(
             create_pipeline(), inputs | {"dataset_statistics": inputs["dataset_statistics"] | {"fingerprint": "0" * 64}}
         )
+
+
+def test_an_arm_comes_with_what_lies_beside_it(tmp_path):
+    def write(arm: str, version: str, *names: str) -> None:
+        for name in names:
+            file = tmp_path / arm / "seed-0" / name / version / name
+            file.parent.mkdir(parents=True)
+            if name == "run_card.json":
+                about = {"arm": arm, "loss": arm, "loss_groups": None, "seed": 0, "data_fingerprint": version}
+                file.write_text(json.dumps(about))
+            elif name.endswith(".json"):
+                file.write_text(json.dumps([{"point": version}]))
+            else:
+                pd.DataFrame({"version": [version]}).to_parquet(file)
+
+    needed = ("user_metrics.parquet", "run_card.json")
+    more = ("training_history.parquet", "user_weights.parquet", "tuning_runs.json")
+    write("cvar", "2026-01-01", *needed, *more)
+    write("erm", "2026-01-01", *needed, *more)
+    write("erm", "2026-01-02", *needed, more[0])  # trained again, not tuned
+    cvar, erm = TrainedArmsDataset(str(tmp_path)).load()
+    assert cvar.user_weights["version"].tolist() == ["2026-01-01"]
+    assert cvar.tuning_runs == [{"point": "2026-01-01"}]
+    assert erm.history["version"].tolist() == ["2026-01-02"]
+    assert erm.user_weights is None
+    assert erm.tuning_runs is None
 
 
 def test_it_waits_for_the_arms_of_the_same_run():

@@ -179,6 +179,7 @@ def split_values(comparison: pd.DataFrame, splits: Sequence[str], title: str) ->
     )
     places = [(split, place // across + 1, place % across + 1) for place, split in enumerate(splits)]
     _values_by_group(figure, comparison, places)
+    figure.update_xaxes(tickangle=0, tickfont_size=11)
     subtitle = "confidence intervals over users; grey: untrained"
     return _finish(figure, title, subtitle, height=max(500, 180 + 330 * down))
 
@@ -244,7 +245,12 @@ def trade_off(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
                 x=own["overall"],
                 y=own[quantity],
                 mode="markers",
-                marker={"symbol": symbol, "size": size, "color": colours[str(arm)], "line": {"width": 2}},
+                marker={
+                    "symbol": symbol,
+                    "size": size,
+                    "color": colours[str(arm)],
+                    "line": {"width": 2 * (kind == GRID)},
+                },
                 name=str(arm),
                 legendgroup=str(arm),
                 showlegend=column == 1 and kind != GRID,
@@ -344,6 +350,11 @@ def option_curves(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figur
                     **at,
                 )
     _untrained_lines(figure, comparison, also=REFERENCE)
+    overall = _rows(comparison, (OVERALL,))[VALUE]
+    shown = pd.concat([grid[VALIDATION_NDCG], grid["overall"]]).dropna()
+    shown = pd.concat([shown, overall[overall > 0.5 * shown.min()]])  # lines far below would squeeze the curves
+    margin = 0.1 * (shown.max() - shown.min()) + 1e-3
+    figure.update_yaxes(range=[shown.min() - margin, shown.max() + margin])
     subtitle = "star: chosen, by validation; dotted: erm and untrained arms, on test"
     return _finish(figure, "NDCG@20 over the tuned option", subtitle, height=max(500, 180 + 300 * down))
 
@@ -632,8 +643,8 @@ def _untrained_lines(figure: go.Figure, comparison: pd.DataFrame, also: str = ""
         figure.add_hline(
             y=row.value,
             line={"color": colour, "dash": "dot", "width": 1.5},
-            annotation={"text": row.arm, "font": {"size": 11, "color": colour}, "yshift": 7},
-            annotation_position="right",
+            annotation={"text": row.arm, "font": {"size": 11, "color": colour}, "yshift": -2},
+            annotation_position="top left",
             exclude_empty_subplots=True,
         )
 

@@ -23,6 +23,9 @@ from fairrec_pipeline.evaluation.group_metrics import (
 from fairrec_pipeline.evaluation.tables import arms, extreme_groups, number, p_text, records
 from fairrec_pipeline.evaluation.trainings import GRID, budgets
 
+_TELLING = 0.55
+"""Balanced accuracy below which a tree's rules are not put into words; 0.5 is chance."""
+
 
 def findings(comparison: pd.DataFrame, *, significance: float) -> list[str]:
     """Sentences about NDCG@20, the most important first.
@@ -84,6 +87,11 @@ def found_in_words(rules: pd.DataFrame) -> list[str]:
     sentences = []
     for arm, own in rules.groupby("arm", sort=False):
         most, least = own.iloc[0], own.iloc[-1]
+        if most["accuracy"] < _TELLING:
+            sentences.append(
+                f"No short rule tells whom {arm} weighs above erm (balanced accuracy {most['accuracy']:.2f})."
+            )
+            continue
         sentences.append(
             f"{arm} trained most on users with {most['rule']} ({most['n_users']:,} users, lift {most['lift']:.2f}), "
             f"least on those with {least['rule']} ({least['n_users']:,} users, lift {least['lift']:.2f})."

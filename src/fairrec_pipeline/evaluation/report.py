@@ -191,7 +191,7 @@ def _group_sections(comparison: pd.DataFrame, subject: Subject) -> Iterable[Sect
     yield Section(
         "Repeat and new targets",
         tables={split: group_table(comparison, [split], significance=level) for split in by_target},
-        note="A repeat target is already in the user's history. Overall: the columns of `target` in the first table.",
+        note="A repeat target is already in the user's history. All groups together: in the first table.",
         figures=("repeat_and_new", "by_target"),
     )
     others = [split for split in details if split not in by_target]

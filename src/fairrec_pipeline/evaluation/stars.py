@@ -12,7 +12,7 @@ from fairrec_pipeline.evaluation.comparison import LEAST_SEEDS
 from fairrec_pipeline.evaluation.group_metrics import GROUP, OVERALL, SPLIT
 from fairrec_pipeline.evaluation.published import published_cells
 
-OPPOSITE, NOT_STARRED, ONLY_STARRED = "opposite", "not starred", "starred, gone after the correction"
+OPPOSITE, NOT_STARRED, ONLY_STARRED = "starred the other way round", "not starred", "starred, not after the correction"
 CORRECTED, SURVIVES, SEEDS_UNKNOWN = (
     "survives the correction, not another training",
     "survives the correction and another training",
@@ -97,8 +97,8 @@ def _summary(stars: pd.DataFrame) -> Iterable[str]:
         yield "None of the paper's starred arms is here beside an erm arm, so none of its stars could be looked at."
         return
     counts = stars["verdict"].value_counts()
-    listed = "; ".join(f"{counts[verdict]} {verdict}" for verdict in _VERDICTS if verdict in counts)
-    yield f"Of the {len(stars)} published stars of the arms that are here, in our runs: {listed}."
+    listed = "; ".join(f"{verdict}: {counts[verdict]}" for verdict in _VERDICTS if verdict in counts)
+    yield f"The {len(stars)} published stars of the arms that are here, in our runs. {listed[:1].upper()}{listed[1:]}."
     if stars["survives_seeds"].isna().any():
         yield f"A star is tested against another training from {LEAST_SEEDS} shared seeds on."
 

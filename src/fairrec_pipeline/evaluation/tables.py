@@ -404,7 +404,7 @@ def _tests(row: Any, significance: float) -> dict[str, bool]:
 
 def _beside(value: float | None, published: float, starred: Any, noise: float | None) -> str:
     """Ours / published (difference, in units of the paper's noise)."""
-    theirs = number(published).removesuffix("0") + ("*" if starred is True else "")
+    theirs = number(published).removesuffix("0") + ("" if pd.isna(starred) or not starred else "*")
     if value is None:
         return f"- / {theirs}"
     difference = value - published

@@ -144,7 +144,8 @@ def _features(user_groups: pd.DataFrame, repeats: pd.Series[float] | None) -> pd
         features[REPEAT_SHARE] = user_groups[USER].map(repeats).fillna(0.0)
     labels = split_labels(user_groups)
     for attribute in attribute_names(user_groups):
-        for value in sorted(labels[attribute].unique()):
+        values = sorted(labels[attribute].unique())
+        for value in values[: 1 if len(values) == 2 else None]:  # of two, one says which
             features[f"{attribute} = {value}"] = (labels[attribute] == value).astype(np.float64)
     return features.reset_index(drop=True)
 
@@ -154,7 +155,13 @@ def _leaves(features: pd.DataFrame, above: np.ndarray, drawn: np.ndarray, mass: 
     from sklearn.tree import DecisionTreeClassifier
 
     least = min(max(20, len(above) // 100), max(1, len(above) // 4))
-    tree = DecisionTreeClassifier(max_depth=_DEPTH, min_samples_leaf=least, class_weight="balanced", random_state=0)
+    tree = DecisionTreeClassifier(
+        max_depth=_DEPTH,
+        min_samples_leaf=least,
+        min_impurity_decrease=1e-6,  # a leaf that is pure but for rounding stays one
+        class_weight="balanced",
+        random_state=0,
+    )
     tree.fit(features.to_numpy(), above)
     leaf = tree.apply(features.to_numpy())
     rows = []
