@@ -125,8 +125,8 @@ def bootstrap_intervals(
     """BCa bootstrap interval of every mean (Efron 1987): no assumption about the shape, corrected for skewness.
 
     The rows of a group are drawn with replacement, the same rows for all samples of a resample: that keeps what
-    samples of the same users have in common, and makes the means of a resample one matrix product
-    (scipy.stats.bootstrap would take minutes). The acceleration of a mean has a closed form.
+    samples of the same users have in common, and makes the means of a resample one matrix product. The acceleration of
+    a mean has a closed form (scipy.stats.bootstrap leaves out every row in turn: 7 s for one sample of 22,000 rows).
 
     Args:
         values: (n_rows, n_samples).
