@@ -101,6 +101,8 @@ def assert_bitwise_equal(first: Fitted, second: Fitted) -> None:
     )
     assert (first.best_epoch, first.best_ndcg) == (second.best_epoch, second.best_ndcg)
     pd.testing.assert_frame_equal(first.user_weights, second.user_weights, check_exact=True)
+    assert first.objective_state.keys() == second.objective_state.keys()
+    assert all(torch.equal(value, second.objective_state[name]) for name, value in first.objective_state.items())
 
 
 def test_two_trainings_are_bitwise_equal(world: World) -> None:

@@ -19,10 +19,11 @@ import pandas as pd
 import torch
 
 from fairrec_pipeline.evaluation import group_metrics, ranking
-from fairrec_pipeline.interactions.columns import TEST, USER, VALIDATION
+from fairrec_pipeline.interactions.columns import POPULARITY_RATIO, TEST, TRAIN_LENGTH, USER, VALIDATION
 from fairrec_pipeline.interactions.sequences import Sequences, evaluation_sequences, training_sequences
 from fairrec_pipeline.interactions.statistics import check_fingerprint
 from fairrec_pipeline.objectives import build_objective
+from fairrec_pipeline.objectives.rsr import cluster_table
 from fairrec_pipeline.parameters import Evaluate, Model, Objective, Train, arm_name
 from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, code_fingerprint
 from fairrec_pipeline.training.distillation import trainer
@@ -270,7 +271,20 @@ def _run_card(name: str, training: Training, data: ArmData, fitted: Fitted, devi
         "epochs": len(fitted.history),
         "best_epoch": fitted.best_epoch,
         "validation_ndcg_at_20": fitted.best_ndcg,
+        **_clusters(fitted, data),
     }
+
+
+def _clusters(fitted: Fitted, data: ArmData) -> Card:
+    """For a method that clusters users: the share of every group in each cluster, by split and attribute."""
+    if "clusters" not in fitted.objective_state:
+        return {}
+    tables = {}
+    for split in data.user_groups.columns.difference([USER, TRAIN_LENGTH, POPULARITY_RATIO]):
+        codes, names = group_codes(data.user_groups, split, data.train.users)
+        assert codes is not None  # the split is one of the columns
+        tables[split] = cluster_table(fitted.objective_state, codes, names)
+    return {"clusters": tables}
 
 
 def evaluate_model(

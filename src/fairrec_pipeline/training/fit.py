@@ -83,6 +83,7 @@ class Fitted:
             interruptions), and what the method tells of its state, such as group_weight_<g>.
         user_weights: whom the method trained on; one row a user and window (a tenth of the budget) in which it was
             drawn: window, user (its place), drawn (how often), weight (mean of B q_u; 1 is the weight in ERM).
+        objective_state: of the method after the last epoch, on the CPU.
         best_epoch: the epoch of `weights`, from 1.
         best_ndcg: its validation NDCG@20.
         seconds: training and validation together, without interruptions.
@@ -92,6 +93,7 @@ class Fitted:
     weights: dict[str, Tensor]
     history: pd.DataFrame
     user_weights: pd.DataFrame
+    objective_state: State
     best_epoch: int
     best_ndcg: float
     seconds: float
@@ -177,10 +179,10 @@ def fit(
         best = snapshot.section("best")
         windows = snapshot.section("user_weights")["windows"].to(device)
         progress = Progress(**snapshot.description["progress"])
+        state = {name: value.to(device) for name, value in snapshot.section("objective").items()}
         if not _finished(progress, budget):  # of a complete training only what it led to is kept
             model.load_state_dict(snapshot.section("model"))
             _restore_optimizer(optimizer, snapshot.section("optimizer"))
-            state = {name: value.to(device) for name, value in snapshot.section("objective").items()}
 
     bar = tqdm(total=budget.epochs, initial=progress.epoch, desc=description, unit="epoch")
     saved_at = time.monotonic()
@@ -210,8 +212,8 @@ def fit(
         bar.set_postfix({"loss": f"{losses:.4f}", "NDCG@20": f"{score:.4f}", "best": f"{progress.best_ndcg:.4f}"})
         bar.update()
         if store and (time.monotonic() - saved_at >= budget.checkpoint_seconds or finished):
-            parts = {"model": model.state_dict(), "optimizer": _optimizer_tensors(optimizer), "objective": state}
-            kept = {"best": best, "user_weights": {"windows": windows}}
+            parts = {"model": model.state_dict(), "optimizer": _optimizer_tensors(optimizer)}
+            kept = {"best": best, "user_weights": {"windows": windows}, "objective": state}
             tensors = sections(**kept, **({} if finished else parts))
             store.save(Snapshot(tensors, {"progress": vars(progress)}), identity or {})
             saved_at = time.monotonic()
@@ -220,6 +222,7 @@ def fit(
         weights=best,
         history=pd.DataFrame(progress.history),
         user_weights=_by_user(windows),
+        objective_state={name: value.cpu() for name, value in state.items()},
         best_epoch=progress.best_epoch,
         best_ndcg=progress.best_ndcg,
         seconds=progress.seconds,
