@@ -24,7 +24,9 @@ CHAIN = [
 
 
 def test_the_pipelines_of_the_interface() -> None:
-    assert {"__default__", "data", "train", "tune", "experiment", "compare", "table1", "recommend"} <= set(register_pipelines())
+    assert {"__default__", "data", "train", "tune", "experiment", "compare", "table1", "recommend"} <= set(
+        register_pipelines()
+    )
 
 
 def test_the_default_pipeline_is_the_chain_of_the_card_with_one_block_a_method() -> None:
@@ -38,24 +40,33 @@ def test_the_default_pipeline_is_the_chain_of_the_card_with_one_block_a_method()
     assert namespaces == {arm_namespace(loss) for loss in PAPER_LOSSES}
 
 
-@pytest.mark.parametrize("name", ["__default__", "data", "train", "tune", "experiment", "compare", "table1", "recommend"])
-def test_nothing_falls_through_to_memory(name: str, project: Path) -> None:
-    bootstrap_project(project)
-    with KedroSession.create(project, env="test", runtime_params={"loss": "gdro", "loss_groups": "seq33"}) as session:
-        catalog = session.load_context().catalog
+@pytest.mark.parametrize(
+    "name", ["__default__", "data", "train", "tune", "experiment", "compare", "table1", "recommend"]
+)
+def test_nothing_falls_through_to_memory(name: str, shared_project: Path) -> None:
+    bootstrap_project(shared_project)
+    with KedroSession.create(
+        shared_project, env="test", runtime_params={"loss": "gdro", "loss_groups": "seq33"}
+    ) as session:
+        context = session.load_context()
+        catalog, written = context.catalog, set(context.config_loader["catalog"])
     datasets = register_pipelines()[name].datasets()
     in_memory = [
         dataset
         for dataset in datasets
-        if not dataset.startswith("params:") and type(catalog.get(dataset)).__name__ == "MemoryDataset"
+        if not dataset.startswith("params:")
+        and dataset not in written
+        and type(catalog.get(dataset)).__name__ == "MemoryDataset"
     ]
     assert in_memory == []
 
 
-def test_an_arm_has_the_same_place_alone_and_among_others(project: Path) -> None:
-    bootstrap_project(project)
+def test_an_arm_has_the_same_place_alone_and_among_others(shared_project: Path) -> None:
+    bootstrap_project(shared_project)
     for loss, alone in (("cvar", "cvar"), ("gdro", "gdro-seq33")):
-        with KedroSession.create(project, env="test", runtime_params={"loss": loss, "loss_groups": "seq33"}) as session:
+        with KedroSession.create(
+            shared_project, env="test", runtime_params={"loss": loss, "loss_groups": "seq33"}
+        ) as session:
             catalog = session.load_context().catalog
         for name in ("model", "training_history", "run_card", "user_metrics", "group_metrics"):
             path = str(catalog.get(name)._filepath)

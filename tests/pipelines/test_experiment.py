@@ -264,11 +264,10 @@ def test_killed_twice_it_ends_as_if_it_had_not_been(
     tmp_path: Path, data: ArmData, epochs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed, whole = Run(tmp_path / "killed", data), Run(tmp_path / "whole", data)
-    for complete in (1, 3):
-        _kill_when(killed.trials.folder, complete)
+    _kill_when(killed.trials.folder, 3)
     found = len(list(killed.trials.folder.glob("*.json")))
     assert found >= 3
-    # and once more, when two arms are saved
+    # and once more, now that arms are saved
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Run, "saved", lambda _, made: _interrupt(made, 2))
         killed(arms(), version="2")
@@ -389,11 +388,8 @@ def test_the_pipelines_find_what_another_has_trained(project: Path, epochs: list
         "cvar seed 0", "cvar seed 0 alpha=0.3", "cvar seed 0 alpha=0.9", "cvar seed 1", "erm seed 0", "erm seed 1",
     ]  # fmt: skip
 
-    run_pipeline(project, "experiment", **experiment)
     run_pipeline(project, "tune", loss="cvar")
-    run_pipeline(project, "train", loss="erm", seed=1)
     assert len(epochs) == 5 * 2
     arms = project / "data/07_model_output/synthetic"
-    versions = {name: len(list(arms.glob(f"{name}/user_metrics.parquet/*"))) for name in ("erm/seed-0", "erm/seed-1")}
-    assert versions == {"erm/seed-0": 1, "erm/seed-1": 2}
-    assert len(list(arms.glob("cvar/seed-0/tuning_runs.json/*/tuning_runs.json"))) == 2
+    versions = [len(list(arms.glob(f"cvar/seed-{seed}/tuning_runs.json/*/tuning_runs.json"))) for seed in (0, 1)]
+    assert versions == [2, 0]
