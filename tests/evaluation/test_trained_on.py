@@ -110,6 +110,20 @@ def test_the_tree_finds_a_planted_rule(planted):
     assert rules["weight_share"].sum() == pytest.approx(1)
 
 
+def test_weights_that_do_not_sum_to_one_are_measured_by_their_mean(planted):
+    users, weights = planted
+    pd.testing.assert_frame_equal(
+        found_users({"ipw": [run(weights.assign(weight=3 * weights["weight"]))]}, users),
+        found_users({"ipw": [run(weights)]}, users),
+    )
+
+
+def test_groups_stand_in_the_order_of_every_table(weights, four_users):
+    four_users["pop33"] = ["popular", "niche", "diverse", "popular"]
+    table = weight_shares({"cvar": [run(weights)]}, four_users)
+    assert table.loc[table["split"] == "pop33", "group"].drop_duplicates().tolist() == ["niche", "diverse", "popular"]
+
+
 def test_noise_has_no_rule(planted):
     users, weights = planted
     noise = weights.assign(weight=np.random.default_rng(1).choice([0.0, 2.0], 4000))

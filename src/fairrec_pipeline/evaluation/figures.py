@@ -695,9 +695,9 @@ def _finish(figure: go.Figure, title: str, subtitle: str, height: int = HEIGHT) 
         template="plotly_white",
         width=WIDTH,
         height=height,
-        title={"text": title, "subtitle": {"text": subtitle}, "x": 0.02, "y": 0.96},
-        margin={"l": 60, "r": 30, "t": 120, "b": 60},
-        legend={"orientation": "h", "x": 0, "y": -0.08, "yanchor": "top"},
+        title={"text": title, "subtitle": {"text": subtitle}, "x": 0.02, "y": 1 - 28 / height},
+        margin={"l": 60, "r": 30, "t": 120, "b": 80},
+        legend={"orientation": "h", "x": 0, "y": -52 / (height - 200), "yanchor": "top"},
         font={"size": 14},
         bargap=0.2,
     )

@@ -175,6 +175,12 @@ def _one_split(users: pd.Series[int], split: str, groups: pd.Series[str]) -> pd.
     return part.assign(_key=_sort_key(groups)).sort_values(["_key", GROUP, USER]).drop(columns="_key")
 
 
+def ordered_groups(groups: pd.Series[str]) -> list[str]:
+    """The names of the groups of one split, in the order of every table."""
+    names = pd.Series(sorted(groups.unique()), dtype="string")
+    return names.loc[_sort_key(names).sort_values(kind="stable").index].tolist()
+
+
 def _sort_key(groups: pd.Series[str]) -> pd.Series[str]:
     """Low to high for quantile groups and their crossings, alphabetical for everything else."""
     places = {name: f"{place}" for place, name in enumerate(_GROUP_ORDER)}

@@ -154,11 +154,12 @@ def _bca(
         return np.full(rows.shape[1], np.nan), np.full(rows.shape[1], np.nan)
     mean = rows.mean(axis=0)
     centred = rows - mean
-    means = np.empty((resamples, rows.shape[1]))
+    means = np.empty((resamples, rows.shape[1]), dtype=np.float32)
+    narrow = centred.astype(np.float32)  # seven digits of a quantile of 2,000 draws, in half the time
     at_once = max(1, 1_000_000 // n)
     for start in range(0, resamples, at_once):
         stop = min(start + at_once, resamples)
-        means[start:stop] = _times_drawn(rng, n, stop - start) @ centred / n
+        means[start:stop] = _times_drawn(rng, n, stop - start) @ narrow / n
     means.sort(axis=0)
     below = (np.sum(means < 0, axis=0) + np.sum(means <= 0, axis=0)) / (2 * resamples)
     spread = np.sum(centred**2, axis=0)
@@ -179,7 +180,7 @@ def _bca(
 def _times_drawn(rng: np.random.Generator, n: int, resamples: int) -> np.ndarray:
     """(resamples, n) how often each of n rows is drawn in n draws."""
     block = max(1, 65_536 // n)  # few calls for small groups, counts that stay in the cache for large ones
-    times = np.empty((resamples, n))
+    times = np.empty((resamples, n), dtype=np.float32)
     for start in range(0, resamples, block):
         stop = min(start + block, resamples)
         drawn = rng.integers(n, size=(stop - start, n), dtype=np.int32)

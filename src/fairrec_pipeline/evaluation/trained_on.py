@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 
 from fairrec_pipeline.evaluation.comparison import TrainedArm
-from fairrec_pipeline.evaluation.group_metrics import GROUP, N_USERS, SPLIT, attribute_names, split_labels
+from fairrec_pipeline.evaluation.group_metrics import (
+    GROUP,
+    N_USERS,
+    SPLIT,
+    attribute_names,
+    ordered_groups,
+    split_labels,
+)
 from fairrec_pipeline.interactions.columns import ITEM, POPULARITY_RATIO, ROLE, TRAIN, TRAIN_LENGTH, USER
 
 if TYPE_CHECKING:
@@ -63,8 +70,8 @@ def weight_shares(runs: Mapping[str, Iterable[TrainedArm]], user_groups: pd.Data
     for arm, own in _kept(runs).items():
         drawn, mass = _sums(own, user_groups)
         for split, groups in labels.items():
-            codes, names = pd.factorize(groups, sort=True)
-            of_group = (codes == np.arange(len(names))[:, None]).astype(np.float64)
+            names = ordered_groups(groups)
+            of_group = np.stack([(groups == name).to_numpy(np.float64) for name in names])
             sums = [of_group @ each for each in (drawn, mass)]
             totals = [np.hstack([each, each.sum(axis=1, keepdims=True)]) for each in sums]
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -73,7 +80,7 @@ def weight_shares(runs: Mapping[str, Iterable[TrainedArm]], user_groups: pd.Data
             windows = pd.array([*range(_WINDOWS), None], dtype="Int64")
             part = pd.DataFrame(
                 {
-                    GROUP: np.repeat(names.to_numpy(dtype=object), _WINDOWS + 1),
+                    GROUP: np.repeat(np.array(names, dtype=object), _WINDOWS + 1),
                     "window": pd.concat([pd.Series(windows)] * len(names), ignore_index=True),
                     N_USERS: np.repeat(of_group.sum(axis=1), _WINDOWS + 1),
                     "draw_share": draw_share.ravel(),
@@ -92,23 +99,25 @@ def found_users(
 ) -> pd.DataFrame:
     """Rules that say which users got more than erm's weight: a decision tree of depth 3 per arm.
 
+    Erm's weight is the arm's mean: 1 where the weights of a batch sum to one, as most methods' do.
+
     Args:
-        runs: compared runs by arm; those without user_weights, and those in which no user or every user is above erm,
-            are left out.
+        runs: compared runs by arm; those without user_weights, and those in which no user is above erm, are left out.
         user_groups: see `group_metrics.membership`. The tree sees train_length, popularity_ratio and the attributes.
         repeats: from `repeat_share`; None: the tree does not see it.
 
     Returns:
         One row per leaf of an arm's tree, highest lift first: arm, rule (text), n_users, above_erm (share of its users
-        whose mean weight is above 1), draw_share, weight_share, lift; above_erm_overall and accuracy (balanced, on the
-        same users: 0.5 says that the tree tells nothing) are those of the arm.
+        whose mean weight is above erm's), draw_share, weight_share, lift; above_erm_overall and accuracy (balanced, on
+        the same users: 0.5 says that the tree tells nothing) are those of the arm.
     """
     features = _features(user_groups, repeats)
     parts = []
     for arm, own in _kept(runs).items():
         drawn, mass = (each.sum(axis=1) for each in _sums(own, user_groups))
         seen = drawn > 0
-        above = mass[seen] > drawn[seen]
+        # not every method's weights sum to one: above its mean, which is erm's where they do
+        above = mass[seen] / drawn[seen] > (1 + 1e-5) * mass.sum() / drawn.sum()
         if above.all() or not above.any():
             continue
         part = _leaves(features[seen], above, drawn[seen], mass[seen])
