@@ -260,7 +260,8 @@ _PUBLISHED_NOTE = """Ours / published (ours minus published; the same in standar
 the paper's own repeats, where it has any); the star is the paper's. Budget and backbone are those below, not the
 paper's, unless env paper was used."""
 _SHARES_NOTE = """Lift: share of the weight over share of the draws; 1 as in erm. Above erm: the user's mean weight is
-above the arm's mean, which is erm's, 1, wherever the weights of a batch sum to one. Accuracy of a tree: balanced, on the same users; 0.5 says that its rules tell nothing."""
+above the arm's mean, which is erm's, 1, wherever the weights of a batch sum to one. Accuracy of a tree: balanced, on
+the same users; 0.5 says that its rules tell nothing."""
 
 
 def _metrics_table(comparison: pd.DataFrame, significance: float) -> Table:
