@@ -48,6 +48,12 @@ def test_every_published_split_adds_up() -> None:
         assert table.loc[table["quantity"] == "users", "published"].item() == users
 
 
+def test_published_shares_are_shown_as_they_were_printed() -> None:
+    lines = markdown(table1(STATISTICS, "retailrocket"), "retailrocket").splitlines()
+    assert "| 1a | seq1080 | short | users (%) | 33.77 | 34 | -0.23 |" in lines
+    assert "| 1b |  |  | interactions | 364943 | 364943 | 0 |" in lines
+
+
 def test_a_dataset_that_is_not_of_the_paper_has_no_published_numbers() -> None:
     table = table1(STATISTICS, "synthetic")
     assert table["published"].isna().all()

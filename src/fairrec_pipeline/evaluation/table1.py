@@ -66,7 +66,8 @@ def markdown(table: pd.DataFrame, dataset: str) -> str:
     ]
     for row in table.to_dict("records"):
         shown = "{:.2f}" if row[TABLE] == "1a" else "{:.0f}"
-        numbers = ["" if pd.isna(row[name]) else shown.format(row[name]) for name in (OURS, PUBLISHED, DIFFERENCE)]
+        formats = {OURS: shown, PUBLISHED: "{:.10g}", DIFFERENCE: shown}
+        numbers = ["" if pd.isna(row[name]) else text.format(row[name]) for name, text in formats.items()]
         names = ["" if pd.isna(row[name]) else str(row[name]) for name in (TABLE, SPLIT, GROUP)]
         lines.append(f"| {' | '.join([*names, _NAMES[str(row[QUANTITY])], *numbers])} |")
     return "\n".join([*lines, ""])
