@@ -217,6 +217,9 @@ def test_figures_of_a_training_show_its_numbers(all_drawn):
     assert list(grid[1].y) == pytest.approx([0.3, 0.3])  # popular 0.5 - niche 0.2
     over_time = next(trace for trace in all_drawn["lifts_over_training"].data if trace.name == "niche")
     assert list(over_time.x) == [5, 95]
+    even = next(trace for trace in all_drawn["lifts_over_training"].data if trace.name == "even")
+    # window 0: all alike; window 9: 120 users at 1.8 of 240 at a mean of 1
+    assert list(even.y) == pytest.approx([1, 1.8])
 
 
 def test_losing_to_recency_is_said_in_words(comparison):

@@ -86,7 +86,7 @@ def draw(evidence: Evidence) -> dict[str, go.Figure]:
         found["method_columns"] = method_columns(curves, comparison)
     if not evidence.shares.empty:
         found["lifts"] = lifts(evidence.shares)
-        found["lifts_over_training"] = lifts_over_training(evidence.shares)
+        found["lifts_over_training"] = lifts_over_training(evidence.shares, (*STANDARD_SPLITS, ATOMIC, *attributes))
     return found
 
 
@@ -499,15 +499,16 @@ def lifts(shares: pd.DataFrame) -> go.Figure:
     return _finish(figure, "Whom the arms trained on", subtitle, height=max(500, 220 + 22 * table.shape[1]))
 
 
-def lifts_over_training(shares: pd.DataFrame) -> go.Figure:
-    """The same lift over the windows of a training, for pop33 and seq33; a row per arm whose lift is not 1 throughout.
+def lifts_over_training(shares: pd.DataFrame, of_splits: Sequence[str] = STANDARD_SPLITS) -> go.Figure:
+    """The same lift over the windows of a training; a row per arm whose lift is not 1 throughout, a column per split.
 
     Args:
         shares: from `trained_on.weight_shares`.
+        of_splits: those that are shown, if they are there.
     """
-    rows = shares[shares["window"].notna() & shares[SPLIT].isin(STANDARD_SPLITS)]
+    rows = shares[shares["window"].notna() & shares[SPLIT].isin(of_splits)]
     moving = [arm for arm, own in rows.groupby("arm", sort=False) if (own["lift"] - 1).abs().max() > 1e-3]
-    splits = [split for split in STANDARD_SPLITS if split in set(rows[SPLIT])]
+    splits = [split for split in of_splits if split in set(rows[SPLIT])]
     if not moving or not splits:
         figure = go.Figure()
         _note(figure, "every arm weighed its users as erm does")
@@ -521,16 +522,19 @@ def lifts_over_training(shares: pd.DataFrame) -> go.Figure:
         vertical_spacing=min(0.06, 0.3 / down),
         horizontal_spacing=0.05,
     )
-    groups = list(dict.fromkeys(rows[GROUP]))
-    colours = dict(zip(groups, _cycled(_GROUP_COLOURS, len(groups)), strict=True))
+    colours: dict[tuple[str, str], str] = {}
+    for name, own in rows.groupby(SPLIT, sort=False):
+        groups = list(dict.fromkeys(own[GROUP]))
+        for group, colour in zip(groups, _cycled(_GROUP_COLOURS, len(groups)), strict=True):
+            colours[str(name), str(group)] = colour
     for (arm, split, group), own in rows[rows["arm"].isin(moving)].groupby(["arm", SPLIT, GROUP], sort=False):
         figure.add_scatter(
             x=own["window"] * 10 + 5,
             y=own["lift"],
             mode="lines+markers",
-            line={"color": colours[str(group)], "width": 2},
+            line={"color": colours[str(split), str(group)], "width": 2},
             name=str(group),
-            legendgroup=str(group),
+            legendgroup=f"{split} {group}",
             showlegend=arm == moving[0],
             hovertemplate=f"{arm}, {group}, %{{x}} % of the budget: %{{y:.3f}}<extra></extra>",
             row=moving.index(str(arm)) + 1,
