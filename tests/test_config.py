@@ -23,7 +23,8 @@ def load(runtime: dict[str, Any] | None = None, env: str = "base", conf: Path = 
 @pytest.mark.parametrize("dataset", ["synthetic", "retailrocket", "movielens-1m", "movielens-100k"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_environment_dataset_and_loss_is_valid(env: str, dataset: str, loss: str) -> None:
-    parameters = load({"dataset": dataset, "loss": loss}, env)
+    model = {"copy_window": 0} if loss == "causald" else {}  # which does not go with RetailRocket's copy mechanism
+    parameters = load({"dataset": dataset, "loss": loss, "model": model}, env)
     assert parameters["objective"]["loss"] == loss
     assert parameters["source"]["adapter"] == dataset
 
@@ -119,6 +120,14 @@ def plan(**runtime: Any) -> tuple[list[str], dict[str, Any]]:
     loaded = load(runtime)["plan"]
     Plan.model_validate(loaded)
     return [arm_name(arm["objective"]["loss"], arm["objective"].get("groups")) for arm in loaded["arms"]], loaded
+
+
+@pytest.mark.parametrize("asked", [{"loss": "causald"}, {"experiment": "methods"}])
+def test_causald_does_not_copy(asked: dict[str, str]) -> None:
+    with pytest.raises(ParameterError, match=r"model.copy_window: causald .* set it to 0"):
+        load({"dataset": "retailrocket", **asked})
+    load({"dataset": "retailrocket", "model": {"copy_window": 0}, **asked})
+    load({"dataset": "retailrocket", "causald": {"weight": 0.0}, **asked})
 
 
 def test_the_tables_of_the_paper_have_its_arms() -> None:

@@ -113,6 +113,9 @@ def complete(parameters: Mapping[str, Any], runtime: Mapping[str, Any], folders:
     if loss_groups and loss_groups not in _groups_of(tree, source):
         _raise([f"loss_groups: unknown groups {loss_groups!r}; {_group_names(tree)}"])
     plan = _plan(tree)
+    trained = {loss: f"loss={loss}", **{arm["objective"]["loss"]: f"experiment={plan['name']}" for arm in plan["arms"]}}
+    if "causald" in trained and tree["model"]["copy_window"] and tree["causald"]["weight"]:
+        _raise([f"model.copy_window: causald ({trained['causald']}) does not distil copied scores; set it to 0"])
     return {**tree, "source": tree["datasets"][tree["dataset"]], "objective": tree[loss], "plan": plan}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from fairrec_pipeline.models.packing import buckets_of
@@ -46,3 +47,16 @@ def test_dropout_only_in_training() -> None:
     assert not torch.equal(states(model.train(), tokens), states(model, tokens))
     assert torch.equal(states(model.eval(), tokens), states(model, tokens))
     assert model.output_weight() is model.output_embedding.weight
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_newest_states_are_those_of_the_whole_pass(blocks: int) -> None:
+    torch.manual_seed(1)
+    model = SASRec(20, dim=8, feed_forward=8, blocks=blocks, heads=2, dropout=0.2, max_length=40, init_std=0.5)
+    model = model.double().eval()
+    lengths = torch.tensor([33, 30, 9, 8, 3, 1, 1])  # three buckets, two of them padded
+    tokens = torch.randint(0, 21, (int(lengths.sum()),))
+    ends = torch.cumsum(lengths, 0) - 1
+    positions = torch.repeat_interleave(ends, lengths) - torch.arange(len(tokens))
+    arguments = (tokens, positions, buckets_of(lengths, torch.device("cpu")))
+    torch.testing.assert_close(model.newest_states(*arguments, ends), model(*arguments)[ends], rtol=1e-12, atol=1e-12)

@@ -80,6 +80,18 @@ class SASRec(nn.Module):
             x = block(x, buckets, self.mask_source)
         return cast(Tensor, self.final_norm(x))
 
+    def newest_states(self, tokens: Tensor, positions: Tensor, buckets: list[Bucket], ends: Tensor) -> Tensor:
+        """(B, dim) `forward(...)[ends]` without dropout, where the last block works on the newest positions only.
+
+        Args:
+            tokens, positions, buckets: as in `forward`.
+            ends: (B,) position of each sequence's newest token.
+        """
+        x = self.item_embedding(tokens) + self.position_embedding(positions)
+        for block in self.blocks[:-1]:
+            x = block(x, buckets, self.mask_source)
+        return cast(Tensor, self.final_norm(cast(Block, self.blocks[-1]).newest(x, buckets, ends)))
+
     def output_weight(self) -> Tensor:
         """(n_items, dim) output embedding; in training mode with dropout on its elements."""
         return self._drop(self.output_embedding.weight)
@@ -108,6 +120,26 @@ class Block(nn.Module):
         x = x + mask_source.dropout(attended, rate)
         inner = mask_source.dropout(torch.relu(self.expand(self.feed_forward_norm(x))), rate)
         return x + mask_source.dropout(self.contract(inner), rate)
+
+    def newest(self, x: Tensor, buckets: list[Bucket], ends: Tensor) -> Tensor:
+        """(B, dim) `forward(...)[ends]` without dropout: keys and values of all positions, the rest of the newest."""
+        dim = x.shape[1]
+        normed = self.attention_norm(x)
+        queries = functional.linear(normed[ends], self.qkv.weight[:dim], self.qkv.bias[:dim])
+        keys_values = functional.linear(normed, self.qkv.weight[dim:], self.qkv.bias[dim:])
+        lengths = torch.diff(ends, prepend=ends.new_tensor([-1]))
+        parts, first = [], 0
+        for bucket, rows in zip(buckets, keys_values.split([bucket.rows for bucket in buckets]), strict=True):
+            b, length = bucket.sequences, bucket.length
+            q = queries[first : first + b].view(b, self.heads, 1, -1)
+            k, v = pad(rows, bucket).view(b, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+            real = torch.arange(length, device=x.device) < lengths[first : first + b, None]
+            parts.append(
+                functional.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None]).reshape(b, dim)
+            )
+            first += b
+        newest = x[ends] + self.attention_out(torch.cat(parts))
+        return cast(Tensor, newest + self.contract(torch.relu(self.expand(self.feed_forward_norm(newest)))))
 
     def _attend(self, qkv: Tensor, buckets: list[Bucket], mask_source: MaskSource, rate: float) -> Tensor:
         parts = []

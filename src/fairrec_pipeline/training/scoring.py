@@ -25,7 +25,8 @@ def encode(model: SASRec, sequences: Sequences) -> Tensor:
     batches = Batches(sequences, max_length=model.max_length, device=device)
     states = torch.empty(sequences.n_users, model.output_embedding.embedding_dim, device=device)
     for batch in batches.in_order(TOKENS_AT_ONCE):
-        states[batch.users] = model(batch.tokens, batch.positions, batch.buckets)[batch.ends].float()
+        newest = model.newest_states(batch.tokens, batch.positions, batch.buckets, batch.ends)
+        states[batch.users] = newest.float()
     return states
 
 
