@@ -157,6 +157,23 @@ class Training:
         digest = hashlib.sha256(json.dumps(self.identity(data), sort_keys=True).encode()).hexdigest()
         return f"{self.arm}-seed-{self.seed}-{digest[:16]}"
 
+    def card(self, data: ArmData) -> Card:
+        """What a run card says before there is a result."""
+        device = resolve_device(self.device)
+        on_gpu = device.type == "cuda"
+        return {
+            "arm": self.arm,
+            "loss": self.loss,
+            "loss_groups": self.loss_groups,
+            "seed": self.seed,
+            "dataset": data.dataset,
+            "data_fingerprint": data.fingerprint,
+            "training": self.name(data),
+            "parameters": self.parameters(data),
+            "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu x{torch.get_num_threads()}",
+            "torch": torch.__version__,
+        }
+
 
 @dataclass(frozen=True)
 class Trials:
@@ -248,23 +265,13 @@ def train_arm(training: Training, data: ArmData, trials: Trials, description: st
         identity=training.identity(data),
         description=description or training.arm,
     )
-    card = found or trials.keep(name, _run_card(name, training, data, fitted, device))
+    card = found or trials.keep(name, _run_card(training, data, fitted))
     return Trained(fitted, {**card, "evaluation_code": evaluation_fingerprint()}, data, training.model)
 
 
-def _run_card(name: str, training: Training, data: ArmData, fitted: Fitted, device: torch.device) -> Card:
-    on_gpu = device.type == "cuda"
+def _run_card(training: Training, data: ArmData, fitted: Fitted) -> Card:
     return {
-        "arm": training.arm,
-        "loss": training.loss,
-        "loss_groups": training.loss_groups,
-        "seed": training.seed,
-        "dataset": data.dataset,
-        "data_fingerprint": data.fingerprint,
-        "training": name,
-        "parameters": training.parameters(data),
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu x{torch.get_num_threads()}",
-        "torch": torch.__version__,
+        **training.card(data),
         "started": fitted.started,
         "finished": fitted.finished,
         "seconds": fitted.seconds,

@@ -90,10 +90,6 @@ class CheckpointStore:
     def save(self, snapshot: Snapshot, training: Mapping[str, Any]) -> None:
         save_snapshot(self.path, Snapshot(snapshot.tensors, {**snapshot.description, "training": training}))
 
-    def of_point(self, name: str) -> CheckpointStore:
-        """The checkpoint of one point of the arm's grid, beside the arm's own."""
-        return self.beside(f"{self.path.stem}-{name}")
-
     def beside(self, name: str) -> CheckpointStore:
         """A checkpoint in the same folder, of a training that others share."""
         return CheckpointStore(self.path.with_name(f"{name}{self.path.suffix}"))

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from fairrec_pipeline.training.arms import ArmData, Card, Training, Trials, train_arm
 from fairrec_pipeline.training.checkpoint import code_fingerprint
-from fairrec_pipeline.training.fit import DivergenceError, resolve_device
+from fairrec_pipeline.training.fit import DivergenceError
 from fairrec_pipeline.training.grid import DIVERGED
 
 
@@ -98,16 +98,7 @@ def _outcome(training: Training, data: ArmData, trials: Trials, description: str
     except DivergenceError as error:
         finished = datetime.now(UTC)
         return {
-            "arm": training.arm,
-            "loss": training.loss,
-            "loss_groups": training.loss_groups,
-            "seed": training.seed,
-            "dataset": data.dataset,
-            "data_fingerprint": data.fingerprint,
-            "training": training.name(data),
-            "parameters": training.parameters(data),
-            "device": resolve_device(training.device).type,
-            "torch": torch.__version__,
+            **training.card(data),
             "started": started.isoformat(),
             "finished": finished.isoformat(),
             "seconds": (finished - started).total_seconds(),
