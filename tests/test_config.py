@@ -50,6 +50,7 @@ def test_the_published_protocol() -> None:
     retailrocket = load({"dataset": "retailrocket"}, "paper")
     assert retailrocket["model"] == {
         "dim": 256, "feed_forward": 256, "blocks": 3, "heads": 1, "dropout": 0.2, "max_length": 200, "init_std": 1.0,
+        "tied_embeddings": False,
         "copy_window": 0,
     }  # fmt: skip
     assert (retailrocket["train"]["epochs"], retailrocket["train"]["batch_size"]) == (1000, 128)

@@ -144,6 +144,7 @@ class Model(Block):
     dropout: float = Field(ge=0, lt=1)
     max_length: int = Field(strict=True, ge=2)
     init_std: float = Field(gt=0)
+    tied_embeddings: bool = Field(strict=True, description="one table for input and output")
     copy_window: int = Field(strict=True, ge=0, description="newest items that the copy mechanism scores; 0: none")
 
     @model_validator(mode="after")

@@ -37,7 +37,7 @@ def newest_first(history: list[int]) -> list[int]:
     return list(dict.fromkeys(reversed(history[-WINDOW:])))
 
 
-def copying_model(*, dropout: float = 0.0) -> SASRec:
+def copying_model(*, dropout: float = 0.0, tied_embeddings: bool = False) -> SASRec:
     torch.manual_seed(0)
     model = SASRec(
         N_ITEMS,
@@ -48,6 +48,7 @@ def copying_model(*, dropout: float = 0.0) -> SASRec:
         dropout=dropout,
         max_length=6,
         init_std=0.5,
+        tied_embeddings=tied_embeddings,
         copy_window=WINDOW,
     ).double()
     assert model.copy is not None
@@ -115,8 +116,9 @@ def scores_by_loops(model: SASRec, states: Tensor, weight: Tensor, histories_of_
     return scores + added
 
 
-def test_a_step_equals_dense_autograd() -> None:
-    train, model = histories(), copying_model(dropout=0.3)
+@pytest.mark.parametrize("tied_embeddings", [False, True])
+def test_a_step_equals_dense_autograd(tied_embeddings: bool) -> None:
+    train, model = histories(), copying_model(dropout=0.3, tied_embeddings=tied_embeddings)
     batch = Batches(train, max_length=6, device=torch.device("cpu"), copy_window=WINDOW).batch(torch.arange(6))
     known = []
     for user, length in zip(batch.users.tolist(), batch.lengths.tolist(), strict=True):
@@ -144,7 +146,7 @@ def test_scores_by_loops() -> None:
     test, model = histories(targets=True), copying_model().float().eval()
     with torch.no_grad():
         known = [test.items[test.offsets[user] : test.offsets[user + 1]].tolist() for user in range(6)]
-        expected = scores_by_loops(model, encode(model, test), model.output_embedding.weight, known)
+        expected = scores_by_loops(model, encode(model, test), model.output_table, known)
     torch.testing.assert_close(model_scorer(model, test)(torch.arange(6)), expected)
     torch.testing.assert_close(model_scorer(model, test)(torch.arange(2, 4)), expected[2:4])
 

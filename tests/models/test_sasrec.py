@@ -32,8 +32,8 @@ def test_a_state_depends_on_earlier_tokens_only() -> None:
 def test_initialisation_is_that_of_the_torch_layers() -> None:
     """Embeddings N(0, init_std); xavier-uniform qkv as torch.nn.MultiheadAttention has it; its biases 0."""
     model = SASRec(5000, dim=32, feed_forward=8, blocks=1, heads=1, dropout=0.2, max_length=50, init_std=0.02)
-    for table in (model.item_embedding, model.output_embedding):
-        assert abs(float(table.weight.detach().std()) - 0.02) < 2e-4
+    for table in (model.item_embedding.weight, model.output_table):
+        assert abs(float(table.detach().std()) - 0.02) < 2e-4
     (block,) = model.blocks
     bound = (6 / (32 + 3 * 32)) ** 0.5
     assert 0.98 * bound < float(block.qkv.weight.detach().abs().max()) <= bound
@@ -41,12 +41,27 @@ def test_initialisation_is_that_of_the_torch_layers() -> None:
     assert not block.attention_out.bias.any()
 
 
+def test_tied_embeddings_are_one_table() -> None:
+    """The scores use the rows that the input multiplies with sqrt(dim); the start token is never scored."""
+    backbone = {"dim": 16, "feed_forward": 8, "blocks": 1, "heads": 1, "dropout": 0.0, "max_length": 6, "init_std": 0.5}
+    model = SASRec(20, **backbone, tied_embeddings=True)  # type: ignore[arg-type]
+    assert not [name for name, _ in model.named_parameters() if name.startswith("output")]
+    assert model.output_table.shape == (20, 16)
+    assert model.output_table.data_ptr() == model.item_embedding.weight.data_ptr()
+    plain = SASRec(20, **backbone)  # type: ignore[arg-type]
+    plain.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        plain.item_embedding.weight *= 4  # sqrt(16)
+    tokens = torch.tensor([20, 3, 4])
+    torch.testing.assert_close(states(model, tokens), states(plain, tokens))
+
+
 def test_dropout_only_in_training() -> None:
     model = small_model()
     tokens = torch.tensor([model.start_token, 1, 2])
     assert not torch.equal(states(model.train(), tokens), states(model, tokens))
     assert torch.equal(states(model.eval(), tokens), states(model, tokens))
-    assert model.output_weight() is model.output_embedding.weight
+    assert model.output_weight() is model.output_table
 
 
 @pytest.mark.parametrize("blocks", [1, 2])

@@ -4,7 +4,7 @@ Where people come back to items (35.7 % of RetailRocket's test targets are repea
 says more than any embedding: "newest own item first", untrained, beats the published models. A transformer with a
 separate output embedding can hardly learn to copy, so it is given the means: the newest items of the history, each
 once, counted by recency, and one embedding per recency. The score of item i after state h becomes
-`h @ output_embedding[i] + h @ recency_embedding[r]` if i is the r-th newest distinct item, as the location attention of
+`h @ output_table[i] + h @ recency_embedding[r]` if i is the r-th newest distinct item, as the location attention of
 pointer networks (Vinyals et al. 2015) and copy mechanisms (Gu et al. 2016; RepeatNet, Ren et al. 2019) add it.
 """
 

@@ -26,7 +26,8 @@ class SASRec(nn.Module):
     Args:
         n_items: size of the catalogue.
         dim, feed_forward, blocks, heads, dropout, max_length: the backbone.
-        init_std: standard deviation of the three embedding tables; torch's default, used by the published model, is 1.
+        init_std: standard deviation of the embedding tables; torch's default, used by the published model, is 1.
+        tied_embeddings: one table for input (times sqrt(dim)) and output, as in SASRec's own code; the paper has two.
         copy_window: number of a user's newest items that a copy mechanism scores; 0 for none, as in the paper.
     """
 
@@ -41,15 +42,18 @@ class SASRec(nn.Module):
         dropout: float,
         max_length: int,
         init_std: float,
+        tied_embeddings: bool = False,
         copy_window: int = 0,
     ) -> None:
         super().__init__()
         self.n_items, self.max_length, self.dropout = n_items, max_length, dropout
         self.item_embedding = nn.Embedding(n_items + 1, dim)
         self.position_embedding = nn.Embedding(max_length, dim)
-        self.output_embedding = nn.Embedding(n_items, dim)
+        self.output_embedding = None if tied_embeddings else nn.Embedding(n_items, dim)
+        self.input_scale = dim**0.5 if tied_embeddings else 1.0
         for table in (self.item_embedding, self.position_embedding, self.output_embedding):
-            nn.init.normal_(table.weight, std=init_std)
+            if table is not None:
+                nn.init.normal_(table.weight, std=init_std)
         self.blocks = nn.ModuleList(Block(dim, feed_forward, heads, dropout) for _ in range(blocks))
         self.final_norm = nn.LayerNorm(dim)
         self.copy = CopyMechanism(copy_window, dim) if copy_window else None
@@ -58,6 +62,11 @@ class SASRec(nn.Module):
     @property
     def start_token(self) -> int:
         return self.n_items
+
+    @property
+    def output_table(self) -> Tensor:
+        """(n_items, dim) output embedding, without dropout."""
+        return self.item_embedding.weight[:-1] if self.output_embedding is None else self.output_embedding.weight
 
     @property
     def copy_window(self) -> int:
@@ -72,10 +81,10 @@ class SASRec(nn.Module):
             buckets: the sequences, for attention.
 
         Returns:
-            (n, dim) states; the score of item i after token t is `state[t] @ output_embedding[i]`, plus what the copy
+            (n, dim) states; the score of item i after token t is `state[t] @ output_table[i]`, plus what the copy
             mechanism adds.
         """
-        x = self._drop(self.item_embedding(tokens) + self.position_embedding(positions))
+        x = self._drop(self._embedded(tokens, positions))
         for block in self.blocks:
             x = block(x, buckets, self.mask_source)
         return cast(Tensor, self.final_norm(x))
@@ -87,14 +96,18 @@ class SASRec(nn.Module):
             tokens, positions, buckets: as in `forward`.
             ends: (B,) position of each sequence's newest token.
         """
-        x = self.item_embedding(tokens) + self.position_embedding(positions)
+        x = self._embedded(tokens, positions)
         for block in self.blocks[:-1]:
             x = block(x, buckets, self.mask_source)
         return cast(Tensor, self.final_norm(cast(Block, self.blocks[-1]).newest(x, buckets, ends)))
 
     def output_weight(self) -> Tensor:
         """(n_items, dim) output embedding; in training mode with dropout on its elements."""
-        return self._drop(self.output_embedding.weight)
+        return self._drop(self.output_table)
+
+    def _embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        embedded: Tensor = self.item_embedding(tokens) * self.input_scale + self.position_embedding(positions)
+        return embedded
 
     def _drop(self, x: Tensor) -> Tensor:
         return self.mask_source.dropout(x, self.dropout) if self.training else x

@@ -45,7 +45,8 @@ from fairrec_pipeline.training.scoring import encode
 from fairrec_pipeline.training.step import TrainingStep
 
 SHARED = ("item_embedding.weight", "output_embedding.weight")
-"""What all teachers take from the reference: with one output embedding, the states of any two say the same thing."""
+"""What all teachers take from the reference (tied embeddings are the first alone): with one output embedding, the states
+of any two say the same thing."""
 
 _COMPARED_USERS = 512
 # Fourth words of seeds, so that the streams are others than those of users and masks, which stay what they are in ERM.
@@ -196,7 +197,7 @@ def fit_distilled(
                 groups=None,
                 budget=_teacher_budget(budget, how.n_teachers if reference else 1),
                 seed=_seed_of(seed, number, 0, _TEACHER) if reference else seed,
-                frozen={name: reference[name] for name in SHARED} if reference else None,
+                frozen={name: reference[name] for name in SHARED if name in reference} if reference else None,
                 store=kept(f"teacher-{number}", of_teacher),
                 identity=of_teacher,
                 description=f"{description} teacher {number}".strip(),

@@ -236,7 +236,7 @@ _ADVICE = "The last good checkpoint is kept. Try a smaller train.learning_rate o
 
 def _validation_ndcg(model: SASRec, validation: Sequences, epoch: int, *, filter_seen: bool) -> float:
     """Mean NDCG@20 after an epoch."""
-    device = model.output_embedding.weight.device.type
+    device = model.output_table.device.type
     try:
         ranks = rank_targets(model_scorer(model, validation), validation, filter_seen=filter_seen, device=device)
     except ValueError as error:  # the last step of the epoch went wrong: its loss is that of the weights before it

@@ -55,7 +55,7 @@ class FrontDoor:
 
     def __init__(self, teachers: Sequence[SASRec], predictor: Predictor | None = None) -> None:
         self.teachers, self.predictor = teachers, predictor
-        self.output_weight = teachers[0].output_embedding.weight.detach()
+        self.output_weight = teachers[0].output_table.detach()
 
     @torch.no_grad()
     def mediators(self, batch: Batch) -> Tensor:

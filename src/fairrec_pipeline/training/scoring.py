@@ -20,10 +20,10 @@ TOKENS_AT_ONCE = 2**15
 @torch.no_grad()
 def encode(model: SASRec, sequences: Sequences) -> Tensor:
     """(n_users, dim) float32 state of every user after the newest item of the history."""
-    device = model.output_embedding.weight.device
+    device = model.output_table.device
     model.eval()
     batches = Batches(sequences, max_length=model.max_length, device=device)
-    states = torch.empty(sequences.n_users, model.output_embedding.embedding_dim, device=device)
+    states = torch.empty(sequences.n_users, model.output_table.shape[1], device=device)
     for batch in batches.in_order(TOKENS_AT_ONCE):
         newest = model.newest_states(batch.tokens, batch.positions, batch.buckets, batch.ends)
         states[batch.users] = newest.float()
@@ -38,7 +38,7 @@ def model_scorer(model: SASRec, sequences: Sequences) -> Callable[[Tensor], Tens
     """
     states = encode(model, sequences)
     histories = Batches(sequences, max_length=model.max_length, device=states.device, copy_window=model.copy_window)
-    weight = model.output_embedding.weight
+    weight = model.output_table
     buffer = states.new_empty(0)
 
     @torch.no_grad()
@@ -70,7 +70,7 @@ class TrainedModel:
 
     @property
     def device(self) -> str:
-        return self.model.output_embedding.weight.device.type
+        return self.model.output_table.device.type
 
 
 def restore_model(snapshot: Snapshot, device: torch.device) -> TrainedModel:

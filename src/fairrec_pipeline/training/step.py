@@ -52,7 +52,7 @@ class TrainingStep:
         self.model, self.optimizer, self.objective, self.groups, self.bf16 = model, optimizer, objective, groups, bf16
         self.warm_start_steps = warm_start_steps
         self.head = head or SoftmaxHead()
-        weights, parameter = objective.item_weights, model.output_embedding.weight
+        weights, parameter = objective.item_weights, model.output_table
         self.item_weights = None if weights is None else weights.to(parameter)
 
     def __call__(self, batch: Batch, state: State, number: int = 0) -> Stepped:
