@@ -33,7 +33,7 @@ def test_kedro_run_compares_the_methods_of_the_paper_with_the_baselines(project:
     reports = project / "data/08_reporting/synthetic"
     comparison = pd.read_parquet(newest(reports, "comparison.parquet/*/comparison.parquet"))
     arms = {f"{loss}-pop33" if loss in GROUP_DEPENDENT_LOSSES else loss for loss in PAPER_LOSSES}
-    assert set(comparison["arm"]) == arms | {"popularity", "recency", "markov"}
+    assert set(comparison["arm"]) == arms | {"popularity", "recency", "markov", "markov_recency"}
     report = (reports / "report.html").read_text()
     for arm in arms:
         assert arm in run.stdout + run.stderr, "the table is printed at the end"

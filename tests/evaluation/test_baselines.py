@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fairrec_pipeline.evaluation.baselines import BASELINES, markov, popularity, recency
+from fairrec_pipeline.evaluation.baselines import BASELINES, markov, markov_recency, popularity, recency
 from fairrec_pipeline.evaluation.ranking import rank_targets, user_metrics
 from fairrec_pipeline.interactions.sequences import Sequences, evaluation_sequences, training_sequences
 
@@ -58,6 +58,19 @@ def test_markov_counts_steps_from_the_last_item_and_breaks_ties_by_popularity(wo
         np.testing.assert_allclose(scores(world, markov, [user])[0], row, rtol=1e-6)
 
 
+def test_markov_recency_mixes_shares_of_steps_with_own_items(world):
+    # steps: a-b, b-a, a-c, c-d (user 1), a-b, b-c (2), b-a, a-b (3); so from a: b 3/4, c 1/4; b: a 2/3, c 1/3; c: d 1.
+    # user 2 has a b c: c leads to d (weight 1), b to a and c (.6), a to b and c (.36); own: c .5, b .35, a .245
+    popularity_below = [0.004 / 5, 0.004 / 5, 0.001 / 5, 0.001 / 5, 0.001 / 5]
+    expected = [0.6 * 2 / 3 + 0.245, 0.36 * 3 / 4 + 0.35, 0.6 / 3 + 0.36 / 4 + 0.5, 1.0, 0.0]
+    found = scores(world, markov_recency, [1])[0]
+    np.testing.assert_allclose(found, np.add(expected, popularity_below), rtol=1e-6)
+    # user 1 has a b a c d: d leads nowhere, c .6 to d, a .36, b .216, and the first a .1296 more; own: d c a b
+    expected = [0.216 * 2 / 3 + 0.245, 0.4896 * 3 / 4 + 0.1715, 0.4896 / 4 + 0.216 / 3 + 0.35, 0.6 + 0.5, 0.0]
+    found = scores(world, markov_recency, [0])[0]
+    np.testing.assert_allclose(found, np.add(expected, popularity_below), rtol=1e-6)
+
+
 def test_ranks(world):
     train, test = world
     ranks = {
@@ -99,7 +112,7 @@ def test_retailrocket_numbers():
     interactions = _retailrocket(SHARED)
     train = training_sequences(interactions)
     test = evaluation_sequences(interactions, train.catalogue, "test")
-    expected = {"popularity": 0.0063, "recency": 0.2497, "markov": 0.2141}
+    expected = {"popularity": 0.0063, "recency": 0.2497, "markov": 0.2141, "markov_recency": 0.2968}
     for name, build in BASELINES.items():
         metrics = user_metrics(test, rank_targets(build(train, test), test, filter_seen=False), None)
         assert round(metrics["ndcg_at_20"].mean(), 4) == expected[name]

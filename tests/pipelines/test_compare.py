@@ -78,7 +78,7 @@ def run(pipeline: Pipeline, inputs: dict[str, object]) -> dict[str, object]:
 def test_everything_a_reader_wants_comes_out(inputs):
     outputs = run(create_pipeline(), inputs)
     comparison = outputs["comparison_csv"]
-    assert list(comparison["arm"].unique()) == ["erm", "cvar", "markov", "popularity", "recency"]
+    assert list(comparison["arm"].unique()) == ["erm", "cvar", "markov", "markov_recency", "popularity", "recency"]
     assert set(comparison["split"]) == {
         *("overall", "pop33", "seq33", "atomic", "target"),
         *("pop33 by target", "seq33 by target"),

@@ -45,7 +45,7 @@ from fairrec_pipeline.training.scoring import encode
 from fairrec_pipeline.training.step import TrainingStep
 
 SHARED = ("item_embedding.weight", "output_embedding.weight")
-"""What all teachers take from the reference (tied embeddings are the first alone): with one output embedding, the states
+"""What all teachers take from the reference (tied embeddings: the first alone): with one output embedding, the states
 of any two say the same thing."""
 
 _COMPARED_USERS = 512
