@@ -29,16 +29,18 @@ BACKBONE = {
     "feed_forward": 64,
     "blocks": 1,
     "heads": 1,
-    "dropout": 0.2,
+    "dropout": 0.25,
     "max_length": 200,
-    "init_std": 0.1,
+    "init_std": 0.02,
+    "tied_embeddings": True,
 }
 COPYING = BACKBONE | {"copy_window": 50}
 BUDGET = Budget(
     epochs=200,
     steps_per_epoch=64,
     batch_size=128,
-    learning_rate=3e-3,
+    learning_rate=4e-3,
+    warm_up_steps=64,
     patience=10,
     precision="fp32",
     checkpoint_seconds=0,

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from fairrec_pipeline.models.dropout import MaskSource
-from fairrec_pipeline.models.sasrec import causal_attention
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.5])
@@ -50,31 +49,3 @@ def test_rate_zero_draws_nothing() -> None:
     source, x = MaskSource(6), torch.ones(100)
     assert source.dropout(x, 0) is x
     assert torch.equal(source.dropout(x, 0.5), MaskSource(6).dropout(x, 0.5))
-
-
-class FixedMask(MaskSource):
-    """Gives the mask it was made with."""
-
-    def __init__(self, mask: torch.Tensor) -> None:
-        super().__init__(0)
-        self.mask = mask
-
-    def dropout(self, x: torch.Tensor, rate: float) -> torch.Tensor:
-        return x * self.mask
-
-
-def test_attention_with_dropout_by_hand() -> None:
-    """out_i = sum_{j <= i} m_ij softmax_j(q_i k_j / sqrt(d)) v_j, the softmax over j <= i, one loop a row."""
-    generator = torch.Generator().manual_seed(0)
-    b, heads, length, d = 2, 3, 5, 4
-    q, k, v = torch.randn(3, b, heads, length, d, dtype=torch.float64, generator=generator)
-    mask = torch.randint(0, 2, (b, heads, length, length), generator=generator).double() * 2
-    expected = torch.zeros_like(v)
-    for s in range(b):
-        for h in range(heads):
-            for i in range(length):
-                weights = torch.softmax(k[s, h, : i + 1] @ q[s, h, i] / d**0.5, dim=0)
-                expected[s, h, i] = (mask[s, h, i, : i + 1] * weights) @ v[s, h, : i + 1]
-    torch.testing.assert_close(causal_attention(q, k, v, FixedMask(mask), 0.5), expected)
-    fused = causal_attention(q, k, v, MaskSource(0), 0.0)
-    torch.testing.assert_close(causal_attention(q, k, v, FixedMask(torch.ones_like(mask)), 0.5), fused)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -178,11 +178,11 @@ class RecordedMasks(MaskSource):
         super().__init__(*seed)
         self.masks: list[Tensor] = []
 
-    def dropout(self, x: Tensor, rate: float) -> Tensor:
-        if x.dim() == 4:
-            return x
-        self.masks.append(super().dropout(torch.ones_like(x), rate).detach())
-        return x * self.masks[-1]
+    def factors(self, shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor:
+        if len(shape) == 4:
+            return torch.ones(*shape, dtype=dtype)
+        self.masks.append(super().factors(shape, rate, dtype))
+        return self.masks[-1]
 
 
 class Replayed(nn.Module):

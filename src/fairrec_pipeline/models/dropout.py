@@ -7,6 +7,9 @@ over ten times cheaper to draw.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,8 +29,13 @@ class MaskSource:
             return x
         if x.device.type != "cpu":
             return torch.nn.functional.dropout(x, rate)
+        return x * self.factors(x.shape, rate, x.dtype)
+
+    def factors(self, shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor:
+        """What dropout on the CPU multiplies with: 0 at the given rate, else 1 / (1 - rate)."""
+        size = math.prod(shape)
         threshold = round(rate * _LEVELS)
-        words = self._numpy.integers(2**64, size=-(-x.numel() // 4), dtype=np.uint64)  # four values a word
-        bits = words.view(np.uint16)[: x.numel()]
-        kept = torch.from_numpy((bits >= threshold).view(np.uint8)).view(x.shape)
-        return x * kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - threshold))
+        words = self._numpy.integers(2**64, size=-(-size // 4), dtype=np.uint64)  # four values a word
+        bits = words.view(np.uint16)[:size]
+        kept = torch.from_numpy((bits >= threshold).view(np.uint8)).view(*shape)
+        return kept.to(dtype).mul_(_LEVELS / (_LEVELS - threshold))

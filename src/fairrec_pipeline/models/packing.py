@@ -102,6 +102,6 @@ def pad(rows: Tensor, bucket: Bucket) -> Tensor:
 
 
 def unpad(rectangle: Tensor, bucket: Bucket) -> Tensor:
-    """Inverse of `pad`: (b, l, d) to packed rows (rows, d)."""
+    """Inverse of `pad`: (b, l, ...) to packed rows (rows, d)."""
     rows = rectangle.reshape(bucket.sequences * bucket.length, -1)
     return rows if bucket.cells is None else _unpad(rows, bucket.cells)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fairrec_pipeline.models.attention import causal_attention
 from fairrec_pipeline.models.copying import CopyMechanism
 from fairrec_pipeline.models.dropout import MaskSource
-from fairrec_pipeline.models.packing import Bucket, pad, unpad
+from fairrec_pipeline.models.packing import Bucket, pad
 
 
 class SASRec(nn.Module):
@@ -129,7 +130,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, buckets: list[Bucket], mask_source: MaskSource) -> Tensor:
         rate = self.dropout if self.training else 0.0
-        attended = self.attention_out(self._attend(self.qkv(self.attention_norm(x)), buckets, mask_source, rate))
+        qkv = self.qkv(self.attention_norm(x))
+        attended = self.attention_out(causal_attention(qkv, buckets, self.heads, mask_source, rate))
         x = x + mask_source.dropout(attended, rate)
         inner = mask_source.dropout(torch.relu(self.expand(self.feed_forward_norm(x))), rate)
         return x + mask_source.dropout(self.contract(inner), rate)
@@ -153,26 +155,3 @@ class Block(nn.Module):
             first += b
         newest = x[ends] + self.attention_out(torch.cat(parts))
         return cast(Tensor, newest + self.contract(torch.relu(self.expand(self.feed_forward_norm(newest)))))
-
-    def _attend(self, qkv: Tensor, buckets: list[Bucket], mask_source: MaskSource, rate: float) -> Tensor:
-        parts = []
-        # one split: the backward pass of a slice would fill a tensor of the whole size with zeros
-        for bucket, rows in zip(buckets, qkv.split([bucket.rows for bucket in buckets]), strict=True):
-            rectangle = pad(rows, bucket)  # (b, l, 3d)
-            b, length, _ = rectangle.shape
-            q, k, v = rectangle.view(b, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (b, heads, l, d / heads)
-            out = causal_attention(q, k, v, mask_source, rate)
-            parts.append(unpad(out.transpose(1, 2).reshape(b, length, -1), bucket))
-        return torch.cat(parts)
-
-
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask_source: MaskSource, rate: float) -> Tensor:
-    """Causal softmax attention over (b, heads, l, d), with dropout on the attention weights."""
-    if rate == 0 or q.device.type != "cpu":
-        return functional.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
-    # on the CPU the fused kernel falls back to this anyway when there is dropout, with a slower mask
-    length = q.shape[-2]
-    future = torch.ones(length, length, dtype=torch.bool).triu(1)
-    scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
-    weights = torch.softmax(scores.masked_fill(future, float("-inf")), dim=-1)
-    return mask_source.dropout(weights, rate) @ v

@@ -5,9 +5,12 @@ there lets the backward pass touch only positions that have weight (under CVaR(0
 needs the (positions, items) logits at once: the catalogue is walked in chunks.
 
 What is kept between the phases is `exp(logit - level)`, if it fits into `keep_bytes`; the level of a position is one
-number for as many chunks as it serves. A softmax is then one scale per row, which is moved onto the small factors of
-the two products, and the products of the chunks add up in place. Otherwise each chunk is computed again, exactly,
+number for as many chunks as it serves. A softmax is then one scale per position, which is moved onto the small factors
+of the two products, and the products of the chunks add up in place. Otherwise each chunk is computed again, exactly,
 since dropout lies outside of the head.
+
+Items are the rows and positions the columns of a chunk: then the gradient of the weight, the slowest of the three
+products the other way round, comes out in its own layout and at the rate of the others.
 
 A few logits may get something added that is not a product of state and weight, as a copy mechanism does (`Additions`).
 """
@@ -20,7 +23,7 @@ import torch
 from torch import Tensor
 
 KEEP_BYTES = 2**29
-CHUNK = 1024
+CHUNK = 2048
 _LEVEL_SERVES_BELOW = 1e20  # sum of a chunk's exponentials: no overflow here, nor once multiplied with the weights
 # Below exp(-60) of the level an exponential is nothing beside a sum that is at least 1. It is kept there, for the
 # numbers that are almost 0 slow a product on the CPU down thirty times, and exp(-inf) = 0 is slow to take.
@@ -97,22 +100,22 @@ class SoftmaxHead:
         chunks_added = [] if additions is None else additions.by_chunk(self.chunk, n_items)
         for start in range(0, n_items, self.chunk):
             logits = self._logits(start, states, chunks_added)
-            place = (targets - start)[:, None]
-            own = logits.gather(1, place.clamp(0, logits.shape[1] - 1))[:, 0]
-            inside = (place[:, 0] >= 0) & (place[:, 0] < logits.shape[1])
+            place = targets - start
+            own = logits.gather(0, place.clamp(0, len(logits) - 1)[None])[0]
+            inside = (place >= 0) & (place < len(logits))
             target_logits = torch.where(inside, own.to(wide), target_logits)
             if self._levels and states.device.type == "cpu":  # asking a GPU how large a sum is would stall it
                 level, starts = self._levels[-1]
-                sums = _exponentials(logits, level).sum(1, dtype=wide)
+                sums = _exponentials(logits, level).sum(0, dtype=wide)
                 if bool(sums.max() < _LEVEL_SERVES_BELOW):
                     totals[-1] += sums
                     starts.append(start)
                     continue
-                level = torch.maximum(level, self._logits(start, states, chunks_added).amax(1))
+                level = torch.maximum(level, self._logits(start, states, chunks_added).amax(0))
             else:
-                level = logits.amax(1)
+                level = logits.amax(0)
             self._levels.append((level, [start]))
-            totals.append(_exponentials(logits, level).sum(1, dtype=wide))
+            totals.append(_exponentials(logits, level).sum(0, dtype=wide))
         levels = torch.stack([level for level, _ in self._levels])
         self._log_normaliser = torch.logsumexp(levels + torch.stack(totals).log(), dim=0)
         return self._log_normaliser - target_logits
@@ -134,17 +137,17 @@ class SoftmaxHead:
         for level_of_all, starts in self._levels:
             level = level_of_all if rows is None else level_of_all[rows]
             scale = (coefficients * torch.exp(level - log_normaliser)).to(states.dtype)[:, None]
-            scaled_states = (scale * states).T.contiguous()  # (dim, n): a product is fastest with both sides row-major
+            scaled_states = scale * states
             product = torch.zeros_like(states)
             for start in starts:
                 stop = min(start + self.chunk, len(weight))
                 if self._kept:
                     exponentials = self._kept_chunk(start, stop, len(self._states))
-                    exponentials = exponentials if rows is None else exponentials[rows]
+                    exponentials = exponentials if rows is None else exponentials.index_select(1, rows)
                 else:
                     exponentials = _exponentials(self._logits(start, states, chunks_added), level)
-                product.addmm_(exponentials, weight[start:stop])
-                grad_weight[start:stop] = torch.mm(scaled_states, exponentials).T
+                product.addmm_(exponentials.T, weight[start:stop])
+                torch.mm(exponentials, scaled_states, out=grad_weight[start:stop])
             grad_states += scale * product
         grad_states -= coefficients.to(states.dtype)[:, None] * weight[targets]
         # a popular target has many positions: their sum is rounded once, not at every addition
@@ -168,20 +171,20 @@ class SoftmaxHead:
         return coefficients[rows] * (probabilities - (items == self._targets[rows]).to(probabilities.dtype))
 
     def _logits(self, start: int, states: Tensor, additions: list[Additions]) -> Tensor:
-        """(n, chunk) logits of the items from `start`, in the buffer."""
+        """(chunk, n) logits of the items from `start`, in the buffer."""
         stop = min(start + self.chunk, len(self._weight))
         if self._kept:
             out = self._kept_chunk(start, stop, len(states))
         else:
-            out = self._buffer[: len(states) * (stop - start)].view(len(states), stop - start)
-        torch.mm(states, self._weight[start:stop].T, out=out)
+            out = self._buffer[: len(states) * (stop - start)].view(stop - start, len(states))
+        torch.mm(self._weight[start:stop], states.T, out=out)
         if additions:
             rows, items, values = additions[start // self.chunk]
-            out.index_put_((rows, items - start), values.to(out.dtype), accumulate=True)
+            out.index_put_((items - start, rows), values.to(out.dtype), accumulate=True)
         return out
 
     def _kept_chunk(self, start: int, stop: int, n: int) -> Tensor:
-        return self._buffer[n * start : n * stop].view(n, stop - start)
+        return self._buffer[n * start : n * stop].view(stop - start, n)
 
     @staticmethod
     def _rows_with_weight(coefficients: Tensor) -> Tensor | None:
@@ -205,4 +208,4 @@ def fitting_chunk(device: torch.device) -> int:
 
 def _exponentials(logits: Tensor, level: Tensor) -> Tensor:
     """`exp(logit - level)` in place, at least exp(-60)."""
-    return logits.sub_(level[:, None]).clamp_(min=_NOTHING_BELOW).exp_()
+    return logits.sub_(level).clamp_(min=_NOTHING_BELOW).exp_()
