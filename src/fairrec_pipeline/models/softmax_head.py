@@ -198,7 +198,7 @@ class SoftmaxHead:
 def fitting_chunk(device: torch.device) -> int:
     """Number of items at a time that suits the device; the same for every training on it.
 
-    On the CPU a chunk that stays in the cache is the fastest. A GPU wants few large products: as many items as a
+    On the CPU larger chunks are no faster. A GPU wants few large products: as many items as a
     sixteenth of its memory holds for 2^15 positions.
     """
     if device.type != "cuda":
