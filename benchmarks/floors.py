@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-_ROWS, _ITEMS, _CHUNK = 1600, 16_384, 1024
+from fairrec_pipeline.models.softmax_head import CHUNK
+
+_ROWS, _ITEMS = 1600, 16_384
 
 
 def step_flops(lengths: list[int], n_items: int, backbone: Mapping[str, Any]) -> float:
@@ -51,7 +53,7 @@ class Machine:
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
         self._states, self._items = torch.randn(_ROWS, 256), torch.randn(_ITEMS, 256)
-        self._out = torch.empty(_ROWS, _CHUNK)
+        self._out = torch.empty(CHUNK, _ROWS)
         self._from, self._to = torch.ones(2**24), torch.empty(2**24)
 
     def matmul_rate(self) -> float:
@@ -63,8 +65,8 @@ class Machine:
         return 2 * 4 * self._from.numel() / _best(lambda: self._to.copy_(self._from))
 
     def _products(self) -> None:
-        for chunk in self._items.split(_CHUNK):
-            torch.mm(self._states, chunk.T, out=self._out)
+        for chunk in self._items.split(CHUNK):
+            torch.mm(chunk, self._states.T, out=self._out)
 
 
 def _best(work: Callable[[], object], times: int = 3) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ def test_the_dataset_wins_over_the_general_value_and_the_command_line_over_both(
     assert load(narrowed)["split"]["validation_users"] == 50
 
 
+PAPER_GRIDS = [("cvar", "alpha"), ("gdro", "eta"), ("sdro", "eta")]
+
+
 def test_the_published_protocol() -> None:
     """METHODS: backbone, budget, seen-item filter, validation users, IPW frequency and absent groups."""
     retailrocket = load({"dataset": "retailrocket"}, "paper")
@@ -53,7 +57,10 @@ def test_the_published_protocol() -> None:
         "tied_embeddings": False,
         "copy_window": 0,
     }  # fmt: skip
-    assert (retailrocket["train"]["epochs"], retailrocket["train"]["batch_size"]) == (1000, 128)
+    train = {name: retailrocket["train"][name] for name in ("epochs", "batch_size", "learning_rate", "warm_up_steps")}
+    assert train == {"epochs": 1000, "batch_size": 128, "learning_rate": 0.001, "warm_up_steps": 0}
+    assert (retailrocket["train"]["schedule"], retailrocket["train"]["patience"]) == ("constant", None)
+    assert [len(retailrocket["grids"][loss][option]) for loss, option in PAPER_GRIDS] == [10, 5, 5]
     assert retailrocket["evaluate"]["filter_seen"] is False
     movielens = load({"dataset": "movielens-1m"}, "paper")
     assert (movielens["train"]["epochs"], movielens["train"]["batch_size"]) == (700, 256)
@@ -153,6 +160,15 @@ def test_arms_are_tuned_by_the_grids_of_the_paper() -> None:
     assert points == {
         "erm": None, "cb": None, "cb_log": None, "ipw": None, "ipw_log": None, "cvar": 10, "gdro": 5, "sdro": 5,
     }  # fmt: skip
+
+
+def test_no_method_is_tuned_more_than_another_on_movielens_100k() -> None:
+    _, found = plan(experiment="methods", dataset="movielens-100k")
+    points = {
+        arm["objective"]["loss"]: math.prod(len(values) for values in (arm["grid"] or {}).values())
+        for arm in found["arms"]
+    }
+    assert set(points.values()) <= {3, 4}, points
 
 
 def test_every_loss_takes_part_where_all_are_asked_for() -> None:

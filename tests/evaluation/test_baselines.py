@@ -71,6 +71,16 @@ def test_markov_recency_mixes_shares_of_steps_with_own_items(world):
     np.testing.assert_allclose(found, np.add(expected, popularity_below), rtol=1e-6)
 
 
+def test_markov_recency_looks_five_items_back():
+    """One user met a .. g, the other b .. g and a: every item leads to the next one, g to a."""
+    items = np.array([*range(7), *range(1, 7), 0])
+    histories = Sequences(np.array([1, 2]), np.arange(7), items, np.array([0, 7, 14]))
+    found = scores((histories, histories), markov_recency, [1])[0]
+    # newest first: a g f e d c b. d is the fifth and leads to e; c would lead to d, which is left with its own score
+    np.testing.assert_allclose(found[4], 0.6**4 + 0.5 * 0.7**3 + 0.002 / 3, rtol=1e-6)
+    np.testing.assert_allclose(found[3], 0.5 * 0.7**4 + 0.002 / 3, rtol=1e-6)
+
+
 def test_ranks(world):
     train, test = world
     ranks = {

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 import pytest
 
 from fairrec_pipeline.evaluation import figures
+from fairrec_pipeline.evaluation.baselines import BASELINES
 from fairrec_pipeline.evaluation.comparison import compare_arms, select_arms
 from fairrec_pipeline.evaluation.evidence import Evidence
 from fairrec_pipeline.evaluation.findings import findings
@@ -322,6 +323,13 @@ def test_one_colour_per_arm_and_grey_for_the_untrained(comparison):
     for arm in ("recency", "popularity"):
         red, green, blue = (colours[arm][place : place + 2] for place in (1, 3, 5))
         assert red == green == blue
+
+
+def test_every_baseline_has_a_grey_of_its_own(comparison):
+    of_popularity = comparison[comparison["arm"] == "popularity"]
+    everything = pd.concat([comparison, *(of_popularity.assign(arm=name, loss=name) for name in BASELINES)])
+    colours = figures.arm_colours(everything)
+    assert len({colours[name] for name in BASELINES}) == len(BASELINES)
 
 
 def test_figures_show_the_numbers_of_the_comparison(comparison):

@@ -11,7 +11,7 @@ from fairrec_pipeline.models.attention import causal_attention
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.packing import buckets_of
 
-LENGTHS, HEADS, DIM = [11, 10, 4, 4, 1], 3, 6  # two buckets, both padded
+LENGTHS, HEADS, DIM = [20, 11, 10, 4, 4, 1], 3, 6  # three buckets, the first without padding
 
 
 class KeptMasks(MaskSource):
@@ -40,7 +40,7 @@ def test_by_hand() -> None:
     """out_i = sum_{j <= i} m_ij softmax_j(q_i k_j / sqrt(d)) v_j, the softmax over j <= i, one loop a row."""
     qkv, source = packed(), KeptMasks()
     found = attend(qkv, source, 0.5)
-    assert [tuple(mask.shape) for mask in source.masks] == [(2, 3, 11, 11), (3, 3, 4, 4)]
+    assert [tuple(mask.shape) for mask in source.masks] == [(1, 3, 20, 20), (2, 3, 11, 11), (3, 3, 4, 4)]
     masks = [mask[sequence] for mask in source.masks for sequence in range(len(mask))]
     expected = torch.zeros_like(found)
     for sequence, (rows, mask) in enumerate(zip(torch.arange(len(qkv)).split(LENGTHS), masks, strict=True)):

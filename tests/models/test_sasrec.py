@@ -64,10 +64,11 @@ def test_dropout_only_in_training() -> None:
     assert model.output_weight() is model.output_table
 
 
-@pytest.mark.parametrize("blocks", [1, 2])
-def test_newest_states_are_those_of_the_whole_pass(blocks: int) -> None:
+@pytest.mark.parametrize(("blocks", "tied"), [(1, False), (2, False), (1, True)])
+def test_newest_states_are_those_of_the_whole_pass(blocks: int, tied: bool) -> None:
     torch.manual_seed(1)
-    model = SASRec(20, dim=8, feed_forward=8, blocks=blocks, heads=2, dropout=0.2, max_length=40, init_std=0.5)
+    backbone = {"dim": 8, "feed_forward": 8, "blocks": blocks, "heads": 2, "dropout": 0.2, "max_length": 40}
+    model = SASRec(20, **backbone, init_std=0.5, tied_embeddings=tied)  # type: ignore[arg-type]
     model = model.double().eval()
     lengths = torch.tensor([33, 30, 9, 8, 3, 1, 1])  # three buckets, two of them padded
     tokens = torch.randint(0, 21, (int(lengths.sum()),))

@@ -30,7 +30,6 @@ from fairrec_pipeline.training import distillation, front_door
 from fairrec_pipeline.training.batches import Batch, Batches
 from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, load_snapshot
 from fairrec_pipeline.training.distillation import (
-    SHARED,
     Distillation,
     DistillationStep,
     fit_distilled,
@@ -53,6 +52,7 @@ LENGTHS = [2, 3, 9, 4, 5, 1, 7, 6, 3, 2, 8, 4]
 HOW = Distillation(
     weight=0.4, temperature=2.0, teachers="activity", n_teachers=3, samples=2, positions=2, predictor_epochs=1
 )
+TABLES = ("item_embedding.weight", "output_embedding.weight")
 BACKBONE = {
     "dim": 8,
     "feed_forward": 8,
@@ -91,7 +91,7 @@ def teachers(make_model: MakeModel) -> list[SASRec]:
     generator = torch.Generator().manual_seed(0)
     for model in models:
         for name, parameter in model.named_parameters():
-            if name not in SHARED:
+            if name not in TABLES:
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
     return models
 
@@ -116,13 +116,14 @@ def train_student(
     n_teachers: int = HOW.n_teachers,
     teachers: Any = HOW.teachers,
     seed: int = 11,
+    **backbone: Any,
 ) -> Fitted:
     how = dataclasses.replace(HOW, weight=weight, samples=samples, n_teachers=n_teachers, teachers=teachers)
     return fit_distilled(
         *world,
         objective or Erm(),
         groups=None,
-        backbone=BACKBONE,
+        backbone=BACKBONE | backbone,
         budget=BUDGET,
         seed=seed,
         device=CPU,
@@ -402,7 +403,7 @@ def test_teachers_share_the_items_of_the_reference_and_differ_elsewhere(world: W
     assert all(torch.equal(reference[name], erm.weights[name]) for name in erm.weights)
     for teacher in teachers:
         for name in reference:
-            assert torch.equal(teacher[name], reference[name]) == (name in SHARED), name
+            assert torch.equal(teacher[name], reference[name]) == (name in TABLES), name
     assert not torch.equal(teachers[0]["blocks.0.qkv.weight"], teachers[1]["blocks.0.qkv.weight"])
 
 
@@ -459,6 +460,16 @@ def test_two_chains_are_bitwise_equal_and_the_seed_matters(world: World) -> None
     assert_bitwise_equal(first, train_student(world))
     other = train_student(world, seed=12)
     assert not torch.equal(first.weights["output_embedding.weight"], other.weights["output_embedding.weight"])
+
+
+def test_with_tied_embeddings_the_teachers_share_the_one_table(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    student = train_student(world, path=path, tied_embeddings=True)
+    assert "output_embedding.weight" not in student.weights
+    tables = [load_snapshot(file).section("best")["item_embedding.weight"] for file in tmp_path.glob("*teacher*")]
+    assert len(tables) > 1
+    assert all(torch.equal(table, tables[0]) for table in tables)
+    assert not torch.equal(student.weights["item_embedding.weight"], tables[0])
 
 
 def test_every_control_is_another_training(world: World) -> None:

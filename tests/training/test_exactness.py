@@ -265,3 +265,24 @@ def test_a_user_does_not_depend_on_the_batch_only_if_padding_is_masked(
         change[padding] = float((others - states).norm() / states.norm())
     assert change["masked"] < 1e-12
     assert change["attended"] > 0.01
+
+
+def test_a_step_in_bfloat16_is_near_that_in_single_precision(
+    make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec]
+) -> None:
+    """The same masks; 8 bits of mantissa are 0.4 %, and a gradient adds up many of them."""
+    train = make_sequences(LENGTHS)
+    losses, gradients = [], []
+    for bf16 in (False, True):
+        model = make_model(dtype=torch.float32, dropout=0.3)
+        model.mask_source = MaskSource(5)
+        batch = Batches(train, max_length=model.max_length, device=torch.device("cpu")).batch(torch.arange(4))
+        step = TrainingStep(model, torch.optim.Adam(model.parameters()), objective_of("erm", train), None, bf16=bf16)
+        losses.append(step.backward(batch, {}).losses)
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert losses[1].dtype == torch.float32
+    torch.testing.assert_close(*losses, rtol=0.02, atol=0.02)
+    for name, exact in gradients[0].items():
+        assert gradients[1][name].dtype == torch.float32
+        if not name.endswith("qkv.bias"):  # of a key's bias the gradient is nothing but rounding
+            assert float((gradients[1][name] - exact).norm()) < 0.05 * float(exact.norm()), name

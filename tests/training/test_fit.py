@@ -6,7 +6,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ def train_arm(
     path: Path | None = None,
     identity: dict[str, Any] | None = None,
     seed: int = 11,
+    backbone: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Fitted:
     """Train a small arm; `changes` are those of the budget."""
@@ -82,7 +83,7 @@ def train_arm(
         *world,
         objective,
         groups=groups if needs_groups else None,
-        backbone=BACKBONE,
+        backbone={**BACKBONE, **(backbone or {})},
         budget=dataclasses.replace(BUDGET, **changes),
         seed=seed,
         device=CPU,
@@ -173,6 +174,15 @@ def test_killed_and_resumed_equals_uninterrupted(world: World, tmp_path: Path) -
     whole = train_arm(world, path=tmp_path / "another.safetensors")
     resumed = train_arm(world, path=path)
     assert_bitwise_equal(resumed, whole)
+
+
+def test_interrupted_and_resumed_with_tied_embeddings_and_copying(world: World, tmp_path: Path) -> None:
+    path, backbone = tmp_path / "checkpoint.safetensors", {"tied_embeddings": True, "copy_window": 3}
+    with pytest.raises(KeyboardInterrupt):
+        train_arm(world, objective=Interrupted(Erm(), 8), path=path, backbone=backbone)
+    resumed = train_arm(world, path=path, backbone=backbone)
+    assert_bitwise_equal(resumed, train_arm(world, backbone=backbone))
+    assert "output_embedding.weight" not in resumed.weights
 
 
 class Interrupted(Objective):

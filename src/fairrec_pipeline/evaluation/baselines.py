@@ -117,15 +117,15 @@ def markov_recency(train: Sequences, evaluation: Sequences) -> Scorer:
         items, shape = evaluation.items[events], (len(users), evaluation.n_items)
         back = evaluation.offsets[1:][users.cpu().numpy()][rows] - 1 - events  # 0 for the newest
         late = back < _LAST_ITEMS
-        fading = (np.float32(_FADING) ** back[late], (rows[late], items[late]))
+        fading = ((_FADING ** back[late]).astype(np.float32), (rows[late], items[late]))
         scores: np.ndarray = (sparse.csr_array(fading, shape=shape) @ shares).toarray() + below
         newest_first = np.lexsort((back, rows))
         pairs = rows[newest_first] * evaluation.n_items + items[newest_first]
         _, first_met = np.unique(pairs, return_index=True)
         own = newest_first[np.sort(first_met)]  # the last view of each own item, by user and falling recency
         rank = np.arange(len(own)) - np.searchsorted(rows[own], rows[own])
-        scores[rows[own], items[own]] += _OWN * np.float32(_OWN_FADING) ** rank
-        return torch.from_numpy(scores.astype(np.float32)).to(users.device)
+        scores[rows[own], items[own]] += (_OWN * _OWN_FADING**rank).astype(np.float32)
+        return torch.from_numpy(scores).to(users.device)
 
     return score
 

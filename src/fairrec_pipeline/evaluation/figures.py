@@ -41,7 +41,7 @@ _LOSS_COLOURS = {
     "cvar": "#d5301f",
 }
 _OTHER_COLOURS = ("#6a3d9a", "#b15928", "#1b9e9e", "#e7298a", "#66a61e", "#7f7f00", "#4b6cb7", "#c2185b")
-_GREYS = ("#c4c4c4", "#a0a0a0", "#7c7c7c")
+_GREYS = ("#cccccc", "#acacac", "#8c8c8c", "#6c6c6c")
 _GROUP_COLOURS = ("#0072b2", "#e6a532", "#d5301f", "#009e73", "#aa4499", "#56b4e9", "#7f7f00", "#222222", "#e7298a")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "star")
 

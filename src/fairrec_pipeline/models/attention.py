@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from fairrec_pipeline.models.dropout import MaskSource
@@ -60,6 +61,7 @@ class _DroppedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         grad_qkv = grad.new_empty(len(grad), 3 * grad.shape[1])
         for rows, bucket, q, k, v, weights, factor in ctx.saved:

@@ -19,7 +19,7 @@ from fairrec_pipeline.models.packing import Bucket, pad
 
 
 class SASRec(nn.Module):
-    """Item embedding plus learned positions, pre-norm encoder blocks, a final norm and a separate output embedding.
+    """Item embedding plus learned positions, pre-norm encoder blocks, a final norm and an output embedding.
 
     Positions count from the end: the newest item of every sequence has position 0. Token `n_items` is the start token.
     Dropout is active in training mode and draws its masks from `mask_source`.

@@ -44,10 +44,6 @@ from fairrec_pipeline.training.front_door import (
 from fairrec_pipeline.training.scoring import encode
 from fairrec_pipeline.training.step import TrainingStep
 
-SHARED = ("item_embedding.weight", "output_embedding.weight")
-"""What all teachers take from the reference (tied embeddings: the first alone): with one output embedding, the states
-of any two say the same thing."""
-
 _COMPARED_USERS = 512
 # Fourth words of seeds, so that the streams are others than those of users and masks, which stay what they are in ERM.
 _PARTS, _TEACHER, _PREDICTOR, _STUDENT = 1, 2, 3, 4
@@ -197,7 +193,7 @@ def fit_distilled(
                 groups=None,
                 budget=_teacher_budget(budget, how.n_teachers if reference else 1),
                 seed=_seed_of(seed, number, 0, _TEACHER) if reference else seed,
-                frozen={name: reference[name] for name in SHARED if name in reference} if reference else None,
+                frozen={name: reference[name] for name in _shared(backbone)} if reference else None,
                 store=kept(f"teacher-{number}", of_teacher),
                 identity=of_teacher,
                 description=f"{description} teacher {number}".strip(),
@@ -264,6 +260,13 @@ def part_of(sequences: Sequences, users: np.ndarray) -> Sequences:
     return Sequences(
         sequences.users[users], sequences.catalogue, sequences.items[inside[sequences.event_users]], offsets
     )
+
+
+def _shared(backbone: Mapping[str, Any]) -> tuple[str, ...]:
+    """What all teachers take from the reference: with one output embedding, the states of any two say the same."""
+    if backbone.get("tied_embeddings"):
+        return ("item_embedding.weight",)
+    return "item_embedding.weight", "output_embedding.weight"
 
 
 def _teacher_budget(budget: Budget, parts: int) -> Budget:
