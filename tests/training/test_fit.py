@@ -341,8 +341,15 @@ ONE_GROUP = np.zeros(len(LENGTHS), dtype=np.int64)
     ],
 )
 def test_limit_cases_are_erm(world: World, loss: str, options: dict[str, Any]) -> None:
-    """To float precision, over a whole training: their weights are 1 / B."""
+    """To float precision, over a whole training: their weights are 1 / B.
+
+    But for the bias of the keys, whose gradient is 0 but for rounding: Adam makes steps out of the rounding.
+    """
     erm, limit = train_arm(world), train_arm(world, loss, options, groups=ONE_GROUP)
+    dim = BACKBONE["dim"]
+    for weights in (erm.weights, limit.weights):
+        q, _, v = weights["blocks.0.qkv.bias"].split(dim)
+        weights["blocks.0.qkv.bias"] = torch.cat((q, v))
     torch.testing.assert_close(limit.weights, erm.weights, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(limit.history["loss"], erm.history["loss"], rtol=1e-5)
 
