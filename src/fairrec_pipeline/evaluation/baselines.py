@@ -97,7 +97,7 @@ def markov_recency(train: Sequences, evaluation: Sequences) -> Scorer:
 
     Item i gets the sum over d = 0 .. 4 of 0.6^d P(i | item d before the last), P the share of the steps from that item,
     and, if it is the r-th newest (from 0) of the user's distinct items, 0.5 x 0.7^r besides. A thousandth of the
-    popularity, which is below 1, orders what is left. The weights were not fitted.
+    popularity, which is below 1, orders what is left. The numbers were set by hand.
 
     Args:
         train: training sequences, for the popularity.
