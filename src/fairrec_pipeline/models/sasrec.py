@@ -107,8 +107,8 @@ class SASRec(nn.Module):
         return self._drop(self.output_table)
 
     def _embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        embedded: Tensor = self.item_embedding(tokens) * self.input_scale + self.position_embedding(positions)
-        return embedded
+        # in one pass, and in none for the scale where it is 1
+        return torch.add(self.position_embedding(positions), self.item_embedding(tokens), alpha=self.input_scale)
 
     def _drop(self, x: Tensor) -> Tensor:
         return self.mask_source.dropout(x, self.dropout) if self.training else x
