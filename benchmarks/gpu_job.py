@@ -50,7 +50,7 @@ from fairrec_pipeline.training.batches import UserStream
 from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, code_fingerprint, sections
 from fairrec_pipeline.training.fit import Budget, fit
 from fairrec_pipeline.training.loss_groups import group_codes, population
-from fairrec_pipeline.training.scoring import model_scorer
+from fairrec_pipeline.training.scoring import ModelScorer
 
 RESULTS = Path("benchmarks/results")
 CHECKPOINTS = Path("benchmarks/scratch/gpu_job")
@@ -370,7 +370,7 @@ def _scorer_of(job: Job, arm: Arm, weights: dict[str, Tensor]) -> Callable[[Sequ
     model = SASRec(job.train.n_items, **job.backbone)
     model.load_state_dict(weights)
     model.to(arm.device)
-    return lambda sequences: model_scorer(model, sequences)
+    return lambda sequences: ModelScorer(model, sequences)
 
 
 def _validation_seconds(job: Job, arm: Arm, scorer: Callable[[Sequences], Scorer]) -> float:

@@ -26,7 +26,7 @@ from fairrec_pipeline.objectives import GROUP_DEPENDENT, build_objective
 from fairrec_pipeline.training.distillation import trainer
 from fairrec_pipeline.training.fit import Budget
 from fairrec_pipeline.training.loss_groups import population
-from fairrec_pipeline.training.scoring import model_scorer
+from fairrec_pipeline.training.scoring import ModelScorer
 
 PAGE = Path("docs/minimax_world.md")
 NAMES = ("majority", "hidden")
@@ -165,7 +165,7 @@ def train_arm(job: tuple[World, str, int]) -> dict[str, Any]:
         )
     model = SASRec(world.n_items, **backbone)  # type: ignore[arg-type]
     model.load_state_dict(fitted.weights)
-    scores = ndcg(rank_targets(model_scorer(model, test), test, filter_seen=False), 20)
+    scores = ndcg(rank_targets(ModelScorer(model, test), test, filter_seen=False), 20)
     by_group = [float(scores[groups == group].mean()) for group in range(len(NAMES))]
     return {
         "arm": name,

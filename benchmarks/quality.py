@@ -21,7 +21,7 @@ from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.base import Population
 from fairrec_pipeline.training.checkpoint import Snapshot
 from fairrec_pipeline.training.fit import Budget, fit
-from fairrec_pipeline.training.scoring import model_scorer
+from fairrec_pipeline.training.scoring import ModelScorer
 
 PUBLISHED_BEST = 0.2386
 BACKBONE = {
@@ -122,7 +122,7 @@ class _Curve:
         if progress["best_epoch"] == progress["epoch"]:
             model = SASRec(self.train.n_items, **self.backbone)
             model.load_state_dict(snapshot.section("best"))
-            score = float(ndcg(rank_targets(model_scorer(model, self.test), self.test, filter_seen=False), 20).mean())
+            score = float(ndcg(rank_targets(ModelScorer(model, self.test), self.test, filter_seen=False), 20).mean())
         row = progress["history"][-1]
         self.rows.append(
             {

@@ -16,7 +16,7 @@ from benchmarks.workloads import Workload
 from fairrec_pipeline.evaluation.ranking import ndcg, rank_targets
 from fairrec_pipeline.interactions.sequences import Sequences
 from fairrec_pipeline.models.sasrec import SASRec
-from fairrec_pipeline.training.scoring import model_scorer
+from fairrec_pipeline.training.scoring import ModelScorer
 
 
 class PackedValidation:
@@ -30,7 +30,7 @@ class PackedValidation:
         """Seconds and mean NDCG@20."""
         begun = time.perf_counter()
         sequences = self.workload.validation
-        ranks = rank_targets(model_scorer(self.model, sequences), sequences, filter_seen=self.workload.filter_seen)
+        ranks = rank_targets(ModelScorer(self.model, sequences), sequences, filter_seen=self.workload.filter_seen)
         score = float(ndcg(ranks, 20).mean())
         return time.perf_counter() - begun, score
 

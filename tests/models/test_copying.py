@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairrec_pipeline.interactions.sequences import Sequences
-from fairrec_pipeline.models.copying import gaps_to_repeats, own_items
+from fairrec_pipeline.models.copying import encounters, own_items
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import Additions, SoftmaxHead
 from fairrec_pipeline.objectives.cvar import CVaR
 from fairrec_pipeline.training.batches import Batches
-from fairrec_pipeline.training.scoring import encode, model_scorer
+from fairrec_pipeline.training.scoring import ModelScorer, encode
 from fairrec_pipeline.training.step import TrainingStep
 
 N_ITEMS, WINDOW = 7, 5
@@ -59,15 +59,14 @@ def copying_model(*, dropout: float = 0.0, tied_embeddings: bool = False) -> SAS
 def test_own_items_of_an_example() -> None:
     """Items a b a c: after the last, c is newest, then a (met at its second time), then b."""
     items = np.array([0, 1, 0, 2])
-    gaps = gaps_to_repeats(np.zeros(4, dtype=np.int64), items)
-    assert gaps.tolist()[0] == 2
-    assert (gaps[1:] > 10).all()
-    rows, own, recency = own_items(
-        torch.tensor([3, 1]), torch.tensor([4, 2]), torch.from_numpy(items), torch.from_numpy(gaps)
-    )
-    found = {(int(row), int(item)): int(rank) for row, item, rank in zip(rows, own, recency, strict=True)}
-    assert found == {(0, 2): 0, (0, 0): 1, (0, 1): 2, (1, 1): 0, (1, 0): 1}
-    assert own.tolist() == sorted(own.tolist())
+    met = encounters(np.zeros(4, dtype=np.int64), items)
+    assert met.gaps.tolist()[0] == 2
+    assert (met.gaps[1:] > 10).all()
+    assert met.counts.tolist() == [1, 1, 2, 1]
+    own = own_items(torch.tensor([3, 1]), torch.tensor([4, 2]), torch.from_numpy(items), met)
+    found = {(row, item): rest for row, item, *rest in zip(*(part.tolist() for part in own), strict=True)}
+    assert found == {(0, 2): [0, 1], (0, 0): [1, 2], (0, 1): [2, 1], (1, 1): [0, 1], (1, 0): [1, 1]}
+    assert own.items.tolist() == sorted(own.items.tolist())
 
 
 def test_own_items_of_batches_by_loops() -> None:
@@ -79,7 +78,7 @@ def test_own_items_of_batches_by_loops() -> None:
         history = train.items[train.offsets[user] : train.offsets[user + 1]].tolist()
         for known in range(len(history) - length, len(history)):  # items known at each position that is kept
             own = newest_first(history[:known])
-            expected |= {(position, item, rank) for rank, item in enumerate(own)}
+            expected |= {(position, item, rank, history[:known].count(item)) for rank, item in enumerate(own)}
             position += 1
     assert set(zip(*(part.tolist() for part in batch.own), strict=True)) == expected
 
@@ -147,8 +146,8 @@ def test_scores_by_loops() -> None:
     with torch.no_grad():
         known = [test.items[test.offsets[user] : test.offsets[user + 1]].tolist() for user in range(6)]
         expected = scores_by_loops(model, encode(model, test), model.output_table, known)
-    torch.testing.assert_close(model_scorer(model, test)(torch.arange(6)), expected)
-    torch.testing.assert_close(model_scorer(model, test)(torch.arange(2, 4)), expected[2:4])
+    torch.testing.assert_close(ModelScorer(model, test)(torch.arange(6)), expected)
+    torch.testing.assert_close(ModelScorer(model, test)(torch.arange(2, 4)), expected[2:4])
 
 
 def test_at_first_it_adds_nothing() -> None:
@@ -158,4 +157,4 @@ def test_at_first_it_adds_nothing() -> None:
     torch.manual_seed(0)
     copying = SASRec(N_ITEMS, **backbone, copy_window=WINDOW)
     test = histories(targets=True)
-    torch.testing.assert_close(model_scorer(copying, test)(torch.arange(6)), model_scorer(plain, test)(torch.arange(6)))
+    torch.testing.assert_close(ModelScorer(copying, test)(torch.arange(6)), ModelScorer(plain, test)(torch.arange(6)))

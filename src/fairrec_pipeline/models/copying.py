@@ -6,6 +6,11 @@ separate output embedding can hardly learn to copy, so it is given the means: th
 once, counted by recency, and one embedding per recency. The score of item i after state h becomes
 `h @ output_table[i] + h @ recency_embedding[r]` if i is the r-th newest distinct item, as the location attention of
 pointer networks (Vinyals et al. 2015) and copy mechanisms (Gu et al. 2016; RepeatNet, Ren et al. 2019) add it.
+
+A training overrates the new items that it saw follow, and so underrates the own ones. Hence a calibration, which is
+chosen on validation (`training.calibration`) and never trained: outside of training an own item that was met n times
+gets `bias + exponent * log(n / (1 + r))` besides, the power laws of frequency and recency in repeat consumption
+(Anderson et al., WWW 2014).
 """
 
 from __future__ import annotations
@@ -27,11 +32,18 @@ class OwnItems(NamedTuple):
         rows: (m,) int64 position of a batch, or user.
         items: (m,) int64 item code, ascending.
         recency: (m,) int64, 0 for the newest distinct item of the row.
+        counts: (m,) int64, how often the user had met the item by then, at least 1.
     """
 
     rows: Tensor
     items: Tensor
     recency: Tensor
+    counts: Tensor
+
+    @property
+    def log_frequency_over_recency(self) -> Tensor:
+        """(m,) float32 `log(n / (1 + r))`."""
+        return torch.log(self.counts / (1 + self.recency))
 
 
 class CopyMechanism(nn.Module):
@@ -46,6 +58,8 @@ class CopyMechanism(nn.Module):
         super().__init__()
         self.recency_embedding = nn.Embedding(window, dim)
         nn.init.zeros_(self.recency_embedding.weight)  # at first it adds nothing
+        self.calibration: Tensor  # (2,) bias and exponent
+        self.register_buffer("calibration", torch.zeros(2))
 
     @property
     def window(self) -> int:
@@ -59,40 +73,58 @@ class CopyMechanism(nn.Module):
             own: the items.
         """
         by_recency = states @ self.recency_embedding.weight.T  # (n, window)
-        return Additions(own.rows, own.items, by_recency[own.rows, own.recency])
+        values = by_recency[own.rows, own.recency]
+        if not self.training:
+            bias, exponent = self.calibration
+            values = values + bias + exponent * own.log_frequency_over_recency
+        return Additions(own.rows, own.items, values)
 
 
-def gaps_to_repeats(users: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """For every event the number of events until the same user meets the same item again; a huge number if never.
+class Encounters(NamedTuple):
+    """Where every event stands among the encounters of its user with its item.
+
+    Attributes:
+        gaps: (n_events,) int64, events until the next encounter; a huge number if there is none.
+        counts: (n_events,) int64, encounters so far, this one included.
+    """
+
+    gaps: Tensor
+    counts: Tensor
+
+
+def encounters(users: np.ndarray, items: np.ndarray) -> Encounters:
+    """The encounters of a log.
 
     Args:
         users, items: (n_events,) both int64, a user's events in order.
     """
-    gaps = np.full(len(items), np.iinfo(np.int64).max // 2)
     order = np.lexsort((np.arange(len(items)), items, users))
     same = (users[order][1:] == users[order][:-1]) & (items[order][1:] == items[order][:-1])
+    gaps, counts = np.full(len(items), np.iinfo(np.int64).max // 2), np.empty(len(items), dtype=np.int64)
     gaps[order[:-1][same]] = (order[1:] - order[:-1])[same]
-    return gaps
+    places = np.arange(len(items))
+    first = np.maximum.accumulate(np.where(np.append(False, same), 0, places))  # place of the first encounter
+    counts[order] = places - first + 1
+    return Encounters(torch.from_numpy(gaps), torch.from_numpy(counts))
 
 
-def own_items(newest: Tensor, counts: Tensor, items: Tensor, gaps: Tensor) -> OwnItems:
-    """Distinct items among the last `counts` events up to each row's newest event.
+def own_items(newest: Tensor, reach: Tensor, items: Tensor, met: Encounters) -> OwnItems:
+    """Distinct items among the last `reach` events up to each row's newest event.
 
     Args:
         newest: (n,) place of the newest event of each row in `items`.
-        counts: (n,) how many events back to look, on the CPU; 0 for a row without events.
+        reach: (n,) how many events back to look, on the CPU; 0 for a row without events.
         items: (n_events,) item codes of all events.
-        gaps: (n_events,) from `gaps_to_repeats`.
+        met: their encounters.
     """
-    total, device = int(counts.sum()), items.device
-    starts = to_device(torch.cumsum(counts, 0) - counts, device)
-    rows = to_device(torch.repeat_interleave(torch.arange(len(counts)), counts), device)
+    total, device = int(reach.sum()), items.device
+    starts = to_device(torch.cumsum(reach, 0) - reach, device)
+    rows = to_device(torch.repeat_interleave(torch.arange(len(reach)), reach), device)
     back = torch.arange(total, device=device) - starts[rows]
     events = newest[rows] - back
-    last = gaps[events] > back  # the same item is not met again up to the row's newest event
+    last = met.gaps[events] > back  # the same item is not met again up to the row's newest event
     before = torch.cumsum(last, 0)
     recency = before - 1 - torch.where(starts > 0, before[(starts - 1).clamp(min=0)], 0)[rows]
     kept = last.nonzero()[:, 0]  # their number is only known on the device: the one place where copying waits for it
-    rows, own, recency = rows[kept], items[events[kept]], recency[kept]
-    order = torch.argsort(own, stable=True)
-    return OwnItems(rows[order], own[order], recency[order])
+    kept = kept[torch.argsort(items[events[kept]], stable=True)]
+    return OwnItems(rows[kept], items[events[kept]], recency[kept], met.counts[events[kept]])

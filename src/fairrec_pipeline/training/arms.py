@@ -29,7 +29,7 @@ from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, code
 from fairrec_pipeline.training.distillation import trainer
 from fairrec_pipeline.training.fit import Budget, Fitted, resolve_device
 from fairrec_pipeline.training.loss_groups import group_codes, population
-from fairrec_pipeline.training.scoring import model_scorer, restore_model
+from fairrec_pipeline.training.scoring import ModelScorer, restore_model
 
 Card = dict[str, Any]
 """JSON-able description of a training: its parameters, data, device, times and validation NDCG@20."""
@@ -299,7 +299,7 @@ def evaluate_model(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rank every test target; returns one row per user, and the metrics of every group."""
     trained = restore_model(model, resolve_device(device))
-    scorer = model_scorer(trained.model, test)
+    scorer = ModelScorer(trained.model, test)
     ranks, losses = ranking.rank_and_loss(scorer, test, filter_seen=filter_seen, device=trained.device)
     metrics = ranking.user_metrics(test, ranks, losses)
     return metrics, group_metrics.group_metrics(metrics, user_groups)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fairrec_pipeline.interactions.sequences import Sequences
-from fairrec_pipeline.models.copying import OwnItems, gaps_to_repeats, own_items
+from fairrec_pipeline.models.copying import Encounters, OwnItems, encounters, own_items
 from fairrec_pipeline.models.packing import Bucket, buckets_of, to_device
 
 
@@ -67,7 +67,7 @@ class Batches:
         self._lengths = torch.from_numpy(sequences.lengths)
         self.copy_window = copy_window
         if copy_window:
-            self._gaps = torch.from_numpy(gaps_to_repeats(sequences.event_users, sequences.items)).to(device)
+            self._met = Encounters(*(x.to(device) for x in encounters(sequences.event_users, sequences.items)))
 
     def batch(self, users: Tensor) -> Batch:
         """The packed batch of these users (CPU int64)."""
@@ -85,7 +85,7 @@ class Batches:
         place = self._offsets[users][rows] + token_number  # of the item after this token
         is_start = token_number == 0
 
-        newest, within_reach = place - 1, token_number.clamp(max=self.copy_window)
+        newest, reach = place - 1, token_number.clamp(max=self.copy_window)
         place, is_start, rows_here = self._to(place), self._to(is_start), self._to(rows)
         tokens = torch.where(is_start, self.start_token, self._items[(place - 1).clamp(min=0)])
         return Batch(
@@ -96,7 +96,7 @@ class Batches:
             targets=self._items[place] if self.for_training else None,
             rows=rows_here,
             lengths=self._to(lengths),
-            own=self._own(newest, within_reach) if self.copy_window and self.for_training else None,
+            own=self._own(newest, reach) if self.copy_window and self.for_training else None,
         )
 
     def own_of(self, users: Tensor) -> OwnItems:
@@ -104,8 +104,8 @@ class Batches:
         history = self._lengths[users]
         return self._own(self._offsets[users] + history - 1, history.clamp(max=self.copy_window))
 
-    def _own(self, newest: Tensor, counts: Tensor) -> OwnItems:
-        return own_items(self._to(newest), counts, self._items, self._gaps)
+    def _own(self, newest: Tensor, reach: Tensor) -> OwnItems:
+        return own_items(self._to(newest), reach, self._items, self._met)
 
     def _to(self, x: Tensor) -> Tensor:
         return to_device(x, self.device)

@@ -22,8 +22,9 @@ from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
 from fairrec_pipeline.objectives.base import Objective, State
 from fairrec_pipeline.training.batches import Batches, UserStream
+from fairrec_pipeline.training.calibration import calibrate
 from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, sections
-from fairrec_pipeline.training.scoring import model_scorer
+from fairrec_pipeline.training.scoring import ModelScorer
 from fairrec_pipeline.training.step import TrainingStep
 
 WINDOWS = 10
@@ -235,10 +236,12 @@ _ADVICE = "The last good checkpoint is kept. Try a smaller train.learning_rate o
 
 
 def _validation_ndcg(model: SASRec, validation: Sequences, epoch: int, *, filter_seen: bool) -> float:
-    """Mean NDCG@20 after an epoch."""
-    device = model.output_table.device.type
+    """Mean NDCG@20 after an epoch, with the copy mechanism calibrated where own items may be recommended."""
+    device, scorer = model.output_table.device.type, ModelScorer(model, validation)
     try:
-        ranks = rank_targets(model_scorer(model, validation), validation, filter_seen=filter_seen, device=device)
+        if model.copy is not None and not filter_seen:
+            calibrate(model.copy, scorer, validation)
+        ranks = rank_targets(scorer, validation, filter_seen=filter_seen, device=device)
     except ValueError as error:  # the last step of the epoch went wrong: its loss is that of the weights before it
         message = f"the weights are not finite after epoch {epoch}: {error} {_ADVICE}"
         raise DivergenceError(message) from error

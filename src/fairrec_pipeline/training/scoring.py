@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.models.copying import OwnItems
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.training.batches import Batches
 from fairrec_pipeline.training.checkpoint import Snapshot
@@ -30,30 +30,34 @@ def encode(model: SASRec, sequences: Sequences) -> Tensor:
     return states
 
 
-@torch.no_grad()
-def model_scorer(model: SASRec, sequences: Sequences) -> Callable[[Tensor], Tensor]:
+class ModelScorer:
     """Scorer of `evaluation.ranking`: users (b,) to scores (b, n_items), float32 whatever the training precision.
 
     The scores live in one buffer that the next call overwrites.
     """
-    states = encode(model, sequences)
-    histories = Batches(sequences, max_length=model.max_length, device=states.device, copy_window=model.copy_window)
-    weight = model.output_table
-    buffer = states.new_empty(0)
+
+    def __init__(self, model: SASRec, sequences: Sequences) -> None:
+        self.model = model
+        self._states = encode(model, sequences)
+        window, device = model.copy_window, self._states.device
+        self._histories = Batches(sequences, max_length=model.max_length, device=device, copy_window=window)
+        self._buffer = self._states.new_empty(0)
 
     @torch.no_grad()
-    def score(users: Tensor) -> Tensor:
-        nonlocal buffer
+    def __call__(self, users: Tensor) -> Tensor:
+        weight = self.model.output_table
         size = len(users) * len(weight)
-        if buffer.numel() < size:
-            buffer = states.new_empty(size)
-        scores = torch.mm(states[users], weight.T, out=buffer[:size].view(len(users), len(weight)))
-        if model.copy is not None:
-            rows, items, values = model.copy(states[users], histories.own_of(users.cpu()))
+        if self._buffer.numel() < size:
+            self._buffer = self._states.new_empty(size)
+        scores = torch.mm(self._states[users], weight.T, out=self._buffer[:size].view(len(users), len(weight)))
+        if self.model.copy is not None:
+            rows, items, values = self.model.copy(self._states[users], self.own_items(users))
             scores.index_put_((rows, items), values, accumulate=True)
         return scores
 
-    return score
+    def own_items(self, users: Tensor) -> OwnItems:
+        """What the copy mechanism of the model scores for these users."""
+        return self._histories.own_of(users.cpu())
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fairrec_pipeline.interactions.sequences import complete_histories
 from fairrec_pipeline.parameters import Evaluate
 from fairrec_pipeline.training.checkpoint import Snapshot
 from fairrec_pipeline.training.fit import resolve_device
-from fairrec_pipeline.training.scoring import model_scorer, restore_model
+from fairrec_pipeline.training.scoring import ModelScorer, restore_model
 
 logger = logging.getLogger(__name__)
 
@@ -35,5 +35,5 @@ def recommend(
         logger.warning("The model was trained on other data than the present ones; it cannot recommend newer items")
     trained = restore_model(model, resolve_device(device))
     histories = complete_histories(interactions.to_pandas(), trained.catalogue)
-    scorer = model_scorer(trained.model, histories)
+    scorer = ModelScorer(trained.model, histories)
     return top_k(scorer, histories, evaluate.top_k, filter_seen=evaluate.filter_seen, device=trained.device)

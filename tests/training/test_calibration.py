@@ -1,0 +1,85 @@
+"""The calibration of the copy mechanism against a ranking of its own for every candidate."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fairrec_pipeline.evaluation.ranking import ndcg, rank_targets
+from fairrec_pipeline.interactions.sequences import UNKNOWN, Sequences
+from fairrec_pipeline.models.sasrec import SASRec
+from fairrec_pipeline.training.calibration import BIASES, EXPONENTS, calibrate
+from fairrec_pipeline.training.scoring import ModelScorer
+
+N_USERS, N_ITEMS = 60, 40
+
+
+def histories(seed: int, repeats: float) -> Sequences:
+    """Users whose target is, at the given rate, the item they met most, and who know some items twice."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, 12, N_USERS)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    items = rng.integers(0, N_ITEMS, offsets[-1])
+    items[1::3] = items[:-1:3][: len(items[1::3])]
+    targets = rng.integers(0, N_ITEMS, N_USERS)
+    for user in np.flatnonzero(rng.random(N_USERS) < repeats):
+        targets[user] = np.bincount(items[offsets[user] : offsets[user + 1]]).argmax()
+    targets[0] = UNKNOWN
+    return Sequences(np.arange(N_USERS), np.arange(N_ITEMS), items, offsets, targets, np.zeros(N_USERS, dtype=bool))
+
+
+def copying_model(window: int) -> SASRec:
+    torch.manual_seed(0)
+    backbone = {"dim": 8, "feed_forward": 8, "blocks": 1, "heads": 1, "dropout": 0.0, "max_length": 10, "init_std": 0.5}
+    model = SASRec(N_ITEMS, **backbone, copy_window=window).eval()
+    torch.nn.init.normal_(model.copy.recency_embedding.weight, std=0.3)
+    return model
+
+
+def mean_ndcg(model: SASRec, sequences: Sequences) -> float:
+    return float(ndcg(rank_targets(ModelScorer(model, sequences), sequences, filter_seen=False), 20).mean())
+
+
+def test_it_takes_the_best_of_all_candidates() -> None:
+    sequences, model = histories(0, repeats=0.5), copying_model(window=6)
+    before = mean_ndcg(model, sequences)
+    by_candidate = {}
+    for bias in BIASES:
+        for exponent in EXPONENTS:
+            model.copy.calibration.copy_(torch.tensor([bias, exponent]))
+            by_candidate[bias, exponent] = mean_ndcg(model, sequences)
+    calibrate(model.copy, ModelScorer(model, sequences), sequences)
+    bias, exponent = model.copy.calibration.tolist()
+    assert by_candidate[bias, exponent] == max(by_candidate.values()) == mean_ndcg(model, sequences)
+    assert mean_ndcg(model, sequences) > before + 0.05
+    assert bias > 0
+    assert exponent > 0
+
+
+def test_without_repeats_own_items_sink() -> None:
+    sequences = histories(1, repeats=0.0)
+    for user in range(N_USERS):  # no target at all is an own item
+        own = set(sequences.items[sequences.offsets[user] : sequences.offsets[user + 1]].tolist())
+        sequences.targets[user] = next(item for item in range(N_ITEMS) if item not in own)
+    model = copying_model(window=12)
+    calibrate(model.copy, ModelScorer(model, sequences), sequences)
+    assert model.copy.calibration[0] < 0
+
+
+def test_among_equals_it_takes_the_least() -> None:
+    sequences, model = histories(2, repeats=0.5), copying_model(window=6)
+    sequences.targets[:] = UNKNOWN
+    model.copy.calibration.fill_(1)
+    calibrate(model.copy, ModelScorer(model, sequences), sequences)
+    assert model.copy.calibration.tolist() == [0, 0]
+
+
+def test_training_does_not_see_the_calibration() -> None:
+    sequences, model = histories(3, repeats=0.5), copying_model(window=6)
+    scorer, users = ModelScorer(model, sequences), torch.arange(5)
+    states, own = torch.randn(5, 8), scorer.own_items(users)
+    plain = model.copy(states, own).values
+    model.copy.calibration.copy_(torch.tensor([2.0, 1.5]))
+    expected = plain + 2 + 1.5 * torch.log(own.counts / (1.0 + own.recency))
+    torch.testing.assert_close(model.copy(states, own).values, expected)
+    torch.testing.assert_close(model.copy.train()(states, own).values, plain)
