@@ -120,6 +120,26 @@ def assert_same_parameters(model: SASRec, twin: PaddedSASRec, *, gradients: bool
         torch.testing.assert_close(mine, theirs, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("users", [[0, 13, 5, 7, 1], list(range(14))])
+def test_a_second_pass_of_the_users_with_weight_is_exact(
+    make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec], heads: int, users: list[int]
+) -> None:
+    """With the dropout masks of the first one: CVaR's gradients are those of a step that keeps every user's graph."""
+    train = make_sequences(LENGTHS)
+    batch = Batches(train, max_length=12, device=torch.device("cpu")).batch(torch.tensor(users))
+    gradients = []
+    for share in (0.3, 1.0):
+        model = make_model(dtype=torch.float64, heads=heads, dropout=0.4).train()
+        model.mask_source = MaskSource(3)
+        objective = objective_of("cvar", train)
+        objective.share_with_weight = share
+        step = TrainingStep(model, torch.optim.Adam(model.parameters()), objective, None)
+        assert (step.backward(batch, {}).weights > 0).sum() < len(users)
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("loss", OPTIONS)
 @pytest.mark.parametrize(
     ("dtype", "rtol", "atol"),

@@ -190,7 +190,7 @@ class Interrupted(Objective):
 
     def __init__(self, objective: Objective, batches: int) -> None:
         self.objective, self.batches, self.item_weights = objective, batches, objective.item_weights
-        self.balanced_batches = objective.balanced_batches
+        self.balanced_batches, self.share_with_weight = objective.balanced_batches, objective.share_with_weight
 
     def initial_state(self) -> State:
         return self.objective.initial_state()

@@ -7,6 +7,7 @@ over ten times cheaper to draw.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -39,3 +40,37 @@ class MaskSource:
         bits = words.view(np.uint16)[:size]
         kept = torch.from_numpy((bits >= threshold).view(np.uint8)).view(*shape)
         return kept.to(dtype).mul_(_LEVELS / (_LEVELS - threshold))
+
+
+class KeptMasks(MaskSource):
+    """Masks of a source that are kept, for a second pass of some of the sequences.
+
+    Args:
+        source: draws the masks.
+    """
+
+    def __init__(self, source: MaskSource) -> None:
+        self._source, self._drawn = source, list[Tensor]()
+
+    def factors(self, shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor:
+        self._drawn.append(self._source.factors(shape, rate, dtype))
+        return self._drawn[-1]
+
+    def of_some(self, rows: Tensor, sequences: Sequence[Tensor]) -> MaskSource:
+        """The same masks once more, cut down.
+
+        Args:
+            rows: (n,) positions of the batch that are kept.
+            sequences: of every bucket those that are kept, counted within the bucket.
+        """
+        by_bucket = itertools.cycle(sequences)
+        kept = [(mask, rows if mask.dim() == 2 else next(by_bucket)) for mask in self._drawn]
+        return _CutMasks([mask[places] for mask, places in kept if len(places)])
+
+
+class _CutMasks(MaskSource):
+    def __init__(self, masks: Sequence[Tensor]) -> None:
+        self._masks = iter(masks)
+
+    def factors(self, shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor:
+        return next(self._masks)[..., : shape[-2], : shape[-1]]  # what is left of a bucket may be shorter

@@ -73,21 +73,25 @@ class SASRec(nn.Module):
     def copy_window(self) -> int:
         return 0 if self.copy is None else self.copy.window
 
-    def forward(self, tokens: Tensor, positions: Tensor, buckets: list[Bucket]) -> Tensor:
+    def forward(
+        self, tokens: Tensor, positions: Tensor, buckets: list[Bucket], masks: MaskSource | None = None
+    ) -> Tensor:
         """States after each token.
 
         Args:
             tokens: (n,) packed items and start tokens, oldest first within a sequence, sequences by falling length.
             positions: (n,) distance of each token to the end of its sequence, below `max_length`.
             buckets: the sequences, for attention.
+            masks: of dropout; None for those of `mask_source`.
 
         Returns:
             (n, dim) states; the score of item i after token t is `state[t] @ output_table[i]`, plus what the copy
             mechanism adds.
         """
-        x = self._drop(self._embedded(tokens, positions))
+        masks = masks or self.mask_source
+        x = masks.dropout(self._embedded(tokens, positions), self.dropout if self.training else 0.0)
         for block in self.blocks:
-            x = block(x, buckets, self.mask_source)
+            x = block(x, buckets, masks)
         return cast(Tensor, self.final_norm(x))
 
     def newest_states(self, tokens: Tensor, positions: Tensor, buckets: list[Bucket], ends: Tensor) -> Tensor:
@@ -104,14 +108,11 @@ class SASRec(nn.Module):
 
     def output_weight(self) -> Tensor:
         """(n_items, dim) output embedding; in training mode with dropout on its elements."""
-        return self._drop(self.output_table)
+        return self.mask_source.dropout(self.output_table, self.dropout if self.training else 0.0)
 
     def _embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
         # in one pass, and in none for the scale where it is 1
         return torch.add(self.position_embedding(positions), self.item_embedding(tokens), alpha=self.input_scale)
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return self.mask_source.dropout(x, self.dropout) if self.training else x
 
 
 class Block(nn.Module):

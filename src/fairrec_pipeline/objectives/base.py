@@ -72,10 +72,12 @@ class Objective(ABC):
     Attributes:
         item_weights: (n_items,) factor on the loss of a position by its target; None for 1.
         balanced_batches: draw batches in which every group has an equal share, whatever its size.
+        share_with_weight: of the users of a batch, at most and about; the others have weight 0.
     """
 
     item_weights: Tensor | None = None
     balanced_batches: bool = False
+    share_with_weight: float = 1.0
 
     @abstractmethod
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:

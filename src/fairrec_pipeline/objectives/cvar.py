@@ -27,7 +27,7 @@ class CVaR(Objective):
         if not 0 < alpha <= 1:
             message = f"alpha is the share of the worst users, in (0, 1], got {alpha}"
             raise ValueError(message)
-        self.alpha = alpha
+        self.alpha = self.share_with_weight = alpha
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
         size = self.alpha * len(batch.losses)
@@ -55,6 +55,7 @@ class CVaRDoro(Objective):
             message = f"eps is the share of the outliers, in [0, 1), got {eps}"
             raise ValueError(message)
         self.cvar, self.eps = CVaR(alpha=alpha), eps
+        self.share_with_weight = alpha * (1 - eps)
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
         order = torch.sort(batch.losses, descending=True, stable=True).indices

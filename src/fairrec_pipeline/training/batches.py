@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +45,30 @@ class Batch:
     def ends(self) -> Tensor:
         """(B,) position of each user's newest token."""
         return torch.cumsum(self.lengths, 0) - 1
+
+    def part(self, users: Tensor) -> Part:
+        """What the model needs of some of the users, by ascending place in the batch; on the CPU."""
+        kept = torch.zeros(len(self.users), dtype=torch.bool).index_fill_(0, users, value=True)
+        rows = kept[self.rows].nonzero()[:, 0]
+        sequences = [inside.nonzero()[:, 0] for inside in kept.split([bucket.sequences for bucket in self.buckets])]
+        buckets = buckets_of(self.lengths[users], self.lengths.device)  # those of `self.buckets` that keep a sequence
+        return Part(self.tokens[rows], self.positions[rows], buckets, rows, sequences)
+
+
+class Part(NamedTuple):
+    """Some of the sequences of a batch.
+
+    Attributes:
+        tokens, positions, buckets: what `SASRec.forward` takes.
+        rows: (n,) their positions in the batch.
+        sequences: of every bucket of the batch those that are kept, counted within the bucket.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    buckets: list[Bucket]
+    rows: Tensor
+    sequences: list[Tensor]
 
 
 class Batches:

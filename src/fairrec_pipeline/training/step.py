@@ -7,10 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fairrec_pipeline.models.dropout import KeptMasks, MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
 from fairrec_pipeline.objectives.base import LossBatch, Objective, State
-from fairrec_pipeline.training.batches import Batch
+from fairrec_pipeline.training.batches import Batch, Part
+
+FEW = 0.5
+"""Up to this share of users with weight the step goes through their sequences twice on the CPU, first without and then
+with what a backward pass needs. A backward pass costs about twice a forward pass."""
 
 
 class Stepped(NamedTuple):
@@ -65,11 +70,12 @@ class TrainingStep:
         """Losses and fresh gradients, without the optimiser."""
         assert batch.targets is not None  # a training batch
         self.optimizer.zero_grad()
-        device = batch.tokens.device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16):
-            states = self.model(batch.tokens, batch.positions, batch.buckets)
-            weight = self.model.output_weight()
+        twice = self._few_have_weight(number) and batch.tokens.device.type == "cpu"
+        masks = KeptMasks(self.model.mask_source) if twice else self.model.mask_source
+        with torch.set_grad_enabled(not twice):
+            states = self._states(batch, masks)
         copied = None if self.model.copy is None or batch.own is None else self.model.copy(states, batch.own)
+        weight = self.model.output_weight()
         if self.bf16:
             states, weight = states.bfloat16(), weight.bfloat16()
         with torch.no_grad():
@@ -88,13 +94,27 @@ class TrainingStep:
                 weights, state = self.objective.weights(seen, state)
             coefficients = (weights / batch.lengths)[batch.rows]
             coefficients = coefficients if factors is None else coefficients * factors
-            found = self.gradients(batch, states.detach(), weight.detach(), coefficients, number)
-            gradients = dict(zip((states, weight), found, strict=True))
-            if copied:
-                gradients[copied.values] = self.head.addition_gradients(coefficients)
+            by_states, by_weight = self.gradients(batch, states.detach(), weight.detach(), coefficients, number)
+            by_copied = copied and self.head.addition_gradients(coefficients)
+        if isinstance(masks, KeptMasks):  # the states once more, now for their gradient, where there is one
+            part = batch.part(weights.nonzero()[:, 0])
+            states = self._states(part, masks.of_some(part.rows, part.sequences)).to(states.dtype)
+            by_states = by_states[part.rows]
+        gradients = {states: by_states, weight: by_weight}
+        if copied:
+            gradients[copied.values] = by_copied
         trained = {x: gradient for x, gradient in gradients.items() if x.requires_grad}
         torch.autograd.backward(list(trained), list(trained.values()))
         return Stepped(per_user, weights, state)
+
+    def _states(self, sequences: Batch | Part, masks: MaskSource) -> Tensor:
+        with torch.autocast(sequences.tokens.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            states: Tensor = self.model(sequences.tokens, sequences.positions, sequences.buckets, masks)
+        return states
+
+    def _few_have_weight(self, number: int) -> bool:
+        few = self.objective.share_with_weight <= FEW and number >= self.warm_start_steps
+        return few and self.model.copy is None
 
     def gradients(
         self, batch: Batch, states: Tensor, weight: Tensor, coefficients: Tensor, number: int
