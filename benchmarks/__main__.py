@@ -82,7 +82,8 @@ def _print_steps(result: dict[str, Any]) -> None:
         f"\nTraining step, {result['workload']} ({result['source']}), batch {result['batch_size']}, "
         f"{result['n_items']:,} items, {result['positions_per_step']:.0f} real positions; "
         f"products {result['matmul_gflops']:.0f} GFLOP/s, "
-        f"FLOP floor {result['flop_floor_seconds']:.3f} s, byte floor {result['byte_floor_seconds']:.3f} s"
+        f"FLOP floor {result['flop_floor_seconds']:.3f} s (at the best rate of the moment "
+        f"{result['flop_floor_seconds_at_best_rate']:.3f} s), byte floor {result['byte_floor_seconds']:.3f} s"
     )
     print(
         f"{'':10} {'median s':>9} {'min s':>8} {'max s':>8} {'tokens/s':>9} {'peak GiB':>9} {'vs ref':>7} "

@@ -56,24 +56,28 @@ class Machine:
         self._out = torch.empty(CHUNK, _ROWS)
         self._from, self._to = torch.ones(2**24), torch.empty(2**24)
 
-    def matmul_rate(self) -> float:
-        """FLOP/s of single-precision products."""
-        return 2 * self._states.numel() * _ITEMS / _best(self._products)
+    def matmul_rates(self) -> tuple[float, float]:
+        """FLOP/s of single-precision products: of several in a row, about as long as a step takes, and of the best.
+
+        A step meets whatever slows the machine down for a moment, and so does the first; the best does not.
+        """
+        flops, seconds = 2 * self._states.numel() * _ITEMS, _timed(self._products, times=5)
+        return len(seconds) * flops / sum(seconds), flops / min(seconds)
 
     def copy_rate(self) -> float:
         """Bytes/s read plus written by a copy of 64 MiB."""
-        return 2 * 4 * self._from.numel() / _best(lambda: self._to.copy_(self._from))
+        return 2 * 4 * self._from.numel() / min(_timed(lambda: self._to.copy_(self._from), times=3))
 
     def _products(self) -> None:
         for chunk in self._items.split(CHUNK):
             torch.mm(chunk, self._states.T, out=self._out)
 
 
-def _best(work: Callable[[], object], times: int = 3) -> float:
-    """Shortest of several runs, seconds."""
+def _timed(work: Callable[[], object], times: int) -> list[float]:
+    """Seconds of each run."""
     seconds = []
     for _ in range(times):
         begun = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - begun)
-    return min(seconds)
+    return seconds

@@ -21,6 +21,7 @@ from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
 from fairrec_pipeline.objectives.base import Objective, State
+from fairrec_pipeline.training.allocator import keep_freed_memory
 from fairrec_pipeline.training.batches import Batches, UserStream
 from fairrec_pipeline.training.calibration import calibrate
 from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, sections
@@ -154,6 +155,7 @@ def fit(
     Raises:
         DivergenceError: a loss is not finite; names step and users. The last good checkpoint stays.
     """
+    keep_freed_memory()
     torch.manual_seed(seed)
     model = _with_frozen(SASRec(train.n_items, **backbone).to(device), frozen or {})
     optimizer = torch.optim.Adam(model.parameters(), lr=budget.learning_rate, fused=True)
