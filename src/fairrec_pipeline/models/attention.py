@@ -54,17 +54,18 @@ class _DroppedAttention(torch.autograd.Function):
         q, k, v = cells.of_rows_and_whatever(qkv, 3 * heads).unflatten(0, (3, heads))
         out = torch.empty_like(q)  # (heads, cells, dim / heads)
         ctx.cells, ctx.saved = cells, []
-        for bucket, factor, q_, k_, v_, out_ in zip(buckets, factors, *map(cells.by_bucket, (q, k, v, out)), strict=True):
-            future = qkv.new_full((bucket.length, bucket.length), float("-inf")).triu_(1)
+        for factor, *parts in zip(factors, *map(cells.by_bucket, (q, k, v, out)), strict=True):
+            q, k, v, attended = parts  # (heads, b, l, dim / heads) of a bucket
+            length, scale = q.shape[2], q.shape[3] ** -0.5
+            future = qkv.new_full((length, length), float("-inf")).triu_(1)
             scores = torch.empty_like(factor)
             for head in range(heads):
-                scale, keys = q_.shape[-1] ** -0.5, k_[head].transpose(1, 2)
-                torch.baddbmm(future, q_[head], keys, alpha=scale, out=scores[:, head])
+                torch.baddbmm(future, q[head], k[head].transpose(1, 2), alpha=scale, out=scores[:, head])
             weights = torch.softmax(scores, dim=-1)
             dropped = torch.mul(weights, factor, out=scores)
             for head in range(heads):
-                torch.bmm(dropped[:, head], v_[head], out=out_[head])
-            ctx.saved.append((q_, k_, v_, weights, factor, dropped))
+                torch.bmm(dropped[:, head], v[head], out=attended[head])
+            ctx.saved.append((q, k, v, weights, factor, dropped))
         return cells.to_rows(out)
 
     @staticmethod
@@ -72,9 +73,10 @@ class _DroppedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         cells, heads = ctx.cells, ctx.saved[0][0].shape[0]
         grads = grad.new_empty(3, heads, cells.n, grad.shape[1] // heads)
-        grads_and_out = (*grads, cells.of_rows(grad, heads))
-        for saved, grad_q, grad_k, grad_v, grad_out in zip(ctx.saved, *map(cells.by_bucket, grads_and_out), strict=True):
+        grad_and_grads = (cells.of_rows(grad, heads), *grads)
+        for saved, *parts in zip(ctx.saved, *map(cells.by_bucket, grad_and_grads), strict=True):
             q, k, v, weights, factor, dropped = saved
+            grad_out, grad_q, grad_k, grad_v = parts
             grad_scores = torch.empty_like(weights)
             for head in range(heads):
                 torch.bmm(dropped[:, head].transpose(1, 2), grad_out[head], out=grad_v[head])
@@ -102,13 +104,13 @@ class _Cells:
     def of_rows(self, rows: Tensor, blocks: int) -> Tensor:
         """(n, blocks x width) packed rows as (blocks, cells, width), zeros where there is no position."""
         cells = rows.new_zeros(blocks * self.n, rows.shape[1] // blocks)
-        return cells.index_copy_(0, self._places(blocks), rows.reshape(-1, cells.shape[1])).unflatten(0, (blocks, -1))
+        return cells.index_copy_(0, self._places(blocks), rows.reshape(-1, cells.shape[1])).view(blocks, self.n, -1)
 
     def of_rows_and_whatever(self, rows: Tensor, blocks: int) -> Tensor:
         """As `of_rows`, in half the time, with the first row where there is no position: causality hides it."""
         sources = torch.zeros(self.n, dtype=torch.int64).index_copy_(0, self._cells, torch.arange(len(self._cells)))
         places = (blocks * sources + torch.arange(blocks)[:, None]).flatten()
-        return rows.reshape(blocks * len(rows), -1).index_select(0, places).unflatten(0, (blocks, -1))
+        return rows.reshape(blocks * len(rows), -1).index_select(0, places).view(blocks, self.n, -1)
 
     def to_rows(self, cells: Tensor) -> Tensor:
         """Inverse of `of_rows`."""

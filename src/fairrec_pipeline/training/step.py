@@ -95,14 +95,12 @@ class TrainingStep:
             coefficients = (weights / batch.lengths)[batch.rows]
             coefficients = coefficients if factors is None else coefficients * factors
             by_states, by_weight = self.gradients(batch, states.detach(), weight.detach(), coefficients, number)
-            by_copied = copied and self.head.addition_gradients(coefficients)
+            gradients = {} if copied is None else {copied.values: self.head.addition_gradients(coefficients)}
         if isinstance(masks, KeptMasks):  # the states once more, now for their gradient, where there is one
             part = batch.part(weights.nonzero()[:, 0])
             states = self._states(part, masks.of_some(part.rows, part.sequences)).to(states.dtype)
             by_states = by_states[part.rows]
-        gradients = {states: by_states, weight: by_weight}
-        if copied:
-            gradients[copied.values] = by_copied
+        gradients |= {states: by_states, weight: by_weight}
         trained = {x: gradient for x, gradient in gradients.items() if x.requires_grad}
         torch.autograd.backward(list(trained), list(trained.values()))
         return Stepped(per_user, weights, state)
