@@ -14,7 +14,7 @@ from fairrec_pipeline.models.packing import buckets_of
 LENGTHS, HEADS, DIM = [20, 11, 10, 4, 4, 1], 3, 6  # three buckets, the first without padding
 
 
-class KeptMasks(MaskSource):
+class KnownMasks(MaskSource):
     """The same masks at every call, and what they were."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ def attend(qkv: Tensor, source: MaskSource, rate: float) -> Tensor:
 
 def test_by_hand() -> None:
     """out_i = sum_{j <= i} m_ij softmax_j(q_i k_j / sqrt(d)) v_j, the softmax over j <= i, one loop a row."""
-    qkv, source = packed(), KeptMasks()
+    qkv, source = packed(), KnownMasks()
     found = attend(qkv, source, 0.5)
     assert [tuple(mask.shape) for mask in source.masks] == [(1, 3, 20, 20), (2, 3, 11, 11), (3, 3, 4, 4)]
     masks = [mask[sequence] for mask in source.masks for sequence in range(len(mask))]
@@ -55,7 +55,7 @@ def test_by_hand() -> None:
 
 def test_gradients_are_those_of_differences() -> None:
     qkv = packed().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: attend(x, KeptMasks(), 0.5), (qkv,))
+    assert torch.autograd.gradcheck(lambda x: attend(x, KnownMasks(), 0.5), (qkv,))
 
 
 def test_without_dropout_it_is_the_fused_kernel() -> None:

@@ -69,6 +69,13 @@ def test_own_items_of_an_example() -> None:
     assert own.items.tolist() == sorted(own.items.tolist())
 
 
+def test_own_items_of_nobody() -> None:
+    nothing = own_items(
+        torch.tensor([-1, -1]), torch.tensor([0, 0]), torch.arange(3), encounters(*np.zeros((2, 3), int))
+    )
+    assert [len(part) for part in nothing] == [0, 0, 0, 0]
+
+
 def test_own_items_of_batches_by_loops() -> None:
     train = histories()
     batch = Batches(train, max_length=6, device=torch.device("cpu"), copy_window=WINDOW).batch(torch.arange(6))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pytest
 import torch
 
 from fairrec_pipeline.evaluation.ranking import ndcg, rank_targets
 from fairrec_pipeline.interactions.sequences import UNKNOWN, Sequences
 from fairrec_pipeline.models.sasrec import SASRec
-from fairrec_pipeline.training.calibration import BIASES, EXPONENTS, calibrate
+from fairrec_pipeline.objectives.erm import Erm
+from fairrec_pipeline.training.calibration import BIASES, EXPONENTS, _decisive_scores, _total_ndcg, calibrate
+from fairrec_pipeline.training.fit import Budget, fit
 from fairrec_pipeline.training.scoring import ModelScorer
 
-N_USERS, N_ITEMS = 60, 40
+N_USERS, N_ITEMS = 60, 300  # most ranks are beyond 20
 
 
 def histories(seed: int, repeats: float) -> Sequences:
@@ -40,14 +45,18 @@ def mean_ndcg(model: SASRec, sequences: Sequences) -> float:
     return float(ndcg(rank_targets(ModelScorer(model, sequences), sequences, filter_seen=False), 20).mean())
 
 
-def test_it_takes_the_best_of_all_candidates() -> None:
-    sequences, model = histories(0, repeats=0.5), copying_model(window=6)
+@pytest.mark.parametrize("window", [3, 12])
+def test_it_takes_the_best_of_all_candidates(window: int) -> None:
+    sequences, model = histories(0, repeats=0.5), copying_model(window)
     before = mean_ndcg(model, sequences)
+    decisive = _decisive_scores(ModelScorer(model, sequences), sequences)
     by_candidate = {}
     for bias in BIASES:
         for exponent in EXPONENTS:
             model.copy.calibration.copy_(torch.tensor([bias, exponent]))
             by_candidate[bias, exponent] = mean_ndcg(model, sequences)
+            found = _total_ndcg(decisive, bias, exponent) / N_USERS
+            assert found == pytest.approx(by_candidate[bias, exponent], abs=1e-12), (bias, exponent)
     calibrate(model.copy, ModelScorer(model, sequences), sequences)
     bias, exponent = model.copy.calibration.tolist()
     assert by_candidate[bias, exponent] == max(by_candidate.values()) == mean_ndcg(model, sequences)
@@ -71,6 +80,40 @@ def test_among_equals_it_takes_the_least() -> None:
     sequences.targets[:] = UNKNOWN
     model.copy.calibration.fill_(1)
     calibrate(model.copy, ModelScorer(model, sequences), sequences)
+    assert model.copy.calibration.tolist() == [0, 0]
+
+
+def test_a_training_keeps_that_of_its_best_epoch() -> None:
+    validation = histories(4, repeats=0.6)
+    train = dataclasses.replace(histories(4, repeats=0.6), targets=None, repeats=None)
+    backbone = {"dim": 8, "feed_forward": 8, "blocks": 1, "heads": 1, "dropout": 0.0, "max_length": 10, "init_std": 0.5}
+    for filter_seen in (False, True):
+        fitted = fit(
+            train,
+            validation,
+            Erm(),
+            groups=None,
+            backbone=backbone | {"copy_window": 6},
+            budget=Budget(epochs=3, steps_per_epoch=2, batch_size=20, learning_rate=0.01),
+            seed=0,
+            device=torch.device("cpu"),
+            filter_seen=filter_seen,
+        )
+        chosen = fitted.history.set_index("epoch").loc[fitted.best_epoch, ["own_item_bias", "own_item_exponent"]]
+        assert fitted.weights["copy.calibration"].tolist() == chosen.tolist()
+        assert (chosen == 0).all() == filter_seen
+        model = SASRec(N_ITEMS, **backbone, copy_window=6)
+        model.load_state_dict(fitted.weights)
+        ranks = rank_targets(ModelScorer(model, validation), validation, filter_seen=filter_seen)
+        assert float(ndcg(ranks, 20).mean()) == fitted.best_ndcg
+
+
+def test_a_model_from_before_there_was_a_calibration() -> None:
+    model = copying_model(window=6)
+    tensors = model.state_dict()
+    del tensors["copy.calibration"]
+    model.copy.calibration.fill_(1)
+    model.load_state_dict(tensors)
     assert model.copy.calibration.tolist() == [0, 0]
 
 

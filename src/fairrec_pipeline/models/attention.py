@@ -65,7 +65,7 @@ class _DroppedAttention(torch.autograd.Function):
             dropped = torch.mul(weights, factor, out=scores)
             for head in range(heads):
                 torch.bmm(dropped[:, head], v[head], out=attended[head])
-            ctx.saved.append((q, k, v, weights, factor, dropped))
+            ctx.saved.append((q, k, v, weights, factor))
         return cells.to_rows(out)
 
     @staticmethod
@@ -75,9 +75,9 @@ class _DroppedAttention(torch.autograd.Function):
         grads = grad.new_empty(3, heads, cells.n, grad.shape[1] // heads)
         grad_and_grads = (cells.of_rows(grad, heads), *grads)
         for saved, *parts in zip(ctx.saved, *map(cells.by_bucket, grad_and_grads), strict=True):
-            q, k, v, weights, factor, dropped = saved
+            q, k, v, weights, factor = saved
             grad_out, grad_q, grad_k, grad_v = parts
-            grad_scores = torch.empty_like(weights)
+            dropped, grad_scores = weights * factor, torch.empty_like(weights)
             for head in range(heads):
                 torch.bmm(dropped[:, head].transpose(1, 2), grad_out[head], out=grad_v[head])
                 torch.bmm(grad_out[head], v[head].transpose(1, 2), out=grad_scores[:, head])

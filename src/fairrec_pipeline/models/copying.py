@@ -15,11 +15,12 @@ gets `bias + exponent * log(n / (1 + r))` besides, the power laws of frequency a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fairrec_pipeline.models.packing import to_device
 from fairrec_pipeline.models.softmax_head import Additions
@@ -32,7 +33,7 @@ class OwnItems(NamedTuple):
         rows: (m,) int64 position of a batch, or user.
         items: (m,) int64 item code, ascending.
         recency: (m,) int64, 0 for the newest distinct item of the row.
-        counts: (m,) int64, how often the user had met the item by then, at least 1.
+        counts: (m,) int64, how often the user had met the item by then, in the whole history; at least 1.
     """
 
     rows: Tensor
@@ -60,6 +61,10 @@ class CopyMechanism(nn.Module):
         nn.init.zeros_(self.recency_embedding.weight)  # at first it adds nothing
         self.calibration: Tensor  # (2,) bias and exponent
         self.register_buffer("calibration", torch.zeros(2))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}calibration", torch.zeros(2))  # a model from before there was one
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def window(self) -> int:
@@ -123,8 +128,8 @@ def own_items(newest: Tensor, reach: Tensor, items: Tensor, met: Encounters) -> 
     back = torch.arange(total, device=device) - starts[rows]
     events = newest[rows] - back
     last = met.gaps[events] > back  # the same item is not met again up to the row's newest event
-    before = torch.cumsum(last, 0)
-    recency = before - 1 - torch.where(starts > 0, before[(starts - 1).clamp(min=0)], 0)[rows]
+    before = functional.pad(torch.cumsum(last, 0), (1, 0))
+    recency = before[1:] - 1 - before[starts][rows]
     kept = last.nonzero()[:, 0]  # their number is only known on the device: the one place where copying waits for it
     kept = kept[torch.argsort(items[events[kept]], stable=True)]
     return OwnItems(rows[kept], items[events[kept]], recency[kept], met.counts[events[kept]])

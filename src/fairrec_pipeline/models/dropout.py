@@ -33,7 +33,10 @@ class MaskSource:
         return x * self.factors(x.shape, rate, x.dtype)
 
     def factors(self, shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor:
-        """What dropout on the CPU multiplies with: 0 at the given rate, else 1 / (1 - rate)."""
+        """What dropout on the CPU multiplies with: 0 or 1 / (1 - rate).
+
+        The share of zeros is the rate over many masks; within one, it is a multiple of 1/256 next to it.
+        """
         size = math.prod(shape)
         threshold = math.floor(rate * _LEVELS + self._numpy.random())  # of all masks the rate is exact
         words = self._numpy.integers(2**64, size=-(-size // 8), dtype=np.uint64)  # eight values a word
@@ -56,7 +59,7 @@ class KeptMasks(MaskSource):
         return self._drawn[-1]
 
     def of_some(self, rows: Tensor, sequences: Sequence[Tensor]) -> MaskSource:
-        """The same masks once more, cut down.
+        """The same masks once more, cut down; only once.
 
         Args:
             rows: (n,) positions of the batch that are kept.
@@ -64,6 +67,7 @@ class KeptMasks(MaskSource):
         """
         by_bucket = itertools.cycle(sequences)
         kept = [(mask, rows if mask.dim() == 2 else next(by_bucket)) for mask in self._drawn]
+        self._drawn.clear()
         return _CutMasks([mask[places] for mask, places in kept if len(places)])
 
 

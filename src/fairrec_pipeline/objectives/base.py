@@ -72,7 +72,8 @@ class Objective(ABC):
     Attributes:
         item_weights: (n_items,) factor on the loss of a position by its target; None for 1.
         balanced_batches: draw batches in which every group has an equal share, whatever its size.
-        share_with_weight: of the users of a batch, at most and about; the others have weight 0.
+        share_with_weight: about which share of the users of a batch gets a weight above 0. It decides how a step
+            computes, never what.
     """
 
     item_weights: Tensor | None = None

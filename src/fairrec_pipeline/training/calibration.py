@@ -27,7 +27,7 @@ def calibrate(copy: CopyMechanism, scorer: ModelScorer, validation: Sequences) -
     Every user counts the same, whatever the objective. One pass over the scores serves all candidates.
 
     Args:
-        copy: of the scorer's model.
+        copy: of the scorer's model, in evaluation mode.
         scorer: scores of the histories of `validation`.
         validation: histories with targets.
     """
@@ -42,7 +42,8 @@ class _DecisiveScores(NamedTuple):
 
     Attributes:
         target: (n,) score of the target.
-        best_new: (n, 20) the best scores of items that are not the user's own.
+        best_new: (n, at most 21) the best scores of items that are not the user's own; with 21 a target that is not
+            among the first 20 of them has a rank beyond 20.
         user: (m,) to whom an own item belongs.
         own: (m,) its score.
         feature: (m,) its `log(n / (1 + r))`.
@@ -67,7 +68,7 @@ def _decisive_scores(scorer: ModelScorer, validation: Sequences) -> _DecisiveSco
         targets = all_targets[users].to(scores.device)
         target, own_scores = scores.gather(1, targets[:, None])[:, 0], scores[own.rows, own.items]
         scores[own.rows, own.items] = float("-inf")
-        best_new = scores.topk(min(CUTOFF, scores.shape[1])).values
+        best_new = scores.topk(min(CUTOFF + 1, scores.shape[1])).values
         wanted = own.items == targets[own.rows]
         user, feature = own.rows + before, own.log_frequency_over_recency
         parts.append(_DecisiveScores(target, best_new, user, own_scores, feature, wanted))
@@ -78,6 +79,6 @@ def _decisive_scores(scorer: ModelScorer, validation: Sequences) -> _DecisiveSco
 def _total_ndcg(scores: _DecisiveScores, bias: float, exponent: float) -> float:
     own, target = scores.own + bias + exponent * scores.feature, scores.target.clone()
     target[scores.user[scores.wanted]] = own[scores.wanted]
-    rank = torch.count_nonzero(scores.best_new >= target[:, None], dim=1)  # exact up to 20
+    rank = torch.count_nonzero(scores.best_new >= target[:, None], dim=1)  # exact up to 20, else more
     rank.index_add_(0, scores.user, (own >= target[scores.user]).long())
     return float(ndcg(rank.cpu().numpy(), CUTOFF).sum())

@@ -82,7 +82,8 @@ class Fitted:
     Attributes:
         weights: state dict of the epoch with the best validation NDCG@20, on the CPU.
         history: one row an epoch: epoch, loss, validation_ndcg_at_20, learning_rate, seconds (since the start, without
-            interruptions), and what the method tells of its state, such as group_weight_<g>.
+            interruptions), own_item_bias and own_item_exponent of a copy mechanism, and what the method tells of its
+            state, such as group_weight_<g>.
         user_weights: whom the method trained on; one row a user and window (a tenth of the budget) in which it was
             drawn: window, user (its place), drawn (how often), weight (mean of B q_u; 1 is the weight in ERM).
         objective_state: of the method after the last epoch, on the CPU.
@@ -208,7 +209,7 @@ def fit(
             "learning_rate": optimizer.param_groups[0]["lr"],
             "seconds": progress.seconds,
         }
-        progress.history.append(row | objective.history(state))
+        progress.history.append(row | _calibration(model) | objective.history(state))
         finished = _finished(progress, budget)
         if finished:
             progress.finished = datetime.now(UTC).isoformat()
@@ -248,6 +249,13 @@ def _validation_ndcg(model: SASRec, validation: Sequences, epoch: int, *, filter
         message = f"the weights are not finite after epoch {epoch}: {error} {_ADVICE}"
         raise DivergenceError(message) from error
     return float(ndcg(ranks, 20).mean())
+
+
+def _calibration(model: SASRec) -> dict[str, float]:
+    """Columns of the history that tell of the copy mechanism."""
+    if model.copy is None:
+        return {}
+    return dict(zip(("own_item_bias", "own_item_exponent"), model.copy.calibration.tolist(), strict=True))
 
 
 def _with_frozen(model: SASRec, frozen: Mapping[str, Tensor]) -> SASRec:

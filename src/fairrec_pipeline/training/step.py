@@ -15,7 +15,8 @@ from fairrec_pipeline.training.batches import Batch, Part
 
 FEW = 0.5
 """Up to this share of users with weight the step goes through their sequences twice on the CPU, first without and then
-with what a backward pass needs. A backward pass costs about twice a forward pass."""
+with what a backward pass needs. A backward pass costs about twice a forward pass. Not with a copy mechanism, whose
+scores hang on the states of the first pass; its models are small, and the head has most of their work."""
 
 
 class Stepped(NamedTuple):
@@ -119,7 +120,7 @@ class TrainingStep:
     ) -> tuple[Tensor, Tensor]:
         """Gradients of the step's loss by the states (n, dim) and the output weight (n_items, dim).
 
-        A method with a second loss on the same states adds its gradients here.
+        A method with a second loss on the same states adds its gradients here, where a user has weight.
 
         Args:
             coefficients: (n,) factor of each position's cross-entropy, whose losses the head has just found.
