@@ -1,7 +1,7 @@
 """Seconds of a training step: the plain padded reference and ours, in turns, on the same batches.
 
 Every system lives in a process of its own. In a round the reference makes one step, and then, in turns, each of ours
-and the machine, whose rates are measured. A ratio is one of neighbours in time, so that a slow phase of the machine
+and then the machine, whose rates are measured. A ratio is one of neighbours in time, so that a slow phase of the machine
 touches both sides, and the median of all of them is reported.
 """
 
@@ -33,7 +33,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "cb": {},
 }
 SEED = 0
-TURNS = 3
+TURNS = 5
 """of our steps in a round: the reference takes far longer than all of them"""
 
 
