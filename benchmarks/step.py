@@ -1,8 +1,8 @@
 """Seconds of a training step: the plain padded reference and ours, in turns, on the same batches.
 
 Every system lives in a process of its own. In a round the reference makes one step, and then, in turns, each of ours
-and then the machine, whose rates are measured. A ratio is one of neighbours in time, so that a slow phase of the machine
-touches both sides, and the median of all of them is reported.
+and then the machine, whose rates are measured. A ratio is one of neighbours in time, so that a slow phase of the
+machine touches both sides, and the median of all of them is reported.
 """
 
 from __future__ import annotations
