@@ -11,10 +11,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from fairrec_pipeline.models.dropout import MaskSource
-from fairrec_pipeline.models.packing import Bucket, pad, unpad
+from fairrec_pipeline.models.packing import Buckets, pad, unpad
 
 
-def causal_attention(qkv: Tensor, buckets: list[Bucket], heads: int, mask_source: MaskSource, rate: float) -> Tensor:
+def causal_attention(qkv: Tensor, buckets: Buckets, heads: int, mask_source: MaskSource, rate: float) -> Tensor:
     """Softmax attention of every position over its sequence up to itself, with dropout on the attention weights.
 
     Args:
@@ -49,8 +49,8 @@ class _DroppedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, buckets: list[Bucket], heads: int, factors: list[Tensor]) -> Tensor:
-        cells = _Cells(buckets)
+    def forward(ctx: Any, qkv: Tensor, buckets: Buckets, heads: int, factors: list[Tensor]) -> Tensor:
+        cells = buckets.cells
         q, k, v = cells.of_rows_and_whatever(qkv, 3 * heads).unflatten(0, (3, heads))
         out = torch.empty_like(q)  # (heads, cells, dim / heads)
         ctx.cells, ctx.saved = cells, []
@@ -87,43 +87,6 @@ class _DroppedAttention(torch.autograd.Function):
                 torch.bmm(grad_scores[:, head], k[head], out=grad_q[head])
                 torch.bmm(grad_scores[:, head].transpose(1, 2), q[head], out=grad_k[head])
         return cells.to_rows(grads.flatten(0, 1)), None, None, None
-
-
-class _Cells:
-    """The rectangles of all buckets one after the other, and where packed rows lie in them."""
-
-    def __init__(self, buckets: list[Bucket]) -> None:
-        self._buckets, self.n = buckets, 0
-        cells = []
-        for bucket in buckets:
-            inside = torch.arange(bucket.rows) if bucket.cells is None else bucket.cells
-            cells.append(inside + self.n)
-            self.n += bucket.sequences * bucket.length
-        self._cells = torch.cat(cells)
-
-    def of_rows(self, rows: Tensor, blocks: int) -> Tensor:
-        """(n, blocks x width) packed rows as (blocks, cells, width), zeros where there is no position."""
-        cells = rows.new_zeros(blocks * self.n, rows.shape[1] // blocks)
-        return cells.index_copy_(0, self._places(blocks), rows.reshape(-1, cells.shape[1])).view(blocks, self.n, -1)
-
-    def of_rows_and_whatever(self, rows: Tensor, blocks: int) -> Tensor:
-        """As `of_rows`, in half the time, with the first row where there is no position: causality hides it."""
-        sources = torch.zeros(self.n, dtype=torch.int64).index_copy_(0, self._cells, torch.arange(len(self._cells)))
-        places = (blocks * sources + torch.arange(blocks)[:, None]).flatten()
-        return rows.reshape(blocks * len(rows), -1).index_select(0, places).view(blocks, self.n, -1)
-
-    def to_rows(self, cells: Tensor) -> Tensor:
-        """Inverse of `of_rows`."""
-        return cells.flatten(0, 1).index_select(0, self._places(len(cells))).view(len(self._cells), -1)
-
-    def by_bucket(self, cells: Tensor) -> list[Tensor]:
-        """(heads, cells, width) as (heads, b, l, width) of every bucket."""
-        sizes = [bucket.sequences * bucket.length for bucket in self._buckets]
-        parts = zip(self._buckets, cells.split(sizes, dim=1), strict=True)
-        return [part.unflatten(1, (bucket.sequences, bucket.length)) for bucket, part in parts]
-
-    def _places(self, blocks: int) -> Tensor:
-        return (self._cells[:, None] + self.n * torch.arange(blocks)).flatten()
 
 
 _dropped_attention: Callable[..., Tensor] = _DroppedAttention.apply

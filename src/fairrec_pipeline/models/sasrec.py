@@ -15,7 +15,7 @@ from torch.nn import functional
 from fairrec_pipeline.models.attention import causal_attention
 from fairrec_pipeline.models.copying import CopyMechanism
 from fairrec_pipeline.models.dropout import MaskSource
-from fairrec_pipeline.models.packing import Bucket, pad
+from fairrec_pipeline.models.packing import Buckets, pad
 
 
 class SASRec(nn.Module):
@@ -73,9 +73,7 @@ class SASRec(nn.Module):
     def copy_window(self) -> int:
         return 0 if self.copy is None else self.copy.window
 
-    def forward(
-        self, tokens: Tensor, positions: Tensor, buckets: list[Bucket], masks: MaskSource | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, buckets: Buckets, masks: MaskSource | None = None) -> Tensor:
         """States after each token.
 
         Args:
@@ -94,7 +92,7 @@ class SASRec(nn.Module):
             x = block(x, buckets, masks)
         return cast(Tensor, self.final_norm(x))
 
-    def newest_states(self, tokens: Tensor, positions: Tensor, buckets: list[Bucket], ends: Tensor) -> Tensor:
+    def newest_states(self, tokens: Tensor, positions: Tensor, buckets: Buckets, ends: Tensor) -> Tensor:
         """(B, dim) `forward(...)[ends]` without dropout, where the last block works on the newest positions only.
 
         Args:
@@ -129,7 +127,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.attention_out.bias)
 
-    def forward(self, x: Tensor, buckets: list[Bucket], mask_source: MaskSource) -> Tensor:
+    def forward(self, x: Tensor, buckets: Buckets, mask_source: MaskSource) -> Tensor:
         rate = self.dropout if self.training else 0.0
         qkv = self.qkv(self.attention_norm(x))
         attended = self.attention_out(causal_attention(qkv, buckets, self.heads, mask_source, rate))
@@ -137,7 +135,7 @@ class Block(nn.Module):
         inner = mask_source.dropout(torch.relu(self.expand(self.feed_forward_norm(x))), rate)
         return x + mask_source.dropout(self.contract(inner), rate)
 
-    def newest(self, x: Tensor, buckets: list[Bucket], ends: Tensor) -> Tensor:
+    def newest(self, x: Tensor, buckets: Buckets, ends: Tensor) -> Tensor:
         """(B, dim) `forward(...)[ends]` without dropout: keys and values of all positions, the rest of the newest."""
         dim = x.shape[1]
         normed = self.attention_norm(x)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fairrec_pipeline.interactions.sequences import Sequences
 from fairrec_pipeline.models.copying import Encounters, OwnItems, encounters, own_items
-from fairrec_pipeline.models.packing import Bucket, buckets_of, to_device
+from fairrec_pipeline.models.packing import Buckets, buckets_of, to_device
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Batch:
     users: Tensor
     tokens: Tensor
     positions: Tensor
-    buckets: list[Bucket]
+    buckets: Buckets
     targets: Tensor | None
     rows: Tensor
     lengths: Tensor
@@ -66,7 +66,7 @@ class Part(NamedTuple):
 
     tokens: Tensor
     positions: Tensor
-    buckets: list[Bucket]
+    buckets: Buckets
     rows: Tensor
     sequences: list[Tensor]
 
