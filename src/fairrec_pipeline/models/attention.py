@@ -51,7 +51,7 @@ class _DroppedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, buckets: Buckets, heads: int, factors: list[Tensor]) -> Tensor:
         cells = buckets.cells
-        q, k, v = cells.of_rows_and_whatever(qkv, 3 * heads).unflatten(0, (3, heads))
+        q, k, v = cells.of_rows_unfilled(qkv, 3 * heads).unflatten(0, (3, heads))
         out = torch.empty_like(q)  # (heads, cells, dim / heads)
         ctx.cells, ctx.saved = cells, []
         for factor, *parts in zip(factors, *map(cells.by_bucket, (q, k, v, out)), strict=True):
