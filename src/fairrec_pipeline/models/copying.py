@@ -7,10 +7,10 @@ once, counted by recency, and one embedding per recency. The score of item i aft
 `h @ output_table[i] + h @ recency_embedding[r]` if i is the r-th newest distinct item, as the location attention of
 pointer networks (Vinyals et al. 2015) and copy mechanisms (Gu et al. 2016; RepeatNet, Ren et al. 2019) add it.
 
-A training overrates the new items that it saw follow, and so underrates the own ones. Hence a calibration, which is
-chosen on validation (`training.calibration`) and never trained: outside of training an own item that was met n times
-gets `bias + exponent * log(n / (1 + r))` besides, the power laws of frequency and recency in repeat consumption
-(Anderson et al., WWW 2014).
+A model is too sure of what followed in sequences that it saw many times, and so it underrates own items. Hence a
+calibration, which is chosen on validation (`training.calibration`) and never trained: outside of training an own item
+that was met n times gets `bias + exponent * log(n / (1 + r))` besides, the power laws of frequency and recency in
+repeat consumption (Anderson et al., WWW 2014).
 """
 
 from __future__ import annotations

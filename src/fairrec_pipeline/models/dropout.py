@@ -1,7 +1,7 @@
 """Dropout whose masks can be seeded, and cost little on the CPU.
 
 `torch.nn.functional.dropout` draws one Bernoulli number at a time on the CPU: 0.1 s for the 4.6 million weights of an
-output embedding, a fifth of a training step. Eight random bits a value are enough and over twenty times cheaper to
+output embedding, a fifth of a training step. Eight random bits a value are enough and over ten times cheaper to
 draw: what a rate lacks to a multiple of 1/256 is made up by chance, from mask to mask.
 """
 
