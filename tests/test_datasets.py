@@ -12,10 +12,16 @@ import pytest
 from kedro.io import AbstractVersionedDataset, DataCatalog, DatasetError, Version
 from kedro.validation.exceptions import DataValidationError
 
-from fairrec_pipeline.datasets import Folder, IbisParquet, Json, Parquet
+from fairrec_pipeline.datasets import Csv, Folder, IbisParquet, Json, Parquet, Text
 
 FRAME = pd.DataFrame({"user_id": [2, 1, 3], "name": ["b", "a", "c"]})
-CASES = [(IbisParquet, "a.parquet", FRAME), (Parquet, "a.parquet", FRAME), (Json, "a.json", {"n": 1, "s": "é"})]
+CASES = [
+    (IbisParquet, "a.parquet", FRAME),
+    (Parquet, "a.parquet", FRAME),
+    (Csv, "a.csv", FRAME),
+    (Json, "a.json", {"n": 1, "s": "é"}),
+    (Text, "a.md", "é\n"),
+]
 
 Case = tuple[type[AbstractVersionedDataset], str, Any]
 
@@ -47,7 +53,7 @@ def test_round_trip(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_versions(case: Case, tmp_path: Path) -> None:
     make(case, tmp_path, save="2026-01-01").save(case[2])
-    newer = {"n": 2} if isinstance(case[2], dict) else case[2].head(1)
+    newer = {dict: {"n": 2}, str: "n", pd.DataFrame: FRAME.head(1)}[type(case[2])]
     make(case, tmp_path, save="2026-01-02").save(newer)
     assert plain(make(case, tmp_path, save="2026-01-03").load()) == plain(newer)
     assert plain(make(case, tmp_path, load="2026-01-01").load()) == plain(case[2])
@@ -84,7 +90,7 @@ def test_a_failing_write_leaves_no_version(
 
 
 def test_a_killed_write_leaves_nothing_that_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = CASES[2]
+    case = (Json, "a.json", {"n": 1})
     make(case, tmp_path, save="2026-01-01").save(case[2])
 
     def die(self: Any, data: Any, path: Path) -> None:
@@ -105,7 +111,7 @@ def test_a_damaged_file_is_named(case: Case, tmp_path: Path) -> None:
     dataset = make(case, tmp_path, save="2026-01-01")
     dataset.save(case[2])
     path = tmp_path / case[1] / "2026-01-01" / case[1]
-    path.write_bytes(b"PAR1 nonsense")
+    path.write_bytes(b"\xff nonsense")
     with pytest.raises(DatasetError, match=rf"{path} cannot be read \(.*Delete {path.parent} and run the pipeline"):
         dataset.load()
 

@@ -14,7 +14,8 @@ import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
-from kedro_datasets.pandas import ParquetDataset
+from kedro_datasets.pandas import CSVDataset, ParquetDataset
+from kedro_datasets.text import TextDataset
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -107,6 +108,26 @@ class Json(Atomic, JSONDataset):
 
     def _read(self, path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+class Csv(Atomic, CSVDataset):
+    """A CSV file as a pandas frame, without an index."""
+
+    def _write(self, data: pd.DataFrame, path: Path) -> None:
+        data.to_csv(path, **self._save_args)
+
+    def _read(self, path: Path) -> pd.DataFrame:
+        return pd.read_csv(path, **self._load_args)
+
+
+class Text(Atomic, TextDataset):
+    """A UTF-8 text file."""
+
+    def _write(self, data: str, path: Path) -> None:
+        path.write_text(data, encoding="utf-8")
+
+    def _read(self, path: Path) -> str:
+        return path.read_text(encoding="utf-8")
 
 
 class Folder(AbstractDataset[Any, Path]):

@@ -44,6 +44,8 @@ class Cells:
             cells.append(inside + self.n)
             self.n += bucket.sequences * bucket.length
         self._cells = torch.cat(cells)
+        rows = torch.arange(len(self._cells))
+        self._sources = torch.zeros(self.n, dtype=torch.int64).index_copy_(0, self._cells, rows)  # rows of the cells
 
     def of_rows(self, rows: Tensor, blocks: int) -> Tensor:
         """(n, blocks x width) packed rows as (blocks, cells, width), zeros where there is no position."""
@@ -52,8 +54,7 @@ class Cells:
 
     def of_rows_unfilled(self, rows: Tensor, blocks: int) -> Tensor:
         """As `of_rows`, in half the time, with the first row where there is no position: causality hides it."""
-        sources = torch.zeros(self.n, dtype=torch.int64).index_copy_(0, self._cells, torch.arange(len(self._cells)))
-        places = (blocks * sources + torch.arange(blocks)[:, None]).flatten()
+        places = (blocks * self._sources + torch.arange(blocks)[:, None]).flatten()
         return rows.reshape(blocks * len(rows), -1).index_select(0, places).view(blocks, self.n, -1)
 
     def to_rows(self, cells: Tensor) -> Tensor:

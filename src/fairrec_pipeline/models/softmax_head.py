@@ -139,8 +139,10 @@ class SoftmaxHead:
             scale = (coefficients * torch.exp(level - log_normaliser)).to(states.dtype)[:, None]
             scaled_states = scale * states
             product = torch.zeros_like(states)
-            for start in starts:
-                stop = min(start + self.chunk, len(weight))
+            stops = [min(start + self.chunk, len(weight)) for start in starts]
+            # chunks that are kept as a whole lie next to each other: one product of all is faster than one of each
+            whole = self._kept and rows is None
+            for start, stop in [(starts[0], stops[-1])] if whole else zip(starts, stops, strict=True):
                 if self._kept:
                     exponentials = self._kept_chunk(start, stop, len(self._states))
                     exponentials = exponentials if rows is None else exponentials.index_select(1, rows)
