@@ -30,7 +30,7 @@ def log_arm(
 
     # here, for a run without an arm does without plotly, scipy and torch
     from fairrec_pipeline.evaluation.comparison import flat
-    from fairrec_pipeline.evaluation.figures import training_history
+    from fairrec_pipeline.evaluation.figures.over_training import training_history
     from fairrec_pipeline.evaluation.group_metrics import metric_names
 
     now = int(time.time() * 1000)

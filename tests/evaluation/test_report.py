@@ -10,10 +10,13 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from fairrec_pipeline.evaluation import figures
 from fairrec_pipeline.evaluation.baselines import BASELINES
 from fairrec_pipeline.evaluation.comparison import compare_arms, select_arms
 from fairrec_pipeline.evaluation.evidence import Evidence
+from fairrec_pipeline.evaluation.figures import draw
+from fairrec_pipeline.evaluation.figures.by_group import relative_change
+from fairrec_pipeline.evaluation.figures.over_training import training_history
+from fairrec_pipeline.evaluation.figures.style import arm_colours
 from fairrec_pipeline.evaluation.findings import findings
 from fairrec_pipeline.evaluation.report import Subject, comparison_table, html_report, markdown_report, run_cards
 from fairrec_pipeline.evaluation.tables import group_table, paper_tables
@@ -129,12 +132,12 @@ def full_evidence(arms, gather, user_groups) -> Evidence:
 
 @pytest.fixture(scope="module")
 def drawn(evidence) -> dict[str, go.Figure]:
-    return figures.draw(evidence)
+    return draw(evidence)
 
 
 @pytest.fixture(scope="module")
 def all_drawn(full_evidence) -> dict[str, go.Figure]:
-    return figures.draw(full_evidence)
+    return draw(full_evidence)
 
 
 def test_every_arm_is_in_every_form(evidence, subject, drawn):
@@ -251,13 +254,13 @@ def test_worse_and_better_than_erm_are_said_alike(comparison):
 def test_without_erm_the_report_says_so(arm, gather, subject):
     alone = gather([arm("cvar", 0.5), arm("recency", 0.4, seed=None)])
     assert "There is no erm arm" in markdown_report(alone, subject)
-    assert set(figures.draw(alone)) >= ALWAYS
+    assert set(draw(alone)) >= ALWAYS
 
 
 def test_untrained_arms_alone(arm, gather, subject):
     alone = gather([arm("recency", 0.4, seed=None)])
     assert "No arm was trained" in markdown_report(alone, dataclasses.replace(subject, runs=[]))
-    assert set(figures.draw(alone)) >= ALWAYS
+    assert set(draw(alone)) >= ALWAYS
     assert "(recency)" in comparison_table(alone.comparison)
 
 
@@ -318,7 +321,7 @@ def test_published_is_beside_ours_in_units_of_its_noise(comparison):
 
 
 def test_one_colour_per_arm_and_grey_for_the_untrained(comparison):
-    colours = figures.arm_colours(comparison)
+    colours = arm_colours(comparison)
     assert len(set(colours.values())) == 6
     for arm in ("recency", "popularity"):
         red, green, blue = (colours[arm][place : place + 2] for place in (1, 3, 5))
@@ -328,12 +331,12 @@ def test_one_colour_per_arm_and_grey_for_the_untrained(comparison):
 def test_every_baseline_has_a_grey_of_its_own(comparison):
     of_popularity = comparison[comparison["arm"] == "popularity"]
     everything = pd.concat([comparison, *(of_popularity.assign(arm=name, loss=name) for name in BASELINES)])
-    colours = figures.arm_colours(everything)
+    colours = arm_colours(everything)
     assert len({colours[name] for name in BASELINES}) == len(BASELINES)
 
 
 def test_figures_show_the_numbers_of_the_comparison(comparison):
-    figure = figures.relative_change(comparison)
+    figure = relative_change(comparison)
     bars = {bar.name: bar for bar in figure.data if bar.showlegend}
     assert set(bars) == {"cb", "gdro-pop33", "cvar", "recency", "popularity"}
     assert figure.layout.yaxis.range[0] > -50  # popularity's -96 % does not squeeze the others
@@ -346,7 +349,7 @@ def test_figures_show_the_numbers_of_the_comparison(comparison):
 
 def test_training_history_marks_the_best_epoch():
     history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "validation_ndcg_at_20": [0.1, 0.3, 0.2]})
-    texts = [note.text for note in figures.training_history(history, "cvar").layout.annotations]
+    texts = [note.text for note in training_history(history, "cvar").layout.annotations]
     assert "best: 0.3000, epoch 2" in texts
 
 
