@@ -7,7 +7,7 @@ import os
 from abc import abstractmethod
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ibis
 import pandas as pd
@@ -117,7 +117,7 @@ class Csv(Atomic, CSVDataset):
         data.to_csv(path, **self._save_args)
 
     def _read(self, path: Path) -> pd.DataFrame:
-        return pd.read_csv(path, **self._load_args)
+        return cast(pd.DataFrame, pd.read_csv(path, **self._load_args))
 
 
 class Text(Atomic, TextDataset):
