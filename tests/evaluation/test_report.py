@@ -251,6 +251,20 @@ def test_worse_and_better_than_erm_are_said_alike(comparison):
     assert any("Groups served worse than by erm" in sentence and "cb for niche" in sentence for sentence in words)
 
 
+def test_what_another_training_would_not_repeat_is_said_first(arm, compare):
+    """cvar is better by .1 in two seeds and worse by .08 in the third: users alone cannot settle that."""
+    values = [(0.5, 0.6), (0.5, 0.6), (0.5, 0.42)]
+    runs = [
+        arm(name, pair[place], seed=seed)
+        for seed, pair in enumerate(values)
+        for place, name in ((0, "erm"), (1, "cvar"))
+    ]
+    words = findings(compare(runs), significance=0.05)
+    assert words[0].startswith("Better than erm overall, over users and also after the correction: cvar")
+    assert words[1].startswith("Different from erm overall for another training too, over users and seeds")
+    assert "after the correction: none. All of them: cvar +0.0" in words[1]
+
+
 def test_without_erm_the_report_says_so(arm, gather, subject):
     alone = gather([arm("cvar", 0.5), arm("recency", 0.4, seed=None)])
     assert "There is no erm arm" in markdown_report(alone, subject)

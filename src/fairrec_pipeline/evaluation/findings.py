@@ -40,10 +40,14 @@ def findings(comparison: pd.DataFrame, *, significance: float) -> list[str]:
         return ["No arm was trained on this dataset yet; these are the untrained ones only."]
     sentences = [*_against_untrained(rows)]
     if REFERENCE in set(trained["arm"]):
-        sentences += [*_against_erm(trained, significance), *_worst_group_and_gaps(comparison)]
+        sentences += [
+            *_against_erm(trained, significance),
+            *_seeds(trained, significance),
+            *_worst_group_and_gaps(comparison),
+        ]
     else:
         sentences.append("There is no erm arm, so no arm has a difference or a test. Train it with loss=erm.")
-    return [*sentences, *_targets(rows), *_seeds(trained)]
+    return [*sentences, *_targets(rows)]
 
 
 def budget_in_words(trainings: pd.DataFrame) -> list[str]:
@@ -138,11 +142,13 @@ def _against_erm(trained: pd.DataFrame, significance: float) -> Iterable[str]:
     tested = trained[trained["p_value"].notna()]
     overall = tested[tested[SPLIT] == OVERALL]
     kinds = {
-        "Better than erm overall, also after the correction": overall["significant"] & (overall["delta_vs_erm"] > 0),
-        "Worse than erm overall, also after the correction": overall["significant"] & (overall["delta_vs_erm"] < 0),
-        "Different from erm overall only without the correction": ~overall["significant"]
+        "Better than erm overall, over users and also after the correction": overall["significant"]
+        & (overall["delta_vs_erm"] > 0),
+        "Worse than erm overall, over users and also after the correction": overall["significant"]
+        & (overall["delta_vs_erm"] < 0),
+        "Different from erm overall, over users, only without the correction": ~overall["significant"]
         & (overall["p_value"] < significance),
-        "Not distinguishable from erm overall": overall["p_value"] >= significance,
+        "Not distinguishable from erm overall, over users": overall["p_value"] >= significance,
     }
     for kind, chosen in kinds.items():
         if chosen.any():
@@ -162,7 +168,7 @@ def _against_erm(trained: pd.DataFrame, significance: float) -> Iterable[str]:
             f"{arm} for " + ", ".join(f"{r.group} ({r.delta_vs_erm:+.4f})" for r in records(cells))
             for arm, cells in harmed.groupby("arm", sort=False)
         )
-        yield f"Groups served worse than by erm, after the correction: {listed}."
+        yield f"Groups served worse than by erm, over users and after the correction: {listed}."
 
 
 def _worst_group_and_gaps(comparison: pd.DataFrame) -> Iterable[str]:
@@ -207,7 +213,7 @@ def _targets(rows: pd.DataFrame) -> Iterable[str]:
     yield f"{share:.1f} % of the test targets are already in the user's history. {'; '.join(parts).capitalize()}."
 
 
-def _seeds(trained: pd.DataFrame) -> Iterable[str]:
+def _seeds(trained: pd.DataFrame, significance: float) -> Iterable[str]:
     overall = trained[trained[SPLIT] == OVERALL]
     few = overall[overall["n_seeds"] < LEAST_SEEDS]
     if not few.empty:
@@ -223,7 +229,11 @@ def _seeds(trained: pd.DataFrame) -> Iterable[str]:
             f"{p_text(row.p_users_seeds_adjusted)}; over seeds alone {p_text(row.p_value_seeds)})"
             for row in records(over_seeds)
         )
-        yield f"Differences from erm tested over users and seeds, which contains that variance: {listed}."
+        surviving = over_seeds.loc[over_seeds["p_users_seeds_adjusted"] < significance, "arm"]
+        yield (
+            "Different from erm overall for another training too, over users and seeds and after the correction: "
+            f"{', '.join(surviving) or 'none'}. All of them: {listed}."
+        )
 
 
 def _named(rows: pd.DataFrame) -> str:
