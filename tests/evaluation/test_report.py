@@ -251,7 +251,7 @@ def test_worse_and_better_than_erm_are_said_alike(comparison):
     assert any("Groups served worse than by erm" in sentence and "cb for niche" in sentence for sentence in words)
 
 
-def test_what_another_training_would_not_repeat_is_said_first(arm, compare):
+def test_the_report_says_beside_a_star_what_another_training_would_not_repeat(arm, compare):
     """cvar is better by .1 in two seeds and worse by .08 in the third: users alone cannot settle that."""
     values = [(0.5, 0.6), (0.5, 0.6), (0.5, 0.42)]
     runs = [
