@@ -1,8 +1,11 @@
 """Seconds of a training step: the plain padded reference and ours, in turns, on the same batches.
 
-Every system lives in a process of its own. In a round the reference makes one step, and then, in turns, each of ours
-and then the machine, whose rates are measured. A ratio is one of neighbours in time, so that a slow phase of the
+Every system lives in a process of its own. In a round the reference has one turn, and then, again and again, each of
+ours and then the machine, whose rates are measured. A ratio is one of neighbours in time, so that a slow phase of the
 machine touches both sides, and the median of all of them is reported.
+
+A turn is two steps (or measurements of a rate), of which the second counts: a step of a training follows another one,
+while here, before the first, threads went to sleep and caches were filled by the other processes.
 """
 
 from __future__ import annotations
@@ -104,8 +107,8 @@ def measure_step(workload: Workload, *, rounds: int, threads: int) -> dict[str, 
     for number in range(TURNS * (rounds + 1)):
         first_turn = number % TURNS == 0
         turn = {name: system for name, system in systems.items() if name != "reference" or first_turn}
-        timed = {name: system.call("step", number) for name, system in turn.items()}
-        (rate, best_rate), bandwidth = machine.call("matmul_rates"), machine.call("copy_rate")
+        timed = {name: [system.call("step", 2 * number + half) for half in (0, 1)][1] for name, system in turn.items()}
+        (rate, best_rate), bandwidth = [machine.call("matmul_rates") for _ in range(2)][1], machine.call("copy_rate")
         lengths = timed["erm"][1]
         assert not first_turn or sorted(lengths) == sorted(timed["reference"][1])
         if number < TURNS:  # the first steps allocate buffers and optimiser state

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fairrec_pipeline.evaluation.comparison import IncomparableArmsError, compare_arms, select_arms
+from fairrec_pipeline.evaluation.comparison import IncomparableArmsError, TrainedArm, compare_arms, select_arms
 from fairrec_pipeline.evaluation.published import published_cells
 from fairrec_pipeline.evaluation.significance import adjust
 
@@ -179,10 +179,45 @@ def test_users_and_seeds_and_the_spread_over_seeds(arm, user_groups):
     # min F' = F_u F_s / (F_u + F_s), its freedom (F_u + F_s)^2 / (F_u^2 / (S - 1) + F_s^2 / (U - 1))
     f_users, f_seeds = t_users**2, t_seeds**2
     freedom = (f_users + f_seeds) ** 2 / (f_users**2 / 2 + f_seeds**2 / 239)
-    expected = stats.f.sf(f_users * f_seeds / (f_users + f_seeds), 1, freedom)
-    assert found["p_users_seeds"] == pytest.approx(expected)
-    assert found["p_users_seeds_adjusted"] == pytest.approx(expected)  # the only arm and group of its family
+    of_both = stats.f.sf(f_users * f_seeds / (f_users + f_seeds), 1, freedom)
+    of_seeds = 2 * stats.t.sf(t_seeds, 2)
+    assert 0.05 < of_both < of_seeds  # the larger of the two counts
+    assert found["p_value_seeds"] == pytest.approx(of_seeds)
+    assert found["p_users_seeds"] == pytest.approx(of_seeds)
+    assert found["p_users_seeds_adjusted"] == pytest.approx(of_seeds)  # the only arm and group of its family
     assert found["sd_seeds"] == pytest.approx(each["c"].mean(1).std(ddof=1))
+
+
+def test_an_untrained_arm_is_the_same_with_every_seed(arm, user_groups):
+    erm = [arm("erm", level, seed) for seed, level in enumerate((0.50, 0.51, 0.49))]
+    untrained = arm("recency", 0.55, seed=None)
+    found = row(compare_arms([*erm, untrained], user_groups, **OPTIONS), "recency")
+    of_seeds = [(untrained.user_metrics["ndcg_at_20"] - run.user_metrics["ndcg_at_20"]).mean() for run in erm]
+    assert found["p_value_seeds"] == pytest.approx(stats.ttest_1samp(of_seeds, 0).pvalue)
+    assert found["n_seeds"] == 0
+
+
+def test_arms_that_differ_by_noise_and_one_that_differs_truly(arm, metrics, user_groups):
+    """1,000 arms are erm plus noise of their own: 5 % of the cells have the paper's star, and after the correction none
+    of a family does (but for a chance of 5 %). The arm that is better by half a standard deviation is found among them."""
+    rng = np.random.default_rng(4)
+    erm = arm("erm", 0.5)
+    ndcg = erm.user_metrics["ndcg_at_20"].to_numpy()
+
+    def other(name: str, better_by: float) -> TrainedArm:
+        noisy = metrics(ndcg + rng.normal(better_by, 0.1, len(ndcg)))
+        return dataclasses.replace(erm, arm=name, loss=name, user_metrics=noisy)
+
+    arms = [erm, *(other(f"noise{place}", 0.0) for place in range(1000)), other("better", 0.05)]
+    one_split = user_groups[["user_id", "train_length", "popularity_ratio", "pop33", "seq33"]]
+    table = compare_arms(arms, one_split, **OPTIONS)
+    table = table[(table["metric"] == "ndcg_at_20") & (table["arm"] != "erm")]
+    noise = table[table["arm"] != "better"]
+    for _, cells in noise[noise["split"].isin(["overall", "pop33", "seq33"])].groupby(["split", "group"]):
+        assert len(cells) == 1000
+        assert 0.03 < (cells["p_value"] < 0.05).mean() < 0.07  # standard error .007
+    assert not noise["significant"].any()
+    assert row(table, "better")["p_adjusted"] < 0.05
 
 
 def test_differences_from_the_paper_in_units_of_its_noise(five, user_groups):

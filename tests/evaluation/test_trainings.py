@@ -63,6 +63,17 @@ def test_a_grid_with_and_without_the_newer_keys(four_users):
     assert grid.loc["alpha=0.3", ["overall", "worst", "worst_group"]].isna().all()
 
 
+def test_a_grid_over_the_training_marks_its_winner(four_users):
+    """Options of the blocks `train` and `model` have a dot in their name."""
+    points = [
+        {"point": str(steps), "options": {"alpha": 0.3, "train.steps_per_epoch": steps}, "seed": 0, "card": card(0.3)}
+        for steps in (64, 128, 256)
+    ]
+    table = trainings([run(tuning_runs=points)], four_users)
+    assert table[table["kind"] == "grid"]["selected"].tolist() == [False, True, False]
+    assert budgets(table).loc["cvar", "total_seconds"] == 30
+
+
 def test_two_tuned_options_have_no_curve(four_users):
     points = [
         {"point": str(place), "options": options, "card": card(0.3)}

@@ -7,7 +7,7 @@ Statistics (docs/statistics.md has the reasons):
   same without its assumptions, `effect_size` how large the difference is beside its spread over users.
 - None of them knows the run-to-run variance of training. From 3 seeds that both arms share, `p_value_seeds` does (a
   paired t-test of the group means over the seeds: other trainings, these users), and `p_users_seeds` takes users and
-  seeds as samples (other trainings, other users).
+  seeds as samples (other trainings, other users). An untrained arm is the same with every seed of erm.
 - `p_adjusted` corrects `p_value`, and `p_users_seeds_adjusted` corrects `p_users_seeds`, within a family: every group
   and arm of one split and one metric, trained and untrained arms apart (the baselines differ from erm by far; their
   certain hits would make the false discovery rate of the methods look lower than it is).
@@ -300,11 +300,12 @@ def _against(
 
 
 def _over_seeds(seeds: _Seeds, reference: _Seeds, rows: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
-    """What the differences of the shared seeds say; nothing if there are too few."""
-    shared = sorted(seed for seed in seeds.keys() & reference.keys() if seed is not None)
+    """What the differences of the shared seeds say; nothing if there are too few. An untrained arm shares every seed."""
+    untrained = seeds.get(None)
+    shared = sorted(seed for seed in reference if seed is not None and (seed in seeds or untrained is not None))
     if len(shared) < LEAST_SEEDS:
         return {}
-    differences = [seeds[seed] - reference[seed] for seed in shared]
+    differences = [(seeds[seed] if untrained is None else untrained) - reference[seed] for seed in shared]
     over_users = moments(np.mean(differences, axis=0)[rows], sizes)
     by_seed = np.stack([moments(difference[rows], sizes).means.ravel() for difference in differences])
     over_seeds = moments(by_seed, np.array([len(shared)]))

@@ -143,7 +143,7 @@ def budgets(table: pd.DataFrame) -> pd.DataFrame:
 def _grid(run: TrainedArm) -> list[dict[str, Any]]:
     """The points of the run's grid, what older versions did not write left null."""
     points = run.tuning_runs or []
-    chosen = _options(run.card)
+    chosen = flat(run.card.get("parameters", {}))
     options = [point.get("options") or _options(point.get("card") or {}) for point in points]
     tuned = [name for name in dict.fromkeys(name for each in options for name in each) if _varies(options, name)]
     rows = []
@@ -159,7 +159,7 @@ def _grid(run: TrainedArm) -> list[dict[str, Any]]:
             "point": point.get("point"),
             "option": tuned[0] if numeric else None,
             "option_value": only if numeric else None,
-            "selected": {**chosen, **own} == chosen,
+            "selected": all(chosen.get(name if "." in name else f"{run.loss}.{name}") == own[name] for name in own),
         }
         rows.append(about | _of_card(card) | _extremes(point.get("test_ndcg_at_20") or {}))
     return rows
