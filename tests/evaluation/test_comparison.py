@@ -199,7 +199,7 @@ def test_an_untrained_arm_is_the_same_with_every_seed(arm, user_groups):
 
 def test_arms_that_differ_by_noise_and_one_that_differs_truly(arm, metrics, user_groups):
     """1,000 arms are erm plus noise of their own: 5 % of the cells have the paper's star, and after the correction none
-    of a family does (but for a chance of 5 %). The arm that is better by half a standard deviation is found among them."""
+    of a family does (but for a chance of 5 %). One that is better by half a standard deviation is found among them."""
     rng = np.random.default_rng(4)
     erm = arm("erm", 0.5)
     ndcg = erm.user_metrics["ndcg_at_20"].to_numpy()

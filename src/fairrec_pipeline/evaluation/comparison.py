@@ -300,7 +300,7 @@ def _against(
 
 
 def _over_seeds(seeds: _Seeds, reference: _Seeds, rows: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
-    """What the differences of the shared seeds say; nothing if there are too few. An untrained arm shares every seed."""
+    """What the differences of the shared seeds say, if there are enough; an untrained arm shares every seed."""
     untrained = seeds.get(None)
     shared = sorted(seed for seed in reference if seed is not None and (seed in seeds or untrained is not None))
     if len(shared) < LEAST_SEEDS:
