@@ -64,7 +64,7 @@ def arm(metrics: Callable[..., pd.DataFrame]) -> Callable[..., TrainedArm]:
             loss_groups=groups or None,
             seed=seed,
             data_fingerprint=fingerprint,
-            card={}
+            card={"validation_ndcg_at_20": level - 0.1}
             if seed is None
             else {
                 "parameters": {"seed": seed, "evaluate": {"filter_seen": False}, **parameters},

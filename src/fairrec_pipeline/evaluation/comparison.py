@@ -81,7 +81,7 @@ class TrainedArm:
         seed: of the training run; None for an untrained arm.
         data_fingerprint: of the data that it was trained and tested on.
         card: the run card: `parameters` (nested or with dots in the names), `seconds`, `device`, `finished` (ISO
-            time). Empty for an untrained arm.
+            time). Of an untrained arm `validation_ndcg_at_20` alone.
         user_metrics: one row per test user (see `ranking.user_metrics`).
         history: one row per epoch (epoch, loss, validation_ndcg_at_20, seconds and what the method tells); None where
             it was not kept.

@@ -216,7 +216,8 @@ def users_and_seeds_test(over_users: Moments, over_seeds: Moments) -> np.ndarray
         p_values = 2 * stats.t.sf(np.abs(t), freedom)
     # no spread at all: certain, or no difference; a group of one user stays untested
     certain = np.where(over_users.means == 0, 1.0, 0.0)
-    return np.maximum(np.where(users + seeds == 0, certain, p_values), t_test(over_seeds))
+    larger: np.ndarray = np.maximum(np.where(users + seeds == 0, certain, p_values), t_test(over_seeds))
+    return larger
 
 
 def adjust(p_values: np.ndarray, correction: Correction) -> np.ndarray:

@@ -45,7 +45,7 @@ def draw(evidence: Evidence) -> dict[str, go.Figure]:
         "worst_group": worst_group(comparison),
         "repeat_and_new": repeat_and_new(comparison),
         "trade_off": trade_off(trainings, comparison),
-        "learning_curves": learning_curves(curves, comparison),
+        "learning_curves": learning_curves(curves, trainings, comparison),
     }
     for name, title, chosen in (
         ("by_target", "NDCG@20 of repeat and new targets by group", by_target),

@@ -7,19 +7,20 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fairrec_pipeline.evaluation.figures.style import GROUP_COLOURS, arm_colours, cycled, finish, note, untrained_lines
-from fairrec_pipeline.evaluation.trainings import CURVE_COLUMNS, VALIDATION_NDCG
+from fairrec_pipeline.evaluation.figures.style import GROUP_COLOURS, arm_colours, cycled, finish, level_lines, note
+from fairrec_pipeline.evaluation.trainings import CURVE_COLUMNS, UNTRAINED, VALIDATION_NDCG
 
 GROUP_WEIGHT = "group_weight_"
 
 
-def learning_curves(curves: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
+def learning_curves(curves: pd.DataFrame, trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
     """Validation NDCG@20 over optimiser steps and over seconds; the epoch whose weights were kept is marked.
 
-    Untrained arms are dotted lines at their value on test: they have none on validation.
+    Untrained arms are dotted lines at their value, on validation as well.
 
     Args:
         curves: from `trainings.training_curves`.
+        trainings: from `trainings.trainings`.
         comparison: from `comparison.compare_arms`.
     """
     titles = {"step": "over optimiser steps", "seconds": "over seconds (training and validation)"}
@@ -48,11 +49,9 @@ def learning_curves(curves: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure
     if curves.empty:
         note(figure, "no history was kept")
     else:
-        untrained_lines(figure, comparison)
+        level_lines(figure, trainings[trainings["kind"] == UNTRAINED].set_index("arm")[VALIDATION_NDCG])
     figure.update_yaxes(rangemode="tozero")
-    return finish(
-        figure, "Validation NDCG@20 while training", "star: the epoch that was kept; dotted: untrained, on test"
-    )
+    return finish(figure, "Validation NDCG@20 while training", "star: the epoch that was kept; dotted: untrained arms")
 
 
 def group_weights(curves: pd.DataFrame) -> go.Figure:

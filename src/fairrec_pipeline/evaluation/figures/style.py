@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from fairrec_pipeline.evaluation.group_metrics import HEADLINE_METRIC, METRIC, OVERALL, SPLIT
-from fairrec_pipeline.evaluation.tables import arms, records
+from fairrec_pipeline.evaluation.comparison import REFERENCE
+from fairrec_pipeline.evaluation.group_metrics import HEADLINE_METRIC, METRIC, SPLIT
+from fairrec_pipeline.evaluation.tables import arms
 
 WIDTH, HEIGHT = 1200, 700
 _LOSS_COLOURS = {
@@ -59,15 +60,14 @@ def headline(comparison: pd.DataFrame, splits: Sequence[str]) -> pd.DataFrame:
     return comparison[(comparison[METRIC] == HEADLINE_METRIC) & comparison[SPLIT].isin(splits)]
 
 
-def untrained_lines(figure: go.Figure, comparison: pd.DataFrame, also: str = "") -> None:
-    """A dotted line in every panel at the overall value of each untrained arm, and of one more."""
-    overall = headline(comparison, (OVERALL,))
-    for row in records(overall[(overall["n_seeds"] == 0) | (overall["arm"] == also)]):
-        colour = "#222222" if row.arm == also else "#a0a0a0"
+def level_lines(figure: go.Figure, levels: pd.Series[float]) -> None:
+    """A dotted line in every panel at the level of each arm of the index; erm's is black."""
+    for arm, level in levels.items():
+        colour = "#222222" if arm == REFERENCE else "#a0a0a0"
         figure.add_hline(
-            y=row.value,
+            y=level,
             line={"color": colour, "dash": "dot", "width": 1.5},
-            annotation={"text": row.arm, "font": {"size": 11, "color": colour}, "yshift": -2},
+            annotation={"text": str(arm), "font": {"size": 11, "color": colour}, "yshift": -2},
             annotation_position="top left",
             exclude_empty_subplots=True,
         )

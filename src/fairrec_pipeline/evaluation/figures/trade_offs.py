@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fairrec_pipeline.evaluation.comparison import REFERENCE
-from fairrec_pipeline.evaluation.figures.style import arm_colours, finish, headline, untrained_lines
+from fairrec_pipeline.evaluation.figures.style import arm_colours, finish, headline, level_lines
 from fairrec_pipeline.evaluation.group_metrics import OVERALL, STANDARD_SPLITS, VALUE
 from fairrec_pipeline.evaluation.tables import arms, records
 from fairrec_pipeline.evaluation.trainings import GRID, SEED, UNTRAINED, VALIDATION_NDCG, budgets
@@ -106,8 +106,8 @@ def option_curves(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figur
                     hovertemplate=f"{name}, seed {seed}, %{{x:g}}: %{{y:.4f}}<extra></extra>",
                     **at,
                 )
-    untrained_lines(figure, comparison, also=REFERENCE)
-    overall = headline(comparison, (OVERALL,))[VALUE]
+    overall = headline(comparison, (OVERALL,)).set_index("arm")[VALUE]
+    level_lines(figure, overall[[not trained or arm == REFERENCE for arm, trained in arms(comparison)]])
     shown = pd.concat([grid[VALIDATION_NDCG], grid["overall"]]).dropna()
     shown = pd.concat([shown, overall[overall > 0.5 * shown.min()]])  # lines far below would squeeze the curves
     margin = 0.1 * (shown.max() - shown.min()) + 1e-3

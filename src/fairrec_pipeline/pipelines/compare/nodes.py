@@ -13,11 +13,12 @@ from fairrec_pipeline.evaluation.baselines import BASELINES
 from fairrec_pipeline.evaluation.comparison import TrainedArm, compare_arms, select_arms
 from fairrec_pipeline.evaluation.evidence import Evidence
 from fairrec_pipeline.evaluation.figures import draw
+from fairrec_pipeline.evaluation.group_metrics import HEADLINE_METRIC
 from fairrec_pipeline.evaluation.ranking import rank_targets, user_metrics
 from fairrec_pipeline.evaluation.report import Subject, html_report, markdown_report, run_cards
 from fairrec_pipeline.evaluation.trained_on import found_users, repeat_share, weight_shares
-from fairrec_pipeline.evaluation.trainings import training_curves, trainings
-from fairrec_pipeline.interactions.columns import ITEM, ROLE, TEST, USER
+from fairrec_pipeline.evaluation.trainings import VALIDATION_NDCG, training_curves, trainings
+from fairrec_pipeline.interactions.columns import ITEM, ROLE, TEST, USER, VALIDATION
 from fairrec_pipeline.interactions.sequences import evaluation_sequences, training_sequences
 from fairrec_pipeline.interactions.statistics import check_fingerprint
 from fairrec_pipeline.parameters import Evaluate
@@ -29,24 +30,32 @@ def score_baselines(
     dataset_statistics: dict[str, Any],
     dataset: str,
     evaluate: Evaluate,
-) -> pd.DataFrame:
-    """Test metrics of the untrained arms; returns the columns of user_metrics after a column `arm`."""
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Test metrics of the untrained arms, and their NDCG@20 on validation.
+
+    Returns:
+        The columns of user_metrics after a column `arm`; by arm.
+    """
     events = interactions.to_pandas()
     check_fingerprint(dataset_statistics, dataset, events, user_groups.to_pandas())
     train = training_sequences(events)
-    test = evaluation_sequences(events, train.catalogue, TEST)
-    frames = []
+    test, validation = (evaluation_sequences(events, train.catalogue, role) for role in (TEST, VALIDATION))
+    frames, on_validation = [], {}
     for name, build in BASELINES.items():
-        ranks = rank_targets(build(train, test), test, filter_seen=evaluate.filter_seen)
-        frame = user_metrics(test, ranks, None)
+        frame, validated = (
+            user_metrics(users, rank_targets(build(train, users), users, filter_seen=evaluate.filter_seen), None)
+            for users in (test, validation)
+        )
         frame.insert(0, "arm", name)
         frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+        on_validation[name] = float(validated[HEADLINE_METRIC].mean())
+    return pd.concat(frames, ignore_index=True), on_validation
 
 
 def select_runs(
     trained_arms: list[TrainedArm],
     baseline_user_metrics: pd.DataFrame,
+    baseline_validation: dict[str, float],
     dataset_statistics: dict[str, Any],
     evaluate: Evaluate,
     *after: Any,
@@ -54,8 +63,9 @@ def select_runs(
     """The runs that may stand in one table, untrained arms last; `after` is there for the order of the nodes only."""
     fingerprint = dataset_statistics["fingerprint"]
     untrained = [
-        TrainedArm(str(name), str(name), None, None, fingerprint, {}, rows.drop(columns="arm"))
-        for name, rows in baseline_user_metrics.groupby("arm", sort=False)
+        TrainedArm(name, name, None, None, fingerprint, {VALIDATION_NDCG: on_validation}, rows.drop(columns="arm"))
+        for name, on_validation in baseline_validation.items()
+        for rows in [baseline_user_metrics[baseline_user_metrics["arm"] == name]]
     ]
     runs = select_arms(
         [*trained_arms, *untrained],

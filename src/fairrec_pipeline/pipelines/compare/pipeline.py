@@ -19,8 +19,8 @@ from fairrec_pipeline.pipelines.compare.nodes import (
 def create_pipeline(after: Sequence[str] = ()) -> Pipeline:
     """Compare every trained arm of the dataset with erm and with the untrained arms.
 
-    interactions, user_groups, dataset_statistics -> score_baselines -> baseline_user_metrics
-    trained_arms, baseline_user_metrics -> select_runs -> selected_runs
+    interactions, user_groups, dataset_statistics -> score_baselines -> baseline_user_metrics, baseline_validation
+    trained_arms, both -> select_runs -> selected_runs
     selected_runs, user_groups -> compare -> comparison, compared_runs
     selected_runs, user_groups -> follow_trainings -> all_trainings, training_curves
     selected_runs, user_groups, interactions -> look_whom_they_trained_on -> weight_shares, found_users
@@ -35,7 +35,7 @@ def create_pipeline(after: Sequence[str] = ()) -> Pipeline:
             Node(
                 score_baselines,
                 inputs=["interactions", "user_groups", "dataset_statistics", "params:dataset", "params:evaluate"],
-                outputs="baseline_user_metrics",
+                outputs=["baseline_user_metrics", "baseline_validation"],
                 name="score_baselines",
             ),
             Node(
@@ -43,6 +43,7 @@ def create_pipeline(after: Sequence[str] = ()) -> Pipeline:
                 inputs=[
                     "trained_arms",
                     "baseline_user_metrics",
+                    "baseline_validation",
                     "dataset_statistics",
                     "params:evaluate",
                     *after,
