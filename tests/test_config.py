@@ -69,6 +69,9 @@ def test_the_published_protocol() -> None:
     assert (movielens["train"]["epochs"], movielens["train"]["batch_size"]) == (700, 256)
     assert (movielens["model"]["dropout"], movielens["evaluate"]["filter_seen"]) == (0.5, True)
     assert movielens["split"]["validation_users"] == 1.0
+    smaller = load({"dataset": "movielens-100k"}, "paper")
+    assert (smaller["train"], smaller["model"]) == (movielens["train"], movielens["model"])
+    assert all(smaller["grids"][loss] == retailrocket["grids"][loss] for loss in (*searched_here, "cvar", "gdro"))
     assert movielens["ipw"]["count"] == "interactions"
     assert movielens["gdro"]["absent_groups"] == movielens["sdro"]["absent_groups"] == "decay"
 
