@@ -81,12 +81,16 @@ def padded_twin(model: SASRec) -> PaddedSASRec:
     return twin
 
 
+def groups_of(objective: Objective, loss: str) -> Tensor | None:
+    return GROUPS if hasattr(objective, "group_weights") or "dro" in loss else None
+
+
 def steps_of(
     loss: str, model: SASRec, twin: PaddedSASRec, train: Sequences, head: SoftmaxHead | None = None
 ) -> tuple[Callable[..., tuple[Tensor, State]], Callable[..., tuple[Tensor, State]]]:
     """One step of ours and one of the padded model, both from users to losses in the order of those users."""
     objective = objective_of(loss, train)
-    groups = GROUPS if hasattr(objective, "group_weights") or "dro" in loss else None
+    groups = groups_of(objective, loss)
     batches = Batches(train, max_length=model.max_length, device=torch.device("cpu"))
     padded_batches = PaddedBatches(train, max_length=model.max_length)
     step = TrainingStep(model, torch.optim.Adam(model.parameters(), lr=1e-2, fused=True), objective, groups, head=head)
@@ -257,8 +261,9 @@ def impose_masks(twin: PaddedSASRec, masks: list[Tensor], batch: Batch, padded: 
     assert not inner
 
 
+@pytest.mark.parametrize("loss", OPTIONS)
 def test_same_masks_give_the_same_losses_and_gradients(
-    make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec]
+    make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec], loss: str
 ) -> None:
     """Dropout on the input, on the three places of every block and on the output embedding, masks imposed."""
     train, model = make_sequences(LENGTHS), make_model(dropout=0.3)
@@ -266,12 +271,15 @@ def test_same_masks_give_the_same_losses_and_gradients(
     model.mask_source = recorded = RecordedMasks(5)
     batch = Batches(train, max_length=model.max_length, device=torch.device("cpu")).batch(torch.arange(train.n_users))
     padded = PaddedBatches(train, max_length=model.max_length).batch(batch.users.tolist())
-    objective = objective_of("cvar", train)
-    losses, *_ = TrainingStep(model, torch.optim.Adam(model.parameters()), objective, None).backward(batch, {})
+    objective = objective_of(loss, train)
+    groups, state = groups_of(objective, loss), objective.initial_state()
+    step = TrainingStep(model, torch.optim.Adam(model.parameters()), objective, groups)
+    losses, *_ = step.backward(batch, state)
     assert len(recorded.masks) == 2 + 3 * len(model.blocks)
 
     impose_masks(twin, recorded.masks, batch, padded)
-    their_losses, _ = PaddedStep(twin, torch.optim.SGD(twin.parameters(), lr=0.0), objective, None)(padded, {})
+    their_step = PaddedStep(twin, torch.optim.SGD(twin.parameters(), lr=0.0), objective, groups)
+    their_losses, _ = their_step(padded, objective.initial_state())
     torch.testing.assert_close(losses, their_losses, rtol=1e-9, atol=1e-9)
     assert_same_parameters(model, twin, gradients=True, rtol=1e-9, atol=1e-9)
 
