@@ -173,9 +173,12 @@ class SoftmaxHead:
         """
         assert self._additions is not None  # of a loss with additions
         rows, items, values = self._additions
-        logits = (self._states[rows] * self._weight[items]).sum(1).to(values.dtype) + values
-        probabilities = torch.exp(logits - self._log_normaliser[rows])
-        return coefficients[rows] * (probabilities - (items == self._targets[rows]).to(probabilities.dtype))
+        # in bfloat16 these logits are other than those of the normaliser, which would allow a probability above 1
+        wide = self._log_normaliser.dtype
+        logits = (self._states[rows].to(wide) * self._weight[items].to(wide)).sum(1) + values
+        probabilities = torch.exp((logits - self._log_normaliser[rows]).clamp(max=0))
+        of_targets = torch.expm1(-self._losses[rows])  # p - 1
+        return coefficients[rows] * torch.where(items == self._targets[rows], of_targets, probabilities)
 
     def _logits(self, start: int, states: Tensor, additions: list[Additions]) -> Tensor:
         """(chunk, n) logits of the items from `start`, in the buffer."""
