@@ -48,7 +48,7 @@ from fairrec_pipeline.objectives.base import Objective
 from fairrec_pipeline.parameters import Source
 from fairrec_pipeline.training.batches import UserStream
 from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, code_fingerprint, sections
-from fairrec_pipeline.training.fit import Budget, fit
+from fairrec_pipeline.training.fit import Budget, fit, resolve_device
 from fairrec_pipeline.training.loss_groups import group_codes, population
 from fairrec_pipeline.training.scoring import ModelScorer
 
@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
             "gpu_job: torch sees no CUDA device here, and this job needs one; --quick runs it at toy size on the CPU"
         )
     torch.set_float32_matmul_precision("highest")  # what is single precision stays it
-    device = _best_device()
+    device = resolve_device("auto")
     arms = [Arm(loss, options.loss_groups, options.padding, options.seed, device) for loss in options.loss]
     record: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks.gpu_job", *(sys.argv[1:] if arguments is None else arguments)]),
@@ -584,7 +584,7 @@ def _trial(loss: str, seed: int, options: argparse.Namespace, kind: str) -> dict
     folder = options.checkpoints / kind
     for old in folder.glob(f"*-{loss}*-seed{seed}.safetensors"):
         old.unlink()
-    arm = Arm(loss, options.loss_groups, options.padding, seed, _best_device())
+    arm = Arm(loss, options.loss_groups, options.padding, seed, resolve_device("auto"))
     return train(
         _job_of(options), arm, deadline=time.monotonic() + options.seconds, epochs=options.epochs, folder=folder
     )
@@ -629,10 +629,6 @@ def _described(job: Job) -> dict[str, Any]:
         "filter_seen": job.filter_seen,
         "gflops_per_step": flops_per_step(job) / 1e9,
     }
-
-
-def _best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _device(device: torch.device) -> dict[str, Any]:

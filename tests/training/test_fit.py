@@ -23,7 +23,7 @@ from fairrec_pipeline.objectives.base import LossBatch, Objective, Population, S
 from fairrec_pipeline.objectives.erm import Erm
 from fairrec_pipeline.training.batches import Batches
 from fairrec_pipeline.training.checkpoint import CheckpointStore
-from fairrec_pipeline.training.fit import Budget, DivergenceError, Fitted, fit
+from fairrec_pipeline.training.fit import Budget, DivergenceError, Fitted, fit, resolve_device
 from fairrec_pipeline.training.step import TrainingStep
 
 CPU = torch.device("cpu")
@@ -357,6 +357,28 @@ def test_limit_cases_are_erm(world: World, loss: str, options: dict[str, Any]) -
 def test_cvar_doro_without_outliers_is_cvar(world: World) -> None:
     cvar, doro = train_arm(world, "cvar", {"alpha": 0.4}), train_arm(world, "cvar_doro", {"alpha": 0.4, "eps": 0.0})
     assert_bitwise_equal(doro, cvar)
+
+
+@pytest.mark.parametrize("asked", ["auto", "cpu", "cuda"])
+@pytest.mark.parametrize("there", [False, True])
+def test_cuda_is_set_up_where_it_is_used(asked: str, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No attention of cuDNN's and no sums in bfloat16; nothing is changed for the CPU."""
+    cuda, used = torch.backends.cuda, there and asked != "cpu"
+    before = cuda.cudnn_sdp_enabled(), cuda.matmul.allow_bf16_reduced_precision_reduction
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    try:
+        cuda.enable_cudnn_sdp(True)
+        cuda.matmul.allow_bf16_reduced_precision_reduction = True
+        if asked == "cuda" and not there:
+            with pytest.raises(ValueError, match="sees no CUDA device"):
+                resolve_device(asked)
+            return
+        assert resolve_device(asked).type == ("cuda" if used else "cpu")
+        assert cuda.cudnn_sdp_enabled() is not used
+        assert cuda.matmul.allow_bf16_reduced_precision_reduction is not used
+    finally:
+        cuda.enable_cudnn_sdp(before[0])
+        cuda.matmul.allow_bf16_reduced_precision_reduction = before[1]
 
 
 def test_balanced_batches_are_drawn(world: World) -> None:

@@ -105,7 +105,7 @@ class Fitted:
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU.
+    """`auto` is CUDA where there is one, else the CPU. CUDA is also set up for our products.
 
     Raises:
         ValueError: cuda is asked for and there is none.
@@ -113,7 +113,13 @@ def resolve_device(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         message = "device=cuda, but torch sees no CUDA device; use device=auto or device=cpu"
         raise ValueError(message)
-    return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    # torch may prefer cuDNN's attention, which plans anew for every shape, and nearly every step of ours has another;
+    # its dropout rates are coarse, too
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # single-precision sums
+    return torch.device("cuda")
 
 
 def fit(
