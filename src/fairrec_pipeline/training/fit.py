@@ -203,12 +203,12 @@ def fit(
         losses, state = _train_epoch(step, batches, stream, state, window, progress.epoch, budget, seed, train)
         progress.epoch += 1
         score = validate.ndcg(progress.epoch)
-        progress.seconds += time.monotonic() - begun
         # what the warm start reaches is not the method's
         of_the_method = progress.epoch * budget.steps_per_epoch > budget.warm_start_steps
         if score > progress.best_ndcg and of_the_method:
             progress.best_ndcg, progress.best_epoch = score, progress.epoch
             best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        progress.seconds += time.monotonic() - begun
         row = {
             "epoch": progress.epoch,
             "loss": losses,
