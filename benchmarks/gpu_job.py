@@ -4,6 +4,9 @@ The published backbone and budget through our `fit`: how long it takes, what the
 every group. A job is cut into runs of `--seconds`: the same command continues from the checkpoint. With `--padding` the
 plain padded model is trained for the same budget instead, with or without the fault of the published padding; with
 `--trials` several seeds share the device. Prints `name=value` and writes a record to benchmarks/results/.
+
+The machine with the GPU needs torch, numpy, pandas and scipy: `--prepare` writes what is trained on to a file where the
+project is installed, and `--job` reads it there.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -32,23 +34,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+import fairrec_pipeline
+from benchmarks import bare  # noqa: F401  # before what wants tqdm
 from benchmarks.floors import step_flops
 from benchmarks.reference import PaddedBatches, PaddedSASRec, PaddedStep
-from benchmarks.workloads import PUBLISHED, TOY
+from benchmarks.workloads import PUBLISHED, TOY, generated_like
 from fairrec_pipeline.evaluation.ranking import Scorer, ndcg, rank_targets
-from fairrec_pipeline.interactions.adapters import read_source
 from fairrec_pipeline.interactions.columns import TEST, USER, VALIDATION
-from fairrec_pipeline.interactions.core_filter import core_filter
-from fairrec_pipeline.interactions.groups import assign_groups
-from fairrec_pipeline.interactions.leave_one_out import split_roles
+from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.sequences import Sequences, evaluation_sequences, training_sequences
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.base import Objective
-from fairrec_pipeline.parameters import Source
 from fairrec_pipeline.training.batches import UserStream
-from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, code_fingerprint, sections
-from fairrec_pipeline.training.fit import Budget, fit
+from fairrec_pipeline.training.checkpoint import Snapshot, code_fingerprint, sections
+from fairrec_pipeline.training.fit import Budget, fit, resolve_device
 from fairrec_pipeline.training.loss_groups import group_codes, population
 from fairrec_pipeline.training.scoring import ModelScorer
 
@@ -66,6 +66,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "cvar": {"alpha": 0.3},
 }
 BY_GROUP = ("ipw", "ipw_log", "gdro", "sdro")
+USERS_OF_MOVIELENS_1M = 6_040
 PROFILED_STEPS = 50
 SAFE_SECONDS = 60  # a killed run loses no more than that
 LOSS_TOLERANCE = 1e-3
@@ -109,6 +110,30 @@ class Arm:
         return "-".join([self.loss, *groups, *([self.padding] if self.padding else [])])
 
 
+class Saved:
+    """A checkpoint as torch itself writes one: where the GPU is there may be no safetensors."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self, training: Mapping[str, Any]) -> Snapshot | None:
+        """The checkpoint of this training; None if there is none or it is of another one."""
+        if not self.path.exists():
+            return None
+        saved = torch.load(self.path, weights_only=True)
+        if saved["training"] != json.dumps(training):
+            return None
+        return Snapshot(saved["tensors"], json.loads(saved["description"]))
+
+    def save(self, snapshot: Snapshot, training: Mapping[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        tensors = {name: tensor.detach().cpu() for name, tensor in snapshot.tensors.items()}
+        whole = {"tensors": tensors, "description": json.dumps(snapshot.description), "training": json.dumps(training)}
+        torch.save(whole, partial)
+        partial.replace(self.path)
+
+
 class PauseError(Exception):
     """This run has done its share."""
 
@@ -122,7 +147,7 @@ class Cut:
         epochs: the training is paused after so many in all.
     """
 
-    def __init__(self, store: CheckpointStore, deadline: float, epochs: int) -> None:
+    def __init__(self, store: Saved, deadline: float, epochs: int) -> None:
         self.store, self.deadline, self.epochs = store, deadline, epochs
         self.latest: Snapshot | None = None
         self._written = time.monotonic()
@@ -157,39 +182,44 @@ class Cut:
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
+    if options.prepare:
+        write_job(_job_of(options), options.prepare)
+        print(f"job: {options.prepare}")
+        return
     if not options.quick and not torch.cuda.is_available():
         sys.exit(
             "gpu_job: torch sees no CUDA device here, and this job needs one; --quick runs it at toy size on the CPU"
         )
     torch.set_float32_matmul_precision("highest")  # what is single precision stays it
-    device = _best_device()
-    arms = [Arm(loss, options.loss_groups, options.padding, options.seed, device) for loss in options.loss]
+    device = resolve_device("auto")
+    job = _job_of(options)
     record: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks.gpu_job", *(sys.argv[1:] if arguments is None else arguments)]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": _device(device),
         "versions": _versions(),
+        "job": _described(job),
     }
-    if options.trials > 1:
-        record["trials"] = [_side_by_side(arm.loss, options) for arm in arms]
-        lines = _trial_lines(record["trials"])
-    else:
-        job = _job_of(options)
-        record["job"] = _described(job)
-        if options.profile:
-            record["profiles"] = {arm.name: profile(job, arm) for arm in arms}
-            lines = [f"{name}\n{table}" for name, table in record["profiles"].items()]
+    path = options.output or (None if options.quick else _record_path(record, options))
+    deadline = time.monotonic() + options.seconds
+    for loss in options.loss:
+        arm = Arm(loss, options.loss_groups, options.padding, options.seed, device)
+        if options.trials > 1:
+            record.setdefault("trials", []).append(_side_by_side(loss, options))
+            lines = _trial_lines(record["trials"][-1])
+        elif options.profile:
+            table = profile(job, arm)
+            record.setdefault("profiles", {})[arm.name] = table
+            lines = [arm.name, table]
         else:
-            deadline = time.monotonic() + options.seconds
-            record["arms"] = [
-                train(job, arm, deadline=deadline, epochs=options.epochs, folder=options.checkpoints) for arm in arms
-            ]
-            lines = [line for arm in record["arms"] for line in _lines(arm)]
-    print("\n".join(lines))
-    if not options.quick or options.output:
-        path = options.output or _record_path(record, options)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n")
+            result = train(job, arm, deadline=deadline, epochs=options.epochs, folder=options.checkpoints)
+            record.setdefault("arms", []).append(result)
+            lines = _lines(result)
+        print("\n".join(lines), flush=True)
+        if path:  # after every arm: what goes wrong in the next one takes nothing away
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(record, indent=1) + "\n")
+    if path:
         print(f"record: {path}")
 
 
@@ -197,21 +227,32 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _job_of(options: argparse.Namespace) -> Job:
-    return toy_job() if options.quick else published_job(options.dataset, options.raw)
+    if options.job:
+        return read_job(options.job)
+    return toy_job() if options.quick else published_job(options.dataset, options.raw, generated=options.generated)
 
 
-def published_job(dataset: str, raw: Path | None) -> Job:
-    """A dataset of the paper from its raw files, with the published backbone and budget (conf/paper).
+def published_job(dataset: str, raw: Path | None, *, generated: bool = False) -> Job:
+    """A dataset of the paper with the published backbone and budget (conf/paper).
+
+    Args:
+        dataset: its name.
+        raw: folder of its raw files.
+        generated: random histories of the dataset's size and lengths instead: they say how long, not how well.
 
     Raises:
-        DataError: the raw files are not there; says where they belong.
+        DataError: the raw files are not there (says where they belong), or are those of another dataset.
     """
     folder = raw or Path("data/01_raw") / dataset
     if dataset == "retailrocket":
         budget = Budget(epochs=1000, steps_per_epoch=128, batch_size=128, learning_rate=1e-3)
-        return _job(dataset, folder, {}, 10_000, PUBLISHED, budget, filter_seen=False)
-    budget = Budget(epochs=700, steps_per_epoch=128, batch_size=256, learning_rate=1e-3)
-    return _job(dataset, folder, {}, 1.0, PUBLISHED | {"dropout": 0.5}, budget, filter_seen=True)
+        backbone, validation_users, filter_seen = PUBLISHED, 10_000, False
+    else:
+        budget = Budget(epochs=700, steps_per_epoch=128, batch_size=256, learning_rate=1e-3)
+        backbone, validation_users, filter_seen = PUBLISHED | {"dropout": 0.5}, 1.0, True
+    if generated:
+        return _generated_job(dataset, validation_users, backbone, budget, filter_seen=filter_seen)
+    return _job(dataset, folder, {}, validation_users, backbone, budget, filter_seen=filter_seen)
 
 
 def toy_job() -> Job:
@@ -231,15 +272,93 @@ def _job(
     *,
     filter_seen: bool,
 ) -> Job:
+    # what these need is wanted here only, not where a prepared job is trained
+    from fairrec_pipeline.interactions.adapters import read_source
+    from fairrec_pipeline.interactions.core_filter import core_filter
+    from fairrec_pipeline.interactions.groups import assign_groups
+    from fairrec_pipeline.interactions.leave_one_out import split_roles
+    from fairrec_pipeline.parameters import Source
+
     events, attributes = read_source(folder, Source.model_validate({"adapter": dataset, **options}))
+    n_users = events[USER].nunique().execute()
+    if dataset == "movielens-1m" and n_users != USERS_OF_MOVIELENS_1M:
+        message = (
+            f"the log in {folder} has {n_users:,} users, but MovieLens-1M has {USERS_OF_MOVIELENS_1M:,}; put the real "
+            "one there, or time generated histories of its lengths with --generated"
+        )
+        raise DataError(message)
     interactions = split_roles(core_filter(events, 5), validation_users, 42)
     user_groups = assign_groups(interactions, attributes, 0.8, SPLITS).to_pandas()[[USER, *SPLITS]]
     rows = interactions.to_pandas()
     train = training_sequences(rows)
     validation, test = (evaluation_sequences(rows, train.catalogue, role) for role in (VALIDATION, TEST))
-    # every epoch is shown to the `Cut`, which decides what is written
-    budget = replace(budget, checkpoint_seconds=0)
-    return Job(dataset, train, validation, test, user_groups, backbone, budget, filter_seen)
+    return Job(dataset, train, validation, test, user_groups, backbone, _shown(budget), filter_seen)
+
+
+def _generated_job(
+    dataset: str, validation_users: int | float, backbone: dict[str, Any], budget: Budget, *, filter_seen: bool
+) -> Job:
+    train, test = generated_like(dataset)
+    validation = test if validation_users == 1 else _first(test, int(validation_users))
+    popularity = np.add.reduceat(train.item_counts[train.items], train.offsets[:-1]) / train.lengths
+    labels = {"pop33": ("niche", "diverse", "popular"), "seq33": ("short", "medium", "long")}
+    places = {"pop33": np.argsort(np.argsort(popularity)), "seq33": np.argsort(np.argsort(train.lengths))}
+    groups = {name: np.array(labels[name])[3 * places[name] // train.n_users] for name in SPLITS}
+    user_groups = pd.DataFrame({USER: train.users, **groups})
+    name = f"{dataset}-generated"
+    return Job(name, train, validation, test, user_groups, backbone, _shown(budget), filter_seen)
+
+
+def _shown(budget: Budget) -> Budget:
+    """Every epoch is shown to the `Cut`, which decides what is written."""
+    return replace(budget, checkpoint_seconds=0)
+
+
+def _first(sequences: Sequences, n: int) -> Sequences:
+    """Evaluation histories of the first n users."""
+    assert sequences.targets is not None
+    assert sequences.repeats is not None
+    return replace(
+        sequences,
+        users=sequences.users[:n],
+        items=sequences.items[: sequences.offsets[n]],
+        offsets=sequences.offsets[: n + 1],
+        targets=sequences.targets[:n],
+        repeats=sequences.repeats[:n],
+    )
+
+
+_HISTORIES = ("train", "validation", "test")
+
+
+def write_job(job: Job, path: Path) -> None:
+    """Write all that a job needs as plain arrays (.npz)."""
+    arrays = {
+        f"{name}/{part}": value for name in _HISTORIES for part, value in vars(getattr(job, name)).items()
+        if value is not None
+    } | {f"user_groups/{column}": values.to_numpy() for column, values in job.user_groups.items()}  # fmt: skip
+    # texts have a type of their own in a table, and a Python object each would need pickle
+    arrays = {name: array.astype(str) if array.dtype.kind in "OT" else array for name, array in arrays.items()}
+    rest = {name: getattr(job, name) for name in ("dataset", "backbone", "filter_seen")} | {
+        "budget": asdict(job.budget)
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:  # a path would get another ending
+        np.savez_compressed(file, rest=np.array(json.dumps(rest)), **arrays)
+
+
+def read_job(path: Path) -> Job:
+    """Read what `write_job` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        rest = json.loads(str(file["rest"]))
+        parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in (*_HISTORIES, "user_groups")}
+        for name in file.files:
+            if "/" in name:
+                whole, part = name.split("/")
+                parts[whole][part] = file[name]
+    histories = {name: Sequences(**parts[name]) for name in _HISTORIES}
+    user_groups, budget = pd.DataFrame(parts["user_groups"]), Budget(**rest.pop("budget"))
+    return Job(**histories, user_groups=user_groups, budget=budget, **rest)
 
 
 # --- one training
@@ -257,7 +376,7 @@ def train(job: Job, arm: Arm, *, deadline: float, epochs: int | None, folder: Pa
         For the record: state, seconds, rates, test NDCG@20 by group, the curve.
     """
     cut = Cut(
-        CheckpointStore(folder / f"{job.dataset}-{arm.name}-seed{arm.seed}.safetensors"),
+        Saved(folder / f"{job.dataset}-{arm.name}-seed{arm.seed}.pt"),
         deadline,
         epochs or job.budget.epochs,
     )
@@ -283,7 +402,8 @@ def train(job: Job, arm: Arm, *, deadline: float, epochs: int | None, folder: Pa
     validation_seconds = _validation_seconds(job, arm, scorer)
     done, total = progress["epoch"], progress["seconds"]
     training_seconds = max(total - done * validation_seconds, 1e-9)
-    steps_per_second = done * job.budget.steps_per_epoch / training_seconds
+    first, usual = epoch_seconds([row["seconds"] for row in progress["history"]])
+    steps_per_second = job.budget.steps_per_epoch / max(usual - validation_seconds, 1e-9)
     return {
         "arm": arm.name,
         "seed": arm.seed,
@@ -295,7 +415,7 @@ def train(job: Job, arm: Arm, *, deadline: float, epochs: int | None, folder: Pa
         "seconds": total,
         "seconds_of_training": training_seconds,
         "seconds_of_validation": done * validation_seconds,
-        "seconds_of_the_whole_budget": total / done * job.budget.epochs,
+        "seconds_of_the_whole_budget": first + (job.budget.epochs - 1) * usual,
         "steps_per_second": steps_per_second,
         "tflops": steps_per_second * flops_per_step(job) / 1e12,
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if arm.device.type == "cuda" else None,
@@ -309,6 +429,16 @@ def train(job: Job, arm: Arm, *, deadline: float, epochs: int | None, folder: Pa
             for row in progress["history"]
         ],
     }
+
+
+def epoch_seconds(ends: list[float]) -> tuple[float, float]:
+    """Seconds of the first epoch, in which a GPU and its libraries warm up, and the median of those after it.
+
+    Args:
+        ends: seconds at the end of every epoch; one alone counts as both.
+    """
+    each = np.diff(ends, prepend=0.0)
+    return float(each[0]), float(np.median(each[1:] if len(each) > 1 else each))
 
 
 def flops_per_step(job: Job) -> float:
@@ -429,10 +559,11 @@ def _fit_padded(job: Job, arm: Arm, cut: Cut, identity: dict[str, Any]) -> None:
         scorer = padded_scorer(model, job.validation, budget.batch_size, device)
         ranks = rank_targets(scorer, job.validation, filter_seen=job.filter_seen, device=device.type)
         score = float(ndcg(ranks, 20).mean())
-        progress["epoch"], progress["seconds"] = epoch + 1, progress["seconds"] + time.monotonic() - begun
+        progress["epoch"] = epoch + 1
         if score > progress["best_ndcg"]:
             progress["best_ndcg"], progress["best_epoch"] = score, epoch + 1
             best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        progress["seconds"] += time.monotonic() - begun
         row = {"epoch": epoch + 1, "seconds": progress["seconds"], "loss": loss, "validation_ndcg_at_20": score}
         progress["history"].append(row)
         progress["finished"] = progress["epoch"] == budget.epochs
@@ -477,18 +608,7 @@ def padded_scorer(model: PaddedSASRec, sequences: Sequences, batch_size: int, de
 
 def profile(job: Job, arm: Arm) -> str:
     """torch.profiler's table over the steps of the second of two short epochs, and one small validation."""
-    first = job.validation
-    few = min(8, first.n_users)
-    assert first.targets is not None
-    assert first.repeats is not None
-    small = replace(
-        first,
-        users=first.users[:few],
-        items=first.items[: first.offsets[few]],
-        offsets=first.offsets[: few + 1],
-        targets=first.targets[:few],
-        repeats=first.repeats[:few],
-    )
+    small = _first(job.validation, min(8, job.validation.n_users))
     budget = replace(job.budget, epochs=2, steps_per_epoch=PROFILED_STEPS)
     activities = [torch.profiler.ProfilerActivity.CPU]
     on_gpu = arm.device.type == "cuda"
@@ -540,8 +660,7 @@ def compared(loss: str, alone: dict[str, Any], together: list[dict[str, Any]]) -
         if not trial["curve"]:
             message = f"{loss}, seed {trial['seed']}: no epoch was trained; give more --seconds"
             raise RuntimeError(message)
-    epochs = alone["epochs_of_the_budget"]
-    slowest = max(trial["seconds"] / trial["epochs"] for trial in together)
+    slowest = max(trial["seconds_of_the_whole_budget"] for trial in together)
     same = together[0]
     pairs = list(zip(alone["curve"], same["curve"], strict=False))
     losses = [abs(a["loss"] - b["loss"]) / abs(a["loss"]) for a, b in pairs]
@@ -549,8 +668,8 @@ def compared(loss: str, alone: dict[str, Any], together: list[dict[str, Any]]) -
     return {
         "loss": loss,
         "trials": len(together),
-        "per_hour_alone": 3600 / (alone["seconds"] / alone["epochs"] * epochs),
-        "per_hour_together": len(together) * 3600 / (slowest * epochs),
+        "per_hour_alone": 3600 / alone["seconds_of_the_whole_budget"],
+        "per_hour_together": len(together) * 3600 / slowest,
         "overlap": _overlap(together),
         "loss_difference_of_first_epoch": losses[0],
         "loss_difference_largest": max(losses),
@@ -574,7 +693,7 @@ def _processes(loss: str, seeds: range | list[int], options: argparse.Namespace,
     """Train these seeds at once, each in a process of its own; their records."""
     # forked from one that has imported torch and has not touched the device: they begin together
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.reference", "fairrec_pipeline.training.fit"])
+    context.set_forkserver_preload(["benchmarks.bare", "benchmarks.reference", "fairrec_pipeline.training.fit"])
     with ProcessPoolExecutor(len(seeds), mp_context=context, max_tasks_per_child=1) as pool:
         return list(pool.map(_trial, repeat(loss), seeds, repeat(options), repeat(kind)))
 
@@ -582,9 +701,9 @@ def _processes(loss: str, seeds: range | list[int], options: argparse.Namespace,
 def _trial(loss: str, seed: int, options: argparse.Namespace, kind: str) -> dict[str, Any]:
     """One training from the start: a continued one would be timed under two conditions."""
     folder = options.checkpoints / kind
-    for old in folder.glob(f"*-{loss}*-seed{seed}.safetensors"):
+    for old in folder.glob(f"*-{loss}*-seed{seed}.pt"):
         old.unlink()
-    arm = Arm(loss, options.loss_groups, options.padding, seed, _best_device())
+    arm = Arm(loss, options.loss_groups, options.padding, seed, resolve_device("auto"))
     return train(
         _job_of(options), arm, deadline=time.monotonic() + options.seconds, epochs=options.epochs, folder=folder
     )
@@ -608,13 +727,10 @@ def _lines(arm: dict[str, Any]) -> list[str]:
     ]
 
 
-def _trial_lines(trials: list[dict[str, Any]]) -> list[str]:
+def _trial_lines(trial: dict[str, Any]) -> list[str]:
     names = ("per_hour_alone", "per_hour_together", "loss_difference_of_first_epoch", "test_ndcg_at_20_difference")
-    lines = []
-    for trial in trials:
-        lines += [f"{trial['loss']}_{name}={trial[name]:.4g}" for name in names]
-        lines.append(f"{trial['loss']}_within_tolerance={trial['within_tolerance']}")
-    return lines
+    lines = [f"{trial['loss']}_{name}={trial[name]:.4g}" for name in names]
+    return [*lines, f"{trial['loss']}_within_tolerance={trial['within_tolerance']}"]
 
 
 def _described(job: Job) -> dict[str, Any]:
@@ -631,10 +747,6 @@ def _described(job: Job) -> dict[str, Any]:
     }
 
 
-def _best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _device(device: torch.device) -> dict[str, Any]:
     """What kind of device this is; nothing that names the machine itself."""
     if device.type == "cpu":
@@ -649,15 +761,23 @@ def _device(device: torch.device) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str | None]:
-    names = ("torch", "numpy", "fairrec_pipeline")
-    versions: dict[str, str | None] = {name: importlib.metadata.version(name) for name in names}
+    modules = {"torch": torch, "numpy": np, "fairrec_pipeline": fairrec_pipeline}
+    versions = {name: str(module.__version__) for name, module in modules.items()}
     return {"python": platform.python_version(), "cuda": torch.version.cuda, **versions}
 
 
 def _record_path(record: dict[str, Any], options: argparse.Namespace) -> Path:
     device = re.sub(r"[^a-z0-9]+", "-", record["device"]["name"].lower()).strip("-")
     part = f"{options.trials}trials" if options.trials > 1 else "profile" if options.profile else None
-    parts = [record["date"][:10], device, options.dataset, *options.loss, options.padding, part, f"seed{options.seed}"]
+    parts = [
+        record["date"][:10],
+        device,
+        record["job"]["dataset"],
+        *options.loss,
+        options.padding,
+        part,
+        f"seed{options.seed}",
+    ]
     return RESULTS / f"{'-'.join(filter(None, parts))}.json"
 
 
@@ -669,6 +789,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--loss-groups", default="pop33", choices=SPLITS, help="for a loss by group")
     parser.add_argument("--dataset", default="retailrocket", choices=("retailrocket", "movielens-1m"))
     parser.add_argument("--raw", type=Path, help="folder of the raw files (default: data/01_raw/<dataset>)")
+    parser.add_argument("--generated", action="store_true", help="random histories of the dataset's size and lengths")
+    parser.add_argument("--prepare", type=Path, metavar="FILE.npz", help="write what would be trained on, and stop")
+    parser.add_argument("--job", type=Path, metavar="FILE.npz", help="train on what --prepare wrote")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="pause after so many epochs in all (default: the published budget)")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="pause the trainings after so many")

@@ -24,6 +24,8 @@ PUBLISHED = {
 TOY = {"dim": 16, "feed_forward": 16, "blocks": 1, "heads": 1, "dropout": 0.2, "max_length": 20, "init_std": 0.02}
 RETAILROCKET_FOLDERS = (Path("data/01_raw/retailrocket"), Path("../shared/data/retailrocket"))
 
+_SIZES = {"retailrocket": (22_178, 17_803), "movielens-1m": (6_040, 3_416)}
+"""Users and items."""
 # Quantiles of the number of training interactions of a user, where a dataset itself is not at hand.
 _SHARES = {
     "retailrocket": (0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1),
@@ -67,11 +69,11 @@ def workload(name: str) -> Workload:
                 train, validation = real_retailrocket(folder)[:2]
                 source = "real"
             else:
-                train, validation = generated(22_178, 17_803, *_quantiles(name))
+                train, validation = generated_like(name)
                 source = "generated with the quantiles of the lengths"
             return _workload(name, source, train, validation, PUBLISHED, 128, filter_seen=False)
         case "movielens-1m":
-            train, validation = generated(6_040, 3_416, *_quantiles(name))
+            train, validation = generated_like(name)
             source = "generated with the quantiles of the lengths"
             return _workload(name, source, train, validation, PUBLISHED | {"dropout": 0.5}, 256, filter_seen=True)
         case "toy":
@@ -101,6 +103,11 @@ def real_retailrocket(folder: Path) -> tuple[Sequences, Sequences, Sequences]:
     train = training_sequences(interactions)
     validation, test = (evaluation_sequences(interactions, train.catalogue, role) for role in ("validation", "test"))
     return train, validation, test
+
+
+def generated_like(name: str) -> tuple[Sequences, Sequences]:
+    """Training and validation histories of a dataset's size and lengths."""
+    return generated(*_SIZES[name], *_quantiles(name))
 
 
 def generated(n_users: int, n_items: int, shares: np.ndarray, lengths: np.ndarray) -> tuple[Sequences, Sequences]:

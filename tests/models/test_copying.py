@@ -112,6 +112,29 @@ def test_additions_in_the_head_equal_dense_logits(keep_bytes: int, masked: bool)
     torch.testing.assert_close((losses, *gradients), (expected.detach(), *expected_gradients), rtol=1e-12, atol=1e-12)
 
 
+def test_gradients_of_additions_in_bfloat16() -> None:
+    """Logits that are large, and so far off in bfloat16: no probability above 1, and a sure target has next to none."""
+    generator = torch.Generator().manual_seed(0)
+    states = (6 * torch.randn(300, 16, generator=generator)).bfloat16()
+    weight = (3 * torch.randn(50, 16, generator=generator)).bfloat16()
+    best = (states.double() @ weight.double().T).argmax(1)  # two positions of three get what the model expects
+    targets = torch.where(torch.arange(300) % 3 == 0, (best + 1) % 50, best)
+    rows = torch.argsort(best, stable=True)
+    items, coefficients = best[rows], torch.ones(300)
+    values = torch.rand(300, generator=generator)
+    logits = (states.double() @ weight.double().T).index_put((rows, items), values.double(), accumulate=True)
+    expected = torch.softmax(logits, 1)[rows, items] - (items == targets[rows]).double()
+    head = SoftmaxHead(chunk=7)
+    head.losses(states, weight, targets, Additions(rows, items, values))
+    gradients = head.addition_gradients(coefficients)
+    assert float(gradients.abs().max()) <= 1
+    of_targets = items == targets[rows]
+    assert bool((gradients[of_targets] <= 0).all())
+    sure = of_targets & (expected > -1e-3)
+    assert int(sure.sum()) > 20
+    assert float(gradients[sure].abs().max()) < 1e-2
+
+
 def scores_by_loops(model: SASRec, states: Tensor, weight: Tensor, histories_of_rows: list[list[int]]) -> Tensor:
     assert model.copy is not None
     scores = states @ weight.T

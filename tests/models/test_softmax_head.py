@@ -90,6 +90,28 @@ def test_logits_that_rise_from_chunk_to_chunk(keep_bytes: int, coefficients: Ten
     torch.testing.assert_close((losses, *head.gradients(coefficients)), expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("rows", [slice(None), slice(None, None, 3)], ids=["all", "some"])
+@pytest.mark.parametrize("keep_bytes", [2**29, 0], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("chunk", [10, 101])
+def test_bfloat16_gradients_of_learned_targets(chunk: int, keep_bytes: int, rows: slice) -> None:
+    """Popular targets at losses below 1e-3, where a sum of p x that is rounded to half a percent hides p - 1."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(400) % 4
+    weight = torch.nn.functional.normalize(torch.randn(ITEMS, 16, generator=generator)).bfloat16()
+    states = (20 * weight[targets] + 0.5 * torch.randn(len(targets), 16, generator=generator)).bfloat16()
+    coefficients = torch.zeros(len(targets))
+    coefficients[rows] = 1 / len(targets)
+    losses, *expected = autograd(states.double(), weight.double(), targets, coefficients.double())
+    assert 1e-6 < float(losses.mean()) < 1e-3
+    head = SoftmaxHead(keep_bytes=keep_bytes, chunk=chunk)
+    head.losses(states, weight, targets)
+    for _ in range(2):  # what is kept serves more than once
+        by_states, by_weight = head.gradients(coefficients)
+        assert by_states.dtype == by_weight.dtype == torch.bfloat16
+        for actual, exact in ((by_states[rows], expected[0][rows]), (by_weight[:4], expected[1][:4])):
+            assert float((actual.double() - exact).norm() / exact.norm()) < 0.2
+
+
 def test_no_subnormal_exponentials() -> None:
     """Logits 90 apart: exp(-90) is subnormal in single precision, and products of subnormal numbers crawl."""
     head = SoftmaxHead(chunk=3)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.base import LossBatch, Objective, Population, State
@@ -104,16 +106,33 @@ def test_the_order_of_a_batch_does_not_matter(loss: str) -> None:
         torch.testing.assert_close(value, other_state[name], rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
+class NothingFromTheCpu(TorchDispatchMode):
+    """Fails where a tensor is copied from the CPU to another device, which a GPU is waited for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
+            source = args[1] if func.overloadpacket is torch.ops.aten.copy_ else args[0]
+            assert source.device.type != "cpu" or result.device.type == "cpu", "copied from the CPU"
+        return result
+
+
 @pytest.mark.parametrize("loss", OPTIONS)
 def test_the_device_is_not_asked_for_values(loss: str) -> None:
-    """A tensor on `meta` has no values: to fetch one, which would stall a GPU, fails; mixing it with the CPU's too."""
-    objective, batch = objective_of(loss), random_batch(0)
-    there = {name: value.to("meta") for name, value in objective.initial_state().items()}
-    assert batch.groups is not None
-    parts = (part.to("meta") for part in (batch.losses, batch.groups, batch.users, batch.states))
-    q, state = objective.weights(LossBatch(*parts, step=0), there)
-    assert q.is_meta
-    assert all(value.is_meta for value in state.values())
+    """A tensor on `meta` has no values: to fetch one, which would stall a GPU, fails; mixing it with the CPU's too.
+
+    What an objective knows from the start may be copied in the first step, and then stays on the device.
+    """
+    objective = objective_of(loss)
+    state = {name: value.to("meta") for name, value in objective.initial_state().items()}
+    for first in (True, False):
+        batch = random_batch(0)
+        assert batch.groups is not None
+        parts = [part.to("meta") for part in (batch.losses, batch.groups, batch.users, batch.states)]
+        with nullcontext() if first else NothingFromTheCpu():
+            q, state = objective.weights(LossBatch(*parts, step=0), state)
+        assert q.is_meta
+        assert all(value.is_meta for value in state.values())
 
 
 @pytest.mark.parametrize("loss", OPTIONS)

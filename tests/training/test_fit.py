@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fairrec_pipeline.evaluation.ranking import SeenItems
 from fairrec_pipeline.interactions.sequences import Sequences
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives import build_objective
@@ -23,7 +24,7 @@ from fairrec_pipeline.objectives.base import LossBatch, Objective, Population, S
 from fairrec_pipeline.objectives.erm import Erm
 from fairrec_pipeline.training.batches import Batches
 from fairrec_pipeline.training.checkpoint import CheckpointStore
-from fairrec_pipeline.training.fit import Budget, DivergenceError, Fitted, fit
+from fairrec_pipeline.training.fit import Budget, DivergenceError, Fitted, _Validation, fit, resolve_device
 from fairrec_pipeline.training.step import TrainingStep
 
 CPU = torch.device("cpu")
@@ -74,6 +75,7 @@ def train_arm(
     identity: dict[str, Any] | None = None,
     seed: int = 11,
     backbone: Mapping[str, Any] | None = None,
+    filter_seen: bool = False,
     **changes: Any,
 ) -> Fitted:
     """Train a small arm; `changes` are those of the budget."""
@@ -87,7 +89,7 @@ def train_arm(
         budget=dataclasses.replace(BUDGET, **changes),
         seed=seed,
         device=CPU,
-        filter_seen=False,
+        filter_seen=filter_seen,
         store=CheckpointStore(path) if path else None,
         identity=identity,
     )
@@ -357,6 +359,57 @@ def test_limit_cases_are_erm(world: World, loss: str, options: dict[str, Any]) -
 def test_cvar_doro_without_outliers_is_cvar(world: World) -> None:
     cvar, doro = train_arm(world, "cvar", {"alpha": 0.4}), train_arm(world, "cvar_doro", {"alpha": 0.4, "eps": 0.0})
     assert_bitwise_equal(doro, cvar)
+
+
+@pytest.mark.parametrize("copy_window", [0, 3])
+@pytest.mark.parametrize("filter_seen", [False, True])
+def test_validation_finds_once_what_does_not_change(
+    world: World, filter_seen: bool, copy_window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen items and cut histories, in four epochs; what comes out is what finding them anew would give."""
+    found: list[str] = []
+
+    def noting(kind: type, method: str) -> None:
+        original = getattr(kind, method)
+
+        def noted(*arguments: Any) -> Any:
+            found.append(kind.__name__)
+            return original(*arguments)
+
+        monkeypatch.setattr(kind, method, noted)
+
+    noting(SeenItems, "__init__")
+    noting(Batches, "in_order")
+    arm = {"backbone": {"copy_window": copy_window}, "filter_seen": filter_seen}
+    once = train_arm(world, **arm)
+    assert sorted(found) == ["Batches", *(["SeenItems"] if filter_seen else [])]
+    for name in ("_histories", "_seen"):
+        monkeypatch.setattr(_Validation, name, property(getattr(_Validation, name).func))
+    anew = train_arm(world, **arm)
+    assert len(found) == 5 * (1 + filter_seen)
+    assert_bitwise_equal(once, anew)
+
+
+@pytest.mark.parametrize("asked", ["auto", "cpu", "cuda"])
+@pytest.mark.parametrize("there", [False, True])
+def test_cuda_is_set_up_where_it_is_used(asked: str, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No attention of cuDNN's and no sums in bfloat16; nothing is changed for the CPU."""
+    cuda, used = torch.backends.cuda, there and asked != "cpu"
+    before = cuda.cudnn_sdp_enabled(), cuda.matmul.allow_bf16_reduced_precision_reduction
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    try:
+        cuda.enable_cudnn_sdp(True)
+        cuda.matmul.allow_bf16_reduced_precision_reduction = True
+        if asked == "cuda" and not there:
+            with pytest.raises(ValueError, match="sees no CUDA device"):
+                resolve_device(asked)
+            return
+        assert resolve_device(asked).type == ("cuda" if used else "cpu")
+        assert cuda.cudnn_sdp_enabled() is not used
+        assert cuda.matmul.allow_bf16_reduced_precision_reduction is not used
+    finally:
+        cuda.enable_cudnn_sdp(before[0])
+        cuda.matmul.allow_bf16_reduced_precision_reduction = before[1]
 
 
 def test_balanced_batches_are_drawn(world: World) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,25 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu_job import Arm, Job, compared, flops_per_step, main, padded_scorer, profile, toy_job, train
+from benchmarks import gpu_job
+from benchmarks.gpu_job import (
+    Arm,
+    Job,
+    compared,
+    epoch_seconds,
+    flops_per_step,
+    main,
+    padded_scorer,
+    profile,
+    published_job,
+    read_job,
+    toy_job,
+    train,
+    write_job,
+)
 from benchmarks.reference import PaddedSASRec, mean_ndcg
 from fairrec_pipeline.evaluation.ranking import ndcg, rank_targets
+from fairrec_pipeline.interactions.errors import DataError
 
 CPU = torch.device("cpu")
 
@@ -90,8 +109,7 @@ def test_trials_an_hour_and_equality() -> None:
         return {
             "seed": seed,
             "epochs": 2,
-            "epochs_of_the_budget": 10,
-            "seconds": seconds,
+            "seconds_of_the_whole_budget": seconds / 2 * 10,
             "curve": curve,
             "test_ndcg_at_20": {"overall": test},
             "begun": begun,
@@ -142,6 +160,74 @@ def test_profile_has_the_steps_of_one_epoch(job: Job, monkeypatch: pytest.Monkey
     rows = [line.split() for line in profile(job, Arm("erm", "pop33", None, 0, CPU)).splitlines()]
     (adam,) = [row for row in rows if row and row[0] == "Optimizer.step#Adam.step"]
     assert adam[-1] == "3"  # number of calls
+
+
+@pytest.mark.parametrize("generated", [None, "retailrocket", "movielens-1m"])
+def test_a_job_goes_through_a_file(job: Job, generated: str | None, tmp_path: Path) -> None:
+    job = job if generated is None else published_job(generated, None, generated=True)
+    write_job(job, tmp_path / "job.npz")
+    read = read_job(tmp_path / "job.npz")
+    for name in ("dataset", "backbone", "budget", "filter_seen"):
+        assert getattr(read, name) == getattr(job, name)
+    for name in ("train", "validation", "test"):
+        before, after = vars(getattr(job, name)), vars(getattr(read, name))
+        for part, value in before.items():
+            np.testing.assert_array_equal(after[part], value)
+            assert value is None or after[part].dtype == value.dtype
+    for column in ("user_id", "pop33", "seq33"):
+        assert read.user_groups[column].tolist() == job.user_groups[column].tolist()
+
+
+WITHOUT_THE_PROJECTS_LIBRARIES = """
+import sys
+for name in ("duckdb", "ibis", "pydantic", "kedro", "mlflow", "pandera", "pyarrow", "sklearn", "safetensors", "tqdm"):
+    sys.modules[name] = None  # importing it fails
+from benchmarks.gpu_job import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_prepared_job_needs_only_torch_numpy_pandas_and_scipy(tmp_path: Path) -> None:
+    """Prepared here, trained there in two runs: as here in one."""
+    job, output = str(tmp_path / "job.npz"), tmp_path / "record.json"
+    main(["--quick", "--prepare", job])
+    there = ["--quick", "--job", job, "--loss", "gdro", "--checkpoints", str(tmp_path), "--output", str(output)]
+    for epochs in ("2", "4"):
+        command = [sys.executable, "-c", WITHOUT_THE_PROJECTS_LIBRARIES, *there, "--epochs", epochs]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    (arm,) = json.loads(output.read_text())["arms"]
+    assert arm["state"] == "complete"
+    here = trained(toy_job(), Arm("gdro", "pop33", None, 0, CPU), tmp_path / "here")
+    assert arm["test_ndcg_at_20"] == here["test_ndcg_at_20"]
+    assert [row["loss"] for row in arm["curve"]] == [row["loss"] for row in here["curve"]]
+
+
+def test_another_movielens_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "ml-1m.zip", "w") as archive:
+        ratings = [f"{user}::{item}::5::{item}\n" for user in (1, 2) for item in (3, 4)]
+        archive.writestr("ml-1m/ratings.dat", "".join(ratings))
+        archive.writestr("ml-1m/users.dat", "1::F::1::10::48067\n2::M::56::16::70072\n")
+    with pytest.raises(DataError, match=r"has 2 users, but MovieLens-1M has 6,040.*--generated"):
+        published_job("movielens-1m", tmp_path)
+
+
+def test_an_error_in_one_arm_leaves_the_record_of_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails_in_the_second(job: Job, arm: Arm, **options: Any) -> dict[str, Any]:
+        if arm.loss == "cb":
+            message = "out of memory"
+            raise RuntimeError(message)
+        return train(job, arm, **options)
+
+    monkeypatch.setattr(gpu_job, "train", fails_in_the_second)
+    output = tmp_path / "record.json"
+    with pytest.raises(RuntimeError, match="out of memory"):
+        main(["--quick", "--loss", "erm", "cb", "--checkpoints", str(tmp_path), "--output", str(output)])
+    assert [arm["arm"] for arm in json.loads(output.read_text())["arms"]] == ["erm"]
+
+
+def test_the_first_epoch_is_not_the_usual_one() -> None:
+    assert epoch_seconds([9.0, 11.0, 13.0, 18.0]) == (9.0, 2.0)
+    assert epoch_seconds([9.0]) == (9.0, 9.0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says that there is no GPU")

@@ -23,7 +23,9 @@ Scorer = Callable[[Tensor], Tensor]
 """Maps users (b,), places in `sequences.users`, to scores (b, n_items); higher is better."""
 
 
-def rank_targets(scorer: Scorer, sequences: Sequences, *, filter_seen: bool, device: str = "cpu") -> np.ndarray:
+def rank_targets(
+    scorer: Scorer, sequences: Sequences, *, filter_seen: bool, device: str = "cpu", seen: SeenItems | None = None
+) -> np.ndarray:
     """Rank of every user's target among the items that may be recommended.
 
     Args:
@@ -31,6 +33,7 @@ def rank_targets(scorer: Scorer, sequences: Sequences, *, filter_seen: bool, dev
         sequences: histories with targets.
         filter_seen: leave the items of a user's history out of the ranking.
         device: where the scorer's tensors are.
+        seen: of `sequences`, from whoever ranks them again and again; None to find it.
 
     Returns:
         (n_users,) int64, 1 is best; 0 where the target cannot be ranked: training never saw it, or it is filtered.
@@ -38,11 +41,17 @@ def rank_targets(scorer: Scorer, sequences: Sequences, *, filter_seen: bool, dev
     Raises:
         ValueError: a target's score is not a number.
     """
-    return rank_and_loss(scorer, sequences, filter_seen=filter_seen, with_loss=False, device=device)[0]
+    return rank_and_loss(scorer, sequences, filter_seen=filter_seen, with_loss=False, device=device, seen=seen)[0]
 
 
 def rank_and_loss(
-    scorer: Scorer, sequences: Sequences, *, filter_seen: bool, with_loss: bool = True, device: str = "cpu"
+    scorer: Scorer,
+    sequences: Sequences,
+    *,
+    filter_seen: bool,
+    with_loss: bool = True,
+    device: str = "cpu",
+    seen: SeenItems | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Ranks as in `rank_targets` and the cross-entropy of the targets over the catalogue, in one pass over the scores.
 
@@ -53,7 +62,7 @@ def rank_and_loss(
     targets = torch.from_numpy(sequences.targets).to(device)
     known = targets != UNKNOWN
     targets = targets.clamp(min=0)
-    seen = SeenItems(sequences, device) if filter_seen else None
+    seen = (seen or SeenItems(sequences, device)) if filter_seen else None
     rows = max(1, SCORES_AT_ONCE // sequences.n_items)
     ranks, losses = [], []
     for start in range(0, sequences.n_users, rows):

@@ -130,6 +130,6 @@ def own_items(newest: Tensor, reach: Tensor, items: Tensor, met: Encounters) -> 
     last = met.gaps[events] > back  # the same item is not met again up to the row's newest event
     before = functional.pad(torch.cumsum(last, 0), (1, 0))
     recency = before[1:] - 1 - before[starts][rows]
-    kept = last.nonzero()[:, 0]  # their number is only known on the device: the one place where copying waits for it
+    kept = last.nonzero()[:, 0]  # their number is only known on the device, which is waited for
     kept = kept[torch.argsort(items[events[kept]], stable=True)]
     return OwnItems(rows[kept], items[events[kept]], recency[kept], met.counts[events[kept]])

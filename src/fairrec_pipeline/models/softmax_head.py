@@ -6,8 +6,10 @@ needs the (positions, items) logits at once: the catalogue is walked in chunks.
 
 What is kept between the phases is `exp(logit - level)`, if it fits into `keep_bytes`; the level of a position is one
 number for as many chunks as it serves. A softmax is then one scale per position, which is moved onto the small factors
-of the two products, and the products of the chunks add up in place. Otherwise each chunk is computed again, exactly,
-since dropout lies outside of the head.
+of the two products. Otherwise each chunk is computed again, exactly, since dropout lies outside of the head.
+
+The target's entry becomes probability - 1 before the products. To subtract its part from a finished product would
+leave nothing but rounding in bfloat16 where the probability is close to 1.
 
 Items are the rows and positions the columns of a chunk: then the gradient of the weight, the slowest of the three
 products the other way round, comes out in its own layout and at the rate of the others.
@@ -25,6 +27,9 @@ from torch import Tensor
 KEEP_BYTES = 2**29
 CHUNK = 2048
 _LEVEL_SERVES_BELOW = 1e20  # sum of a chunk's exponentials: no overflow here, nor once multiplied with the weights
+# A level further than this below the normaliser counts as this far: what it serves is at most 1e20 exp(-70) = 4e-11
+# of the whole either way, and the target's entry, at most exp(70), is finite and so is what it is scaled with.
+_DEEPEST = 70.0
 # Below exp(-60) of the level an exponential is nothing beside a sum that is at least 1. It is kept there, for the
 # numbers that are almost 0 slow a product on the CPU down thirty times, and exp(-inf) = 0 is slow to take.
 _NOTHING_BELOW = -60.0
@@ -100,10 +105,8 @@ class SoftmaxHead:
         chunks_added = [] if additions is None else additions.by_chunk(self.chunk, n_items)
         for start in range(0, n_items, self.chunk):
             logits = self._logits(start, states, chunks_added)
-            place = targets - start
-            own = logits.gather(0, place.clamp(0, len(logits) - 1)[None])[0]
-            inside = (place >= 0) & (place < len(logits))
-            target_logits = torch.where(inside, own.to(wide), target_logits)
+            place, inside = _places(targets - start, len(logits))
+            target_logits = torch.where(inside, logits.gather(0, place)[0].to(wide), target_logits)
             if self._levels and states.device.type == "cpu":  # asking a GPU how large a sum is would stall it
                 level, starts = self._levels[-1]
                 sums = _exponentials(logits, level).sum(0, dtype=wide)
@@ -118,7 +121,8 @@ class SoftmaxHead:
             totals.append(_exponentials(logits, level).sum(0, dtype=wide))
         levels = torch.stack([level for level, _ in self._levels])
         self._log_normaliser = torch.logsumexp(levels + torch.stack(totals).log(), dim=0)
-        return self._log_normaliser - target_logits
+        self._losses = self._log_normaliser - target_logits
+        return self._losses
 
     def gradients(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of `sum(coefficients * losses)` by the states (n, dim) and the weight (n_items, dim).
@@ -127,18 +131,21 @@ class SoftmaxHead:
             coefficients: (n,) one factor a position; positions with 0 cost nothing on the CPU.
         """
         states, weight, targets, additions = self._states, self._weight, self._targets, self._additions
+        log_normaliser, losses = self._log_normaliser, self._losses
         rows = self._rows_with_weight(coefficients)
         if rows is not None:
             states, targets, coefficients = states[rows], targets[rows], coefficients[rows]
+            log_normaliser, losses = log_normaliser[rows], losses[rows]
             additions = additions and additions.of_rows(rows, len(self._states))
         chunks_added = [] if self._kept or additions is None else additions.by_chunk(self.chunk, len(weight))
-        log_normaliser = self._log_normaliser if rows is None else self._log_normaliser[rows]
-        grad_states, grad_weight = torch.zeros_like(states), torch.empty_like(weight)
+        grad_states = torch.zeros_like(states, dtype=log_normaliser.dtype)  # of many chunks: rounded once, at the end
+        grad_weight = torch.empty_like(weight)
         for level_of_all, starts in self._levels:
             level = level_of_all if rows is None else level_of_all[rows]
-            scale = (coefficients * torch.exp(level - log_normaliser)).to(states.dtype)[:, None]
-            scaled_states = scale * states
-            product = torch.zeros_like(states)
+            depth = (log_normaliser - level).clamp(max=_DEEPEST)
+            of_targets = (torch.exp(depth) * torch.expm1(-losses)).to(states.dtype)  # (p - 1) in their units
+            scale = (coefficients * torch.exp(-depth))[:, None]
+            scaled_states = (scale * states).to(states.dtype)
             stops = [min(start + self.chunk, len(weight)) for start in starts]
             # chunks that are kept as a whole lie next to each other: one product of all is faster than one of each
             whole = self._kept and rows is None
@@ -148,14 +155,12 @@ class SoftmaxHead:
                     exponentials = exponentials if rows is None else exponentials.index_select(1, rows)
                 else:
                     exponentials = _exponentials(self._logits(start, states, chunks_added), level)
-                product.addmm_(exponentials.T, weight[start:stop])
+                place, inside = _places(targets - start, len(exponentials))
+                own = torch.where(inside, of_targets, exponentials.gather(0, place))
+                exponentials.scatter_(0, place, own)
+                grad_states += scale * (exponentials.T @ weight[start:stop])
                 torch.mm(exponentials, scaled_states, out=grad_weight[start:stop])
-            grad_states += scale * product
-        grad_states -= coefficients.to(states.dtype)[:, None] * weight[targets]
-        # a popular target has many positions: their sum is rounded once, not at every addition
-        wide_grad = grad_weight.to(torch.promote_types(grad_weight.dtype, torch.float32))
-        wide_grad.index_add_(0, targets, coefficients[:, None].to(wide_grad) * states.to(wide_grad), alpha=-1)
-        grad_weight = wide_grad.to(weight.dtype)
+        grad_states = grad_states.to(states.dtype)
         if rows is not None:
             grad_states = torch.zeros_like(self._states).index_copy_(0, rows, grad_states)
         return grad_states, grad_weight
@@ -168,9 +173,12 @@ class SoftmaxHead:
         """
         assert self._additions is not None  # of a loss with additions
         rows, items, values = self._additions
-        logits = (self._states[rows] * self._weight[items]).sum(1).to(values.dtype) + values
-        probabilities = torch.exp(logits - self._log_normaliser[rows])
-        return coefficients[rows] * (probabilities - (items == self._targets[rows]).to(probabilities.dtype))
+        # in bfloat16 these logits are other than those of the normaliser, which would allow a probability above 1
+        wide = self._log_normaliser.dtype
+        logits = (self._states[rows].to(wide) * self._weight[items].to(wide)).sum(1) + values
+        probabilities = torch.exp((logits - self._log_normaliser[rows]).clamp(max=0))
+        of_targets = torch.expm1(-self._losses[rows])  # p - 1
+        return coefficients[rows] * torch.where(items == self._targets[rows], of_targets, probabilities)
 
     def _logits(self, start: int, states: Tensor, additions: list[Additions]) -> Tensor:
         """(chunk, n) logits of the items from `start`, in the buffer."""
@@ -211,3 +219,9 @@ def fitting_chunk(device: torch.device) -> int:
 def _exponentials(logits: Tensor, level: Tensor) -> Tensor:
     """`exp(logit - level)` in place, at least exp(-60)."""
     return logits.sub_(level).clamp_(min=_NOTHING_BELOW).exp_()
+
+
+def _places(targets: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """(1, b) row of each of b targets in a chunk of n items, moved into it, and (b,) whether it was there."""
+    place = targets.clamp(0, n - 1)[None]
+    return place, place[0] == targets

@@ -60,7 +60,8 @@ class GroupDro(Objective):
         log_weights = state["log_group_weights"].to(batch.losses)
         sums = batch.losses.new_zeros(self.n_groups).index_add_(0, batch.groups, batch.losses)
         counts = batch.losses.new_zeros(self.n_groups).index_add_(0, batch.groups, torch.ones_like(batch.losses))
-        losses = sums / counts.clamp(min=1) + self.adjustments.to(sums)
+        self.adjustments = self.adjustments.to(sums)  # stays there: a copy at every step would stall a GPU
+        losses = sums / counts.clamp(min=1) + self.adjustments
         moves = counts > 0 if self.absent_groups == "keep" else torch.ones_like(counts, dtype=torch.bool)
 
         new_state = {}

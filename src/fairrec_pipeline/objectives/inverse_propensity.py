@@ -26,5 +26,5 @@ class InversePropensity(Objective):
         self.group_weights = (weights.log() if log else weights).float()
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
-        group_weights = self.group_weights.to(batch.losses)
-        return group_weights[batch.groups] / len(batch.losses), state
+        self.group_weights = self.group_weights.to(batch.losses)  # stays there: a copy at every step would stall a GPU
+        return self.group_weights[batch.groups] / len(batch.losses), state

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fairrec_pipeline.evaluation.ranking import ndcg, rank_targets
+from fairrec_pipeline.evaluation.ranking import SeenItems, ndcg, rank_targets
 from fairrec_pipeline.interactions.sequences import Sequences
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
@@ -25,7 +26,7 @@ from fairrec_pipeline.training.allocator import keep_freed_memory
 from fairrec_pipeline.training.batches import Batches, UserStream
 from fairrec_pipeline.training.calibration import calibrate
 from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, sections
-from fairrec_pipeline.training.scoring import ModelScorer
+from fairrec_pipeline.training.scoring import Histories, ModelScorer, histories_for
 from fairrec_pipeline.training.step import TrainingStep
 
 WINDOWS = 10
@@ -105,7 +106,7 @@ class Fitted:
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU.
+    """`auto` is CUDA where there is one, else the CPU. CUDA is also set up for our products.
 
     Raises:
         ValueError: cuda is asked for and there is none.
@@ -113,7 +114,13 @@ def resolve_device(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         message = "device=cuda, but torch sees no CUDA device; use device=auto or device=cpu"
         raise ValueError(message)
-    return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    # torch may prefer cuDNN's attention, which plans anew for every shape, and nearly every step of ours has another;
+    # its dropout rates are coarse, too
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # single-precision sums
+    return torch.device("cuda")
 
 
 def fit(
@@ -161,12 +168,11 @@ def fit(
     model = _with_frozen(SASRec(train.n_items, **backbone).to(device), frozen or {})
     optimizer = torch.optim.Adam(model.parameters(), lr=budget.learning_rate, fused=True)
     bf16 = budget.precision == "bf16" or (budget.precision == "auto" and device.type == "cuda")
-    groups_here = None if groups is None else torch.from_numpy(groups).to(device)
     step = step_type(
         model,
         optimizer,
         objective,
-        groups_here,
+        None if groups is None else torch.from_numpy(groups).to(device),
         bf16=bf16,
         warm_start_steps=budget.warm_start_steps,
         head=SoftmaxHead(chunk=budget.item_chunk),
@@ -188,6 +194,7 @@ def fit(
             model.load_state_dict(snapshot.section("model"))
             _restore_optimizer(optimizer, snapshot.section("optimizer"))
 
+    validate = _Validation(model, validation, filter_seen=filter_seen)
     bar = tqdm(total=budget.epochs, initial=progress.epoch, desc=description, unit="epoch")
     saved_at = time.monotonic()
     while not _finished(progress, budget):
@@ -195,13 +202,13 @@ def fit(
         window = windows[:, progress.epoch * WINDOWS // budget.epochs]
         losses, state = _train_epoch(step, batches, stream, state, window, progress.epoch, budget, seed, train)
         progress.epoch += 1
-        score = _validation_ndcg(model, validation, progress.epoch, filter_seen=filter_seen)
-        progress.seconds += time.monotonic() - begun
+        score = validate.ndcg(progress.epoch)
         # what the warm start reaches is not the method's
         of_the_method = progress.epoch * budget.steps_per_epoch > budget.warm_start_steps
         if score > progress.best_ndcg and of_the_method:
             progress.best_ndcg, progress.best_epoch = score, progress.epoch
             best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        progress.seconds += time.monotonic() - begun
         row = {
             "epoch": progress.epoch,
             "loss": losses,
@@ -238,17 +245,34 @@ def fit(
 _ADVICE = "The last good checkpoint is kept. Try a smaller train.learning_rate or train.precision=fp32"
 
 
-def _validation_ndcg(model: SASRec, validation: Sequences, epoch: int, *, filter_seen: bool) -> float:
-    """Mean NDCG@20 after an epoch, with the copy mechanism calibrated where own items may be recommended."""
-    device, scorer = model.output_table.device.type, ModelScorer(model, validation)
-    try:
-        if model.copy is not None and not filter_seen:
-            calibrate(model.copy, scorer, validation)
-        ranks = rank_targets(scorer, validation, filter_seen=filter_seen, device=device)
-    except ValueError as error:  # the last step of the epoch went wrong: its loss is that of the weights before it
-        message = f"the weights are not finite after epoch {epoch}: {error} {_ADVICE}"
-        raise DivergenceError(message) from error
-    return float(ndcg(ranks, 20).mean())
+class _Validation:
+    """Validates a model in training; what its weights do not change is found once, when it is first wanted."""
+
+    def __init__(self, model: SASRec, sequences: Sequences, *, filter_seen: bool) -> None:
+        self.model, self.sequences, self.filter_seen = model, sequences, filter_seen
+        self.device = model.output_table.device.type
+
+    @cached_property
+    def _histories(self) -> Histories:
+        return histories_for(self.model, self.sequences, again=True)
+
+    @cached_property
+    def _seen(self) -> SeenItems | None:
+        return SeenItems(self.sequences, self.device) if self.filter_seen else None
+
+    def ndcg(self, epoch: int) -> float:
+        """Mean NDCG@20 after an epoch, with the copy mechanism calibrated where own items may be recommended."""
+        scorer = ModelScorer(self.model, self._histories)
+        try:
+            if self.model.copy is not None and not self.filter_seen:
+                calibrate(self.model.copy, scorer, self.sequences)
+            ranks = rank_targets(
+                scorer, self.sequences, filter_seen=self.filter_seen, device=self.device, seen=self._seen
+            )
+        except ValueError as error:  # the last step of the epoch went wrong: its loss is that of the weights before it
+            message = f"the weights are not finite after epoch {epoch}: {error} {_ADVICE}"
+            raise DivergenceError(message) from error
+        return float(ndcg(ranks, 20).mean())
 
 
 def _calibration(model: SASRec) -> dict[str, float]:

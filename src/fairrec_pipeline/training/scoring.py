@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,20 +13,42 @@ from torch import Tensor
 from fairrec_pipeline.interactions.sequences import Sequences
 from fairrec_pipeline.models.copying import OwnItems
 from fairrec_pipeline.models.sasrec import SASRec
-from fairrec_pipeline.training.batches import Batches
+from fairrec_pipeline.training.batches import Batch, Batches
 from fairrec_pipeline.training.checkpoint import Snapshot
 
 TOKENS_AT_ONCE = 2**15
 
 
+class Histories(NamedTuple):
+    """Histories to score, on the device.
+
+    Attributes:
+        n_users: how many.
+        batches: cuts them.
+        cut: all of them once, by length.
+    """
+
+    n_users: int
+    batches: Batches
+    cut: Iterable[Batch]
+
+
+def histories_for(model: SASRec, sequences: Sequences, *, again: bool = False) -> Histories:
+    """The histories as the model wants them; with `again` they can be scored more than once and are cut only now."""
+    device, window = model.output_table.device, model.copy_window
+    batches = Batches(sequences, max_length=model.max_length, device=device, copy_window=window)
+    cut = batches.in_order(TOKENS_AT_ONCE)
+    return Histories(sequences.n_users, batches, list(cut) if again else cut)
+
+
 @torch.no_grad()
-def encode(model: SASRec, sequences: Sequences) -> Tensor:
+def encode(model: SASRec, histories: Sequences | Histories) -> Tensor:
     """(n_users, dim) float32 state of every user after the newest item of the history."""
-    device = model.output_table.device
+    if isinstance(histories, Sequences):
+        histories = histories_for(model, histories)
     model.eval()
-    batches = Batches(sequences, max_length=model.max_length, device=device)
-    states = torch.empty(sequences.n_users, model.output_table.shape[1], device=device)
-    for batch in batches.in_order(TOKENS_AT_ONCE):
+    states = torch.empty(histories.n_users, model.output_table.shape[1], device=model.output_table.device)
+    for batch in histories.cut:
         newest = model.newest_states(batch.tokens, batch.positions, batch.buckets, batch.ends)
         states[batch.users] = newest.float()
     return states
@@ -36,11 +60,11 @@ class ModelScorer:
     The scores live in one buffer that the next call overwrites.
     """
 
-    def __init__(self, model: SASRec, sequences: Sequences) -> None:
-        self.model = model
-        self._states = encode(model, sequences)
-        window, device = model.copy_window, self._states.device
-        self._histories = Batches(sequences, max_length=model.max_length, device=device, copy_window=window)
+    def __init__(self, model: SASRec, histories: Sequences | Histories) -> None:
+        if isinstance(histories, Sequences):
+            histories = histories_for(model, histories)
+        self.model, self._histories = model, histories.batches
+        self._states = encode(model, histories)
         self._buffer = self._states.new_empty(0)
 
     @torch.no_grad()
