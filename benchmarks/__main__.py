@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ CATALOGUES = (10_000, 100_000, 1_000_000)
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
-    record: dict[str, Any] = {"device": _device(options.threads), "versions": _versions(), "command": _command()}
+    record: dict[str, Any] = {"date": datetime.date.today().isoformat(), "commit": _commit(), "command": _command()}
+    record |= {"device": _device(options.threads), "versions": _versions()}
     lines = _quality(record, options) if options.quality else _speed(record, options)
     if not options.quick or options.output:
         path = options.output or _record_path("quality" if options.quality else None)
@@ -87,13 +89,14 @@ def _print_steps(result: dict[str, Any]) -> None:
     )
     print(
         f"{'':10} {'median s':>9} {'min s':>8} {'max s':>8} {'tokens/s':>9} {'peak GiB':>9} {'vs ref':>7} "
-        f"{'/FLOP floor':>11}"
+        f"{'/FLOP floor':>11} {'/byte floor':>11}"
     )
     for name, row in result["systems"].items():
         print(
             f"{name:10} {row['median_seconds']:9.4f} {row['min_seconds']:8.4f} {row['max_seconds']:8.4f} "
             f"{row['tokens_per_second']:9.0f} {row['peak_memory_bytes'] / 2**30:9.2f} "
-            f"{row['reference_over_this']:7.2f} {row['this_over_flop_floor']:11.2f}"
+            f"{row['reference_over_this']:7.2f} {row['this_over_flop_floor']:11.2f} "
+            f"{row['this_over_byte_floor']:11.1f}"
         )
 
 
@@ -139,6 +142,12 @@ def _record_path(part: str | None) -> Path:
 
 def _command() -> str:
     return " ".join(["python -m benchmarks", *sys.argv[1:]])
+
+
+def _commit() -> str | None:
+    """Of the repository, `-dirty` if files differ from it; None where there is none."""
+    asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
 
 
 def _versions() -> dict[str, str]:
