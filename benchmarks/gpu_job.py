@@ -5,8 +5,8 @@ every group. A job is cut into runs of `--seconds`: the same command continues f
 plain padded model is trained for the same budget instead, with or without the fault of the published padding; with
 `--trials` several seeds share the device. Prints `name=value` and writes a record to benchmarks/results/.
 
-The machine with the GPU needs torch, numpy, pandas and scipy: `--prepare` writes what is trained on to a file where the
-project is installed, and `--job` reads it there.
+The machine with the GPU needs torch, numpy, pandas, scipy, safetensors and tqdm: `--prepare` writes what is trained on
+to a file where the project is installed, and `--job` reads it there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ import torch
 from torch import Tensor
 
 import fairrec_pipeline
-from benchmarks import bare  # noqa: F401  # before what wants tqdm
 from benchmarks.floors import step_flops
 from benchmarks.reference import PaddedBatches, PaddedSASRec, PaddedStep
 from benchmarks.workloads import PUBLISHED, TOY, generated_like
@@ -47,7 +46,7 @@ from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.base import Objective
 from fairrec_pipeline.training.batches import UserStream
-from fairrec_pipeline.training.checkpoint import Snapshot, code_fingerprint, sections
+from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, code_fingerprint, sections
 from fairrec_pipeline.training.fit import Budget, fit, resolve_device
 from fairrec_pipeline.training.loss_groups import group_codes, population
 from fairrec_pipeline.training.scoring import ModelScorer
@@ -110,30 +109,6 @@ class Arm:
         return "-".join([self.loss, *groups, *([self.padding] if self.padding else [])])
 
 
-class Saved:
-    """A checkpoint as torch itself writes one: where the GPU is there may be no safetensors."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def load(self, training: Mapping[str, Any]) -> Snapshot | None:
-        """The checkpoint of this training; None if there is none or it is of another one."""
-        if not self.path.exists():
-            return None
-        saved = torch.load(self.path, weights_only=True)
-        if saved["training"] != json.dumps(training):
-            return None
-        return Snapshot(saved["tensors"], json.loads(saved["description"]))
-
-    def save(self, snapshot: Snapshot, training: Mapping[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        tensors = {name: tensor.detach().cpu() for name, tensor in snapshot.tensors.items()}
-        whole = {"tensors": tensors, "description": json.dumps(snapshot.description), "training": json.dumps(training)}
-        torch.save(whole, partial)
-        partial.replace(self.path)
-
-
 class PauseError(Exception):
     """This run has done its share."""
 
@@ -147,7 +122,7 @@ class Cut:
         epochs: the training is paused after so many in all.
     """
 
-    def __init__(self, store: Saved, deadline: float, epochs: int) -> None:
+    def __init__(self, store: CheckpointStore, deadline: float, epochs: int) -> None:
         self.store, self.deadline, self.epochs = store, deadline, epochs
         self.latest: Snapshot | None = None
         self._written = time.monotonic()
@@ -376,7 +351,7 @@ def train(job: Job, arm: Arm, *, deadline: float, epochs: int | None, folder: Pa
         For the record: state, seconds, rates, test NDCG@20 by group, the curve.
     """
     cut = Cut(
-        Saved(folder / f"{job.dataset}-{arm.name}-seed{arm.seed}.pt"),
+        CheckpointStore(folder / f"{job.dataset}-{arm.name}-seed{arm.seed}.safetensors"),
         deadline,
         epochs or job.budget.epochs,
     )
@@ -693,7 +668,7 @@ def _processes(loss: str, seeds: range | list[int], options: argparse.Namespace,
     """Train these seeds at once, each in a process of its own; their records."""
     # forked from one that has imported torch and has not touched the device: they begin together
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.bare", "benchmarks.reference", "fairrec_pipeline.training.fit"])
+    context.set_forkserver_preload(["benchmarks.reference", "fairrec_pipeline.training.fit"])
     with ProcessPoolExecutor(len(seeds), mp_context=context, max_tasks_per_child=1) as pool:
         return list(pool.map(_trial, repeat(loss), seeds, repeat(options), repeat(kind)))
 
@@ -701,7 +676,7 @@ def _processes(loss: str, seeds: range | list[int], options: argparse.Namespace,
 def _trial(loss: str, seed: int, options: argparse.Namespace, kind: str) -> dict[str, Any]:
     """One training from the start: a continued one would be timed under two conditions."""
     folder = options.checkpoints / kind
-    for old in folder.glob(f"*-{loss}*-seed{seed}.pt"):
+    for old in folder.glob(f"*-{loss}*-seed{seed}.safetensors"):
         old.unlink()
     arm = Arm(loss, options.loss_groups, options.padding, seed, resolve_device("auto"))
     return train(

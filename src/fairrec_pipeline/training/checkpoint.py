@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -38,8 +40,6 @@ def sections(**parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def save_snapshot(path: Path, snapshot: Snapshot) -> None:
     """Write atomically: whoever reads sees the old file or the new one, also after kill -9."""
-    from safetensors.torch import save_file
-
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in snapshot.tensors.items()}
@@ -55,8 +55,6 @@ def load_snapshot(path: Path) -> Snapshot:
     Raises:
         ValueError: the file is not a snapshot.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             description = json.loads(file.metadata()["description"])
