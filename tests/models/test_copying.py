@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairrec_pipeline.interactions.sequences import Sequences
-from fairrec_pipeline.models.copying import encounters, own_items
+from fairrec_pipeline.models.copying import Encounters, encounters, own_items, own_items_of_fixed_number
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import Additions, SoftmaxHead
@@ -64,7 +64,7 @@ def test_own_items_of_an_example() -> None:
     assert (met.gaps[1:] > 10).all()
     assert met.counts.tolist() == [1, 1, 2, 1]
     own = own_items(torch.tensor([3, 1]), torch.tensor([4, 2]), torch.from_numpy(items), met)
-    found = {(row, item): rest for row, item, *rest in zip(*(part.tolist() for part in own), strict=True)}
+    found = {(row, item): rest for row, item, *rest in zip(*(part.tolist() for part in own[:4]), strict=True)}
     assert found == {(0, 2): [0, 1], (0, 0): [1, 2], (0, 1): [2, 1], (1, 1): [0, 1], (1, 0): [1, 1]}
     assert own.items.tolist() == sorted(own.items.tolist())
 
@@ -73,7 +73,7 @@ def test_own_items_of_nobody() -> None:
     nothing = own_items(
         torch.tensor([-1, -1]), torch.tensor([0, 0]), torch.arange(3), encounters(*np.zeros((2, 3), int))
     )
-    assert [len(part) for part in nothing] == [0, 0, 0, 0]
+    assert [len(part) for part in nothing[:4]] == [0, 0, 0, 0]
 
 
 def test_own_items_of_batches_by_loops() -> None:
@@ -87,12 +87,32 @@ def test_own_items_of_batches_by_loops() -> None:
             own = newest_first(history[:known])
             expected |= {(position, item, rank, history[:known].count(item)) for rank, item in enumerate(own)}
             position += 1
-    assert set(zip(*(part.tolist() for part in batch.own), strict=True)) == expected
+    assert set(zip(*(part.tolist() for part in batch.own[:4]), strict=True)) == expected
+
+
+def test_a_fixed_number_of_own_items_are_the_same_and_others_that_are_not_real() -> None:
+    train = histories()
+    met = Encounters(*(torch.as_tensor(part) for part in encounters(train.event_users, train.items)))
+    newest = torch.arange(len(train.items))
+    reach = torch.minimum(
+        newest - torch.from_numpy(train.offsets)[torch.from_numpy(train.event_users)] + 1, torch.tensor(WINDOW)
+    )
+    items = torch.from_numpy(train.items)
+    packed = own_items(newest, reach, items, met)
+    fixed = own_items_of_fixed_number(newest, reach, items, met, WINDOW)
+    assert fixed.real is not None
+    assert [len(part) for part in fixed] == [WINDOW * len(newest)] * 5
+    real = [part[fixed.real].tolist() for part in fixed[:4]]
+    assert sorted(zip(*real, strict=True)) == sorted(zip(*(part.tolist() for part in packed[:4]), strict=True))
+    assert 0 < len(packed.rows) < WINDOW * len(newest)
+    assert int(fixed.recency.min()) >= 0
+    assert int(fixed.recency.max()) < WINDOW  # what is not real is looked up as well
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 2**20])
 @pytest.mark.parametrize("masked", [False, True])
-def test_additions_in_the_head_equal_dense_logits(keep_bytes: int, masked: bool) -> None:
+@pytest.mark.parametrize("fixed", [False, True])
+def test_additions_in_the_head_equal_dense_logits(keep_bytes: int, masked: bool, fixed: bool) -> None:
     generator = torch.Generator().manual_seed(1)
     states = torch.randn(6, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(11, 4, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -107,8 +127,17 @@ def test_additions_in_the_head_equal_dense_logits(keep_bytes: int, masked: bool)
     expected = functional.cross_entropy(logits, targets, reduction="none")
     expected_gradients = torch.autograd.grad((coefficients * expected).sum(), (states, weight, values))
     head = SoftmaxHead(keep_bytes=keep_bytes, chunk=4)
-    losses = head.losses(states.detach(), weight.detach(), targets, Additions(rows, items, values.detach()))
-    gradients = (*head.gradients(coefficients), head.addition_gradients(coefficients))
+    additions, real = Additions(rows, items, values.detach()), torch.ones(9, dtype=torch.bool)
+    if fixed:  # in another order, with three that are not real, one of them beside a real one
+        order, real = torch.tensor([4, 11, 0, 7, 9, 2, 1, 8, 10, 3, 6, 5]), torch.arange(12) < 9
+        more = Additions(*(torch.cat((part, part[:3])) for part in additions[:3]), real)
+        additions = Additions(*(part[order] for part in more))
+    losses = head.losses(states.detach(), weight.detach(), targets, additions)
+    by_values = head.addition_gradients(coefficients)
+    if fixed:
+        by_values = torch.zeros_like(by_values).index_copy_(0, order, by_values)
+        assert by_values[9:].tolist() == [0, 0, 0]
+    gradients = (*head.gradients(coefficients), by_values[:9])
     torch.testing.assert_close((losses, *gradients), (expected.detach(), *expected_gradients), rtol=1e-12, atol=1e-12)
 
 
@@ -154,7 +183,7 @@ def test_a_step_equals_dense_autograd(tied_embeddings: bool) -> None:
         history = train.items[train.offsets[user] : train.offsets[user + 1]].tolist()
         known += [history[:until] for until in range(len(history) - length, len(history))]
     model.mask_source = MaskSource(3)
-    states = model(batch.tokens, batch.positions, batch.buckets)
+    states = model(batch.tokens, batch.positions, batch.layout)
     logits = scores_by_loops(model, states, model.output_weight(), known)
     assert batch.targets is not None
     losses = functional.cross_entropy(logits, batch.targets, reduction="none")

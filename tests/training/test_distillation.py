@@ -167,7 +167,7 @@ def test_target_is_the_mean_over_teachers_and_histories(
         softmaxes = [
             torch.softmax(
                 teachers[0].output_table
-                @ predictor(model(batch.tokens, batch.positions, batch.buckets)[position], histories[other])
+                @ predictor(model(batch.tokens, batch.positions, batch.layout)[position], histories[other])
                 / temperature,
                 dim=0,
             )
@@ -186,7 +186,7 @@ def test_without_samples_the_target_is_that_of_several_teachers(
     """J = 0: mean softmax of the teachers; T = 1 besides: that of the teacher. The predictor does not matter."""
     door = FrontDoor(teachers, predictor)
     mediators, none = door.mediators(batch), torch.zeros(len(batch.tokens), 0, 16, dtype=torch.float64)
-    scores = [model(batch.tokens, batch.positions, batch.buckets) @ model.output_table.T for model in teachers]
+    scores = [model(batch.tokens, batch.positions, batch.layout) @ model.output_table.T for model in teachers]
     softmaxes = torch.stack([torch.softmax(score, dim=1) for score in scores])
     torch.testing.assert_close(door.target(mediators, none), softmaxes.mean(0), rtol=1e-12, atol=1e-15)
     alone = FrontDoor(teachers[1:2], predictor)
@@ -270,10 +270,10 @@ def test_gradients_of_the_students_loss(
     student, oracle = make_model(), make_model()
     distillation_step(student, FrontDoor(teachers), weight=weight, samples=0, positions=None).backward(batch, {})
 
-    logits = oracle(batch.tokens, batch.positions, batch.buckets) @ oracle.output_table.T
+    logits = oracle(batch.tokens, batch.positions, batch.layout) @ oracle.output_table.T
     target = torch.stack(
         [
-            torch.softmax(model(batch.tokens, batch.positions, batch.buckets) @ model.output_table.T / 2, 1)
+            torch.softmax(model(batch.tokens, batch.positions, batch.layout) @ model.output_table.T / 2, 1)
             for model in teachers
         ]
     ).mean(0)
@@ -295,7 +295,7 @@ def test_gradients_of_drawn_positions_and_histories(
     """The taught part alone, with one position drawn twice, against autograd on the logits."""
     monkeypatch.setattr(distillation, "LOGITS_AT_ONCE", 2 * 37)
     door, model = FrontDoor(teachers, predictor), make_model()
-    states = model(batch.tokens, batch.positions, batch.buckets).detach().requires_grad_()
+    states = model(batch.tokens, batch.positions, batch.layout).detach().requires_grad_()
     weight = model.output_table.detach().clone().requires_grad_()
     positions, others = torch.tensor([3, 8, 3]), torch.tensor([[0, 4], [2, 2], [7, 1]])
     factors = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64)

@@ -293,7 +293,7 @@ def test_no_work_on_padding(make_sequences: Callable[..., Sequences], make_model
         if isinstance(module, nn.Linear | nn.LayerNorm):
             module.register_forward_hook(lambda _module, inputs, _output: rows.append(inputs[0].shape[0]))
     batch = Batches(train, max_length=model.max_length, device=torch.device("cpu")).batch(torch.arange(train.n_users))
-    states = model(batch.tokens, batch.positions, batch.buckets)
+    states = model(batch.tokens, batch.positions, batch.layout)
     assert len(batch.tokens) == len(states) == positions
     assert set(rows) == {positions}
 

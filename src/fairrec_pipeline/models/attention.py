@@ -1,9 +1,9 @@
-"""Causal attention over packed sequences, bucket by bucket."""
+"""Causal attention over packed sequences: bucket by bucket, or ragged by a kernel of a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,20 +11,23 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from fairrec_pipeline.models.dropout import MaskSource
-from fairrec_pipeline.models.packing import Buckets, pad, unpad
+from fairrec_pipeline.models.packing import Buckets, Layout, Ragged, pad, unpad
 
 
-def causal_attention(qkv: Tensor, buckets: Buckets, heads: int, mask_source: MaskSource, rate: float) -> Tensor:
+def causal_attention(qkv: Tensor, layout: Layout, heads: int, mask_source: MaskSource, rate: float) -> Tensor:
     """Softmax attention of every position over its sequence up to itself, with dropout on the attention weights.
 
     Args:
         qkv: (n, 3 dim) queries, keys and values, each of `heads` heads.
-        buckets: the sequences.
+        layout: the sequences.
         rate: of dropout.
 
     Returns:
         (n, dim), the heads side by side.
     """
+    if isinstance(layout, Ragged):
+        return _ragged_attention(qkv, layout, heads, rate)
+    buckets = layout
     if rate == 0 or qkv.device.type != "cpu":
         parts = []
         # one split: the backward pass of a slice would fill a tensor of the whole size with zeros
@@ -39,6 +42,26 @@ def causal_attention(qkv: Tensor, buckets: Buckets, heads: int, mask_source: Mas
         for bucket in buckets
     ]
     return _dropped_attention(qkv, buckets, heads, factors)
+
+
+def _ragged_attention(qkv: Tensor, sequences: Ragged, heads: int, rate: float) -> Tensor:
+    """By the kernel under `torch.nn.attention.varlen`, which itself has no dropout; bfloat16 on CUDA.
+
+    On the CPU by a mask over all pairs of positions, which is to check against and needs small batches.
+    """
+    q, k, v = qkv.unflatten(1, (3, heads, -1)).unbind(1)  # (n, heads, dim / heads)
+    offsets, longest = sequences.offsets, sequences.longest
+    if qkv.device.type != "cpu":
+        attended = torch.ops.aten._flash_attention_forward(
+            q, k, v, offsets, offsets, longest, longest, rate, True, False
+        )[0]
+        return cast(Tensor, attended.flatten(1))
+    places = torch.arange(len(qkv), device=qkv.device)
+    rows = torch.searchsorted(offsets, places, right=True)
+    visible = (rows[:, None] == rows) & (places[:, None] >= places)
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=rate)
+    return attended[0].transpose(0, 1).flatten(1)
 
 
 class _DroppedAttention(torch.autograd.Function):

@@ -34,12 +34,14 @@ class OwnItems(NamedTuple):
         items: (m,) int64 item code, ascending.
         recency: (m,) int64, 0 for the newest distinct item of the row.
         counts: (m,) int64, how often the user had met the item by then, in the whole history; at least 1.
+        real: (m,) bool, of a fixed number: the others are none, and the items in any order. None if all are real.
     """
 
     rows: Tensor
     items: Tensor
     recency: Tensor
     counts: Tensor
+    real: Tensor | None = None
 
     @property
     def log_frequency_over_recency(self) -> Tensor:
@@ -82,7 +84,7 @@ class CopyMechanism(nn.Module):
         if not self.training:
             bias, exponent = self.calibration
             values = values + bias + exponent * own.log_frequency_over_recency
-        return Additions(own.rows, own.items, values)
+        return Additions(own.rows, own.items, values, own.real)
 
 
 class Encounters(NamedTuple):
@@ -133,3 +135,19 @@ def own_items(newest: Tensor, reach: Tensor, items: Tensor, met: Encounters) -> 
     kept = last.nonzero()[:, 0]  # their number is only known on the device, which is waited for
     kept = kept[torch.argsort(items[events[kept]], stable=True)]
     return OwnItems(rows[kept], items[events[kept]], recency[kept], met.counts[events[kept]])
+
+
+def own_items_of_fixed_number(newest: Tensor, reach: Tensor, items: Tensor, met: Encounters, window: int) -> OwnItems:
+    """As `own_items`, with one place for each of the last `window` events of a row, real or not.
+
+    Args:
+        newest, items, met: as of `own_items`.
+        reach: (n,) on the device, at most `window`.
+        window: how many events back a row can look.
+    """
+    back = torch.arange(window, device=newest.device)
+    events = (newest[:, None] - back).clamp(min=0)
+    last = (met.gaps[events] > back) & (back < reach[:, None])
+    recency = (torch.cumsum(last, 1) - 1).clamp(min=0)
+    rows = torch.arange(len(newest), device=newest.device)[:, None].expand_as(events)
+    return OwnItems(*(x.flatten() for x in (rows, items[events], recency, met.counts[events], last)))

@@ -1,7 +1,8 @@
 """Packed sequences: the tokens of a batch back to back, and the few padded rectangles that attention needs.
 
 Linear layers, norms and the head see real positions only. Attention alone needs sequences side by side; it works on
-buckets of similar length, right-padded, where causality already hides the padding.
+buckets of similar length, right-padded, where causality already hides the padding. A GPU has a kernel that needs no
+padding there either (`Ragged`).
 """
 
 from __future__ import annotations
@@ -80,6 +81,23 @@ class Buckets(list[Bucket]):
     def cells(self) -> Cells:
         """Found once for all blocks of a model."""
         return Cells(self)
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """All sequences of a batch back to back, for a kernel that takes them as they are.
+
+    Attributes:
+        offsets: (sequences + 1,) int32, where each sequence begins and the last one ends; no shape depends on lengths.
+        longest: none of the sequences is longer.
+    """
+
+    offsets: Tensor
+    longest: int
+
+
+Layout = Buckets | Ragged
+"""How the sequences of a batch lie, for attention."""
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from fairrec_pipeline.models.attention import causal_attention
 from fairrec_pipeline.models.copying import CopyMechanism
 from fairrec_pipeline.models.dropout import MaskSource
-from fairrec_pipeline.models.packing import Buckets, pad
+from fairrec_pipeline.models.packing import Buckets, Layout, pad
 
 
 class SASRec(nn.Module):
@@ -48,6 +48,7 @@ class SASRec(nn.Module):
     ) -> None:
         super().__init__()
         self.n_items, self.max_length, self.dropout = n_items, max_length, dropout
+        self.head_width = dim // heads
         self.item_embedding = nn.Embedding(n_items + 1, dim)
         self.position_embedding = nn.Embedding(max_length, dim)
         self.output_embedding = None if tied_embeddings else nn.Embedding(n_items, dim)
@@ -73,13 +74,18 @@ class SASRec(nn.Module):
     def copy_window(self) -> int:
         return 0 if self.copy is None else self.copy.window
 
-    def forward(self, tokens: Tensor, positions: Tensor, buckets: Buckets, masks: MaskSource | None = None) -> Tensor:
+    @property
+    def fits_flash_attention(self) -> bool:
+        """Whether the kernel for ragged sequences takes heads of this width."""
+        return self.head_width % 8 == 0 and self.head_width <= 256
+
+    def forward(self, tokens: Tensor, positions: Tensor, layout: Layout, masks: MaskSource | None = None) -> Tensor:
         """States after each token.
 
         Args:
-            tokens: (n,) packed items and start tokens, oldest first within a sequence, sequences by falling length.
+            tokens: (n,) packed items and start tokens, oldest first within a sequence.
             positions: (n,) distance of each token to the end of its sequence, below `max_length`.
-            buckets: the sequences, for attention.
+            layout: the sequences, for attention; those of buckets come by falling length.
             masks: of dropout; None for those of `mask_source`.
 
         Returns:
@@ -89,14 +95,15 @@ class SASRec(nn.Module):
         masks = masks or self.mask_source
         x = masks.dropout(self._embedded(tokens, positions), self.dropout if self.training else 0.0)
         for block in self.blocks:
-            x = block(x, buckets, masks)
+            x = block(x, layout, masks)
         return cast(Tensor, self.final_norm(x))
 
     def newest_states(self, tokens: Tensor, positions: Tensor, buckets: Buckets, ends: Tensor) -> Tensor:
         """(B, dim) `forward(...)[ends]` without dropout, where the last block works on the newest positions only.
 
         Args:
-            tokens, positions, buckets: as in `forward`.
+            tokens, positions: as in `forward`.
+            buckets: the sequences.
             ends: (B,) position of each sequence's newest token.
         """
         x = self._embedded(tokens, positions)
@@ -127,10 +134,10 @@ class Block(nn.Module):
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.attention_out.bias)
 
-    def forward(self, x: Tensor, buckets: Buckets, mask_source: MaskSource) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, mask_source: MaskSource) -> Tensor:
         rate = self.dropout if self.training else 0.0
         qkv = self.qkv(self.attention_norm(x))
-        attended = self.attention_out(causal_attention(qkv, buckets, self.heads, mask_source, rate))
+        attended = self.attention_out(causal_attention(qkv, layout, self.heads, mask_source, rate))
         x = x + mask_source.dropout(attended, rate)
         inner = mask_source.dropout(torch.relu(self.expand(self.feed_forward_norm(x))), rate)
         return x + mask_source.dropout(self.contract(inner), rate)

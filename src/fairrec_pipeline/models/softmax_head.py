@@ -42,25 +42,37 @@ class Additions(NamedTuple):
         rows: (m,) int64 position.
         items: (m,) int64 item code, ascending; no pair of row and item twice.
         values: (m,) what is added.
+        real: (m,) bool, for a fixed number of additions, in any order: the others add nothing, and the device is asked
+            nothing. None if all are real.
     """
 
     rows: Tensor
     items: Tensor
     values: Tensor
+    real: Tensor | None = None
 
     def of_rows(self, rows: Tensor, n: int) -> Additions:
         """Those of some of the n rows, which are counted anew."""
         place = self.rows.new_full((n,), -1).index_copy_(0, rows, torch.arange(len(rows), device=rows.device))
         new = place[self.rows]
         kept = new >= 0
-        return Additions(new[kept], self.items[kept], self.values[kept])
+        real = None if self.real is None else self.real[kept]
+        return Additions(new[kept], self.items[kept], self.values[kept], real)
 
     def by_chunk(self, chunk: int, n_items: int) -> list[Additions]:
-        """Those of each chunk of the catalogue; a GPU has to be waited for."""
+        """Those of each chunk of the catalogue; a GPU has to be waited for, unless their number is fixed."""
+        if self.real is not None:
+            return [self._within(start, min(start + chunk, n_items)) for start in range(0, n_items, chunk)]
         starts = torch.arange(0, n_items + chunk, chunk, device=self.items.device)
         sizes = torch.searchsorted(self.items, starts).diff().tolist()
-        parts = zip(*(part.split(sizes) for part in self), strict=True)
+        parts = zip(*(part.split(sizes) for part in (self.rows, self.items, self.values)), strict=True)
         return [Additions(*part) for part in parts]
+
+    def _within(self, start: int, stop: int) -> Additions:
+        """All of them, with 0 for what is not real or of another chunk."""
+        inside = (self.items >= start) & (self.items < stop)
+        inside = inside if self.real is None else inside & self.real
+        return Additions(self.rows, self.items.clamp(start, stop - 1), self.values * inside, inside)
 
 
 class SoftmaxHead:
@@ -172,13 +184,14 @@ class SoftmaxHead:
             coefficients: as in `gradients`.
         """
         assert self._additions is not None  # of a loss with additions
-        rows, items, values = self._additions
+        rows, items, values, real = self._additions
         # in bfloat16 these logits are other than those of the normaliser, which would allow a probability above 1
         wide = self._log_normaliser.dtype
         logits = (self._states[rows].to(wide) * self._weight[items].to(wide)).sum(1) + values
         probabilities = torch.exp((logits - self._log_normaliser[rows]).clamp(max=0))
         of_targets = torch.expm1(-self._losses[rows])  # p - 1
-        return coefficients[rows] * torch.where(items == self._targets[rows], of_targets, probabilities)
+        gradients = coefficients[rows] * torch.where(items == self._targets[rows], of_targets, probabilities)
+        return gradients if real is None else gradients * real
 
     def _logits(self, start: int, states: Tensor, additions: list[Additions]) -> Tensor:
         """(chunk, n) logits of the items from `start`, in the buffer."""
@@ -189,7 +202,7 @@ class SoftmaxHead:
             out = self._buffer[: len(states) * (stop - start)].view(stop - start, len(states))
         torch.mm(self._weight[start:stop], states.T, out=out)
         if additions:
-            rows, items, values = additions[start // self.chunk]
+            rows, items, values, _ = additions[start // self.chunk]
             out.index_put_((items - start, rows), values.to(out.dtype), accumulate=True)
         return out
 

@@ -74,11 +74,14 @@ class Objective(ABC):
         balanced_batches: draw batches in which every group has an equal share, whatever its size.
         share_with_weight: about which share of the users of a batch gets a weight above 0. It decides how a step
             computes, never what.
+        decides_on_host: `weights` is another program from step to step, or looks at numbers on the device; then steps
+            cannot be recorded as CUDA graphs.
     """
 
     item_weights: Tensor | None = None
     balanced_batches: bool = False
     share_with_weight: float = 1.0
+    decides_on_host: bool = False
 
     @abstractmethod
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:

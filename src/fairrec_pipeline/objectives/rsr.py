@@ -42,6 +42,8 @@ class RsrHard(Objective):
         refresh_steps: optimiser steps between two clusterings of the last known states of all users.
     """
 
+    decides_on_host = True
+
     def __init__(
         self,
         population: Population,

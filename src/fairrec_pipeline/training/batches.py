@@ -13,33 +13,40 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fairrec_pipeline.interactions.sequences import Sequences
-from fairrec_pipeline.models.copying import Encounters, OwnItems, encounters, own_items
-from fairrec_pipeline.models.packing import Buckets, buckets_of, to_device
+from fairrec_pipeline.models.copying import Encounters, OwnItems, encounters, own_items, own_items_of_fixed_number
+from fairrec_pipeline.models.packing import Buckets, Layout, Ragged, buckets_of, to_device
+
+_LEAST_FILLER = 64
+_SIZES_TO_THE_MEAN = 16
+"""A batch is filled up by about a thirty-second; half of that would double the number of sizes."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed sequences of B users, by falling length; n positions in all.
+    """Packed sequences of B users; n positions in all.
 
     Attributes:
         users: (B,) places in `sequences.users`.
-        tokens, positions, buckets: what `SASRec.forward` takes.
+        tokens, positions, layout: what `SASRec.forward` takes.
         targets: (n,) item to predict after each token; None at evaluation.
         rows: (n,) which of the B users a position belongs to.
         lengths: (B,) number of positions of each user.
         own: what can be copied at each position, for a model with a copy mechanism.
+        real: (n,) bool, false where a position only fills up a batch of a fixed size; None if there is no such.
     """
 
     users: Tensor
     tokens: Tensor
     positions: Tensor
-    buckets: Buckets
+    layout: Layout
     targets: Tensor | None
     rows: Tensor
     lengths: Tensor
     own: OwnItems | None = None
+    real: Tensor | None = None
 
     @property
     def ends(self) -> Tensor:
@@ -47,11 +54,12 @@ class Batch:
         return torch.cumsum(self.lengths, 0) - 1
 
     def part(self, users: Tensor) -> Part:
-        """What the model needs of some of the users, by ascending place in the batch; on the CPU."""
+        """What the model needs of some of the users, by ascending place in the batch; on the CPU, from buckets."""
+        assert isinstance(self.layout, Buckets)  # of `Batches.batch`
         kept = torch.zeros(len(self.users), dtype=torch.bool).index_fill_(0, users, value=True)
         rows = kept[self.rows].nonzero()[:, 0]
-        sequences = [inside.nonzero()[:, 0] for inside in kept.split([bucket.sequences for bucket in self.buckets])]
-        buckets = buckets_of(self.lengths[users], self.lengths.device)  # those of `self.buckets` that keep a sequence
+        sequences = [inside.nonzero()[:, 0] for inside in kept.split([bucket.sequences for bucket in self.layout])]
+        buckets = buckets_of(self.lengths[users], self.lengths.device)  # those of the batch that keep a sequence
         return Part(self.tokens[rows], self.positions[rows], buckets, rows, sequences)
 
 
@@ -59,14 +67,14 @@ class Part(NamedTuple):
     """Some of the sequences of a batch.
 
     Attributes:
-        tokens, positions, buckets: what `SASRec.forward` takes.
+        tokens, positions, layout: what `SASRec.forward` takes.
         rows: (n,) their positions in the batch.
         sequences: of every bucket of the batch those that are kept, counted within the bucket.
     """
 
     tokens: Tensor
     positions: Tensor
-    buckets: Buckets
+    layout: Buckets
     rows: Tensor
     sequences: list[Tensor]
 
@@ -86,17 +94,17 @@ class Batches:
         self.max_length, self.device = max_length, device
         self.for_training = sequences.targets is None
         # the item before the first one is the start token, so that tokens are the items shifted by one
-        self._items = torch.from_numpy(sequences.items).to(device)
+        self.items = torch.from_numpy(sequences.items).to(device)
         # lengths and offsets stay on the CPU: they decide shapes, and asking a GPU for shapes would stall it
-        self._offsets = torch.from_numpy(sequences.offsets[:-1])
-        self._lengths = torch.from_numpy(sequences.lengths)
+        self.offsets = torch.from_numpy(sequences.offsets[:-1])
+        self.lengths = torch.from_numpy(sequences.lengths)
         self.copy_window = copy_window
         if copy_window:
-            self._met = Encounters(*(x.to(device) for x in encounters(sequences.event_users, sequences.items)))
+            self.met = Encounters(*(x.to(device) for x in encounters(sequences.event_users, sequences.items)))
 
     def batch(self, users: Tensor) -> Batch:
-        """The packed batch of these users (CPU int64)."""
-        history = self._lengths[users]
+        """The packed batch of these users (CPU int64), by falling length."""
+        history = self.lengths[users]
         tokens_of = history if self.for_training else history + 1  # training drops the last token, evaluation keeps it
         lengths = tokens_of.clamp(max=self.max_length)
         order = torch.argsort(lengths, descending=True, stable=True)
@@ -107,18 +115,18 @@ class Batches:
         within = torch.arange(n) - (torch.cumsum(lengths, 0) - lengths)[rows]  # 0 .. length - 1
         skipped = tokens_of - lengths
         token_number = within + skipped[rows]  # 0 is the start token, j the j-th item
-        place = self._offsets[users][rows] + token_number  # of the item after this token
+        place = self.offsets[users][rows] + token_number  # of the item after this token
         is_start = token_number == 0
 
         newest, reach = place - 1, token_number.clamp(max=self.copy_window)
         place, is_start, rows_here = self._to(place), self._to(is_start), self._to(rows)
-        tokens = torch.where(is_start, self.start_token, self._items[(place - 1).clamp(min=0)])
+        tokens = torch.where(is_start, self.start_token, self.items[(place - 1).clamp(min=0)])
         return Batch(
             users=self._to(users),
             tokens=tokens,
             positions=self._to(lengths[rows] - 1 - within),
-            buckets=buckets_of(lengths, self.device),
-            targets=self._items[place] if self.for_training else None,
+            layout=buckets_of(lengths, self.device),
+            targets=self.items[place] if self.for_training else None,
             rows=rows_here,
             lengths=self._to(lengths),
             own=self._own(newest, reach) if self.copy_window and self.for_training else None,
@@ -126,22 +134,86 @@ class Batches:
 
     def own_of(self, users: Tensor) -> OwnItems:
         """What can be copied after the whole history of these users (CPU int64)."""
-        history = self._lengths[users]
-        return self._own(self._offsets[users] + history - 1, history.clamp(max=self.copy_window))
+        history = self.lengths[users]
+        return self._own(self.offsets[users] + history - 1, history.clamp(max=self.copy_window))
 
     def _own(self, newest: Tensor, reach: Tensor) -> OwnItems:
-        return own_items(self._to(newest), reach, self._items, self._met)
+        return own_items(self._to(newest), reach, self.items, self.met)
 
     def _to(self, x: Tensor) -> Tensor:
         return to_device(x, self.device)
 
     def in_order(self, tokens: int) -> Iterator[Batch]:
         """All users once, by length, so that a batch has little to pad, and at most about so many tokens."""
-        order = torch.argsort(self._lengths, stable=True)
-        ends = torch.cumsum((self._lengths[order] + 1).clamp(max=self.max_length), 0)
+        order = torch.argsort(self.lengths, stable=True)
+        ends = torch.cumsum((self.lengths[order] + 1).clamp(max=self.max_length), 0)
         _, counts = torch.unique_consecutive(ends // tokens, return_counts=True)
         for users in order.split(counts.tolist()):
             yield self.batch(users)
+
+
+class FixedSizeBatches:
+    """Cuts training batches on the device, into few sizes, so that no shape depends on whose histories they are.
+
+    What is left of a size is one more sequence of start tokens, whose positions are not `real`.
+
+    Args:
+        batches: holds the histories on the device.
+        batch_size: B users a batch.
+    """
+
+    def __init__(self, batches: Batches, batch_size: int) -> None:
+        assert batches.for_training
+        self._batches = batches
+        self._lengths = batches.lengths.clamp(max=batches.max_length)
+        mean = float(self._lengths.double().mean()) * batch_size
+        self.filler = max(_LEAST_FILLER, round(mean / _SIZES_TO_THE_MEAN / _LEAST_FILLER) * _LEAST_FILLER)
+        self._history, self._offsets = batches.lengths.to(batches.device), batches.offsets.to(batches.device)
+
+    def sizes(self, users: Tensor) -> list[int]:
+        """Number of positions for each of S batches, of which at least one and at most `filler` are not real.
+
+        Args:
+            users: (S, B) on the CPU.
+        """
+        return ((self._lengths[users].sum(1) // self.filler + 1) * self.filler).tolist()
+
+    def batch(self, users: Tensor, size: int) -> Batch:
+        """The batch of these users, in their order.
+
+        Args:
+            users: (B,) int64 on the device.
+            size: from `sizes`.
+        """
+        items, start_token, max_length = self._batches.items, self._batches.start_token, self._batches.max_length
+        history = self._history[users]
+        lengths = history.clamp(max=max_length)
+        ends = torch.cumsum(lengths, 0)
+        places = torch.arange(size, device=users.device)
+        rows = torch.searchsorted(ends, places, right=True)
+        real = rows < len(users)
+        rows = rows.clamp(max=len(users) - 1)
+        to_end = ends[rows] - 1 - places
+        token_number = history[rows] - 1 - to_end  # 0 is the start token, j the j-th item
+        place = torch.where(real, self._offsets[users][rows] + token_number, 0)  # of the item after this token
+        is_start = ~real | (token_number == 0)
+        own = None
+        if self._batches.copy_window:
+            window = self._batches.copy_window
+            reach = torch.where(real, token_number, 0).clamp(max=window)
+            own = own_items_of_fixed_number(place - 1, reach, items, self._batches.met, window)
+        offsets = functional.pad(functional.pad(ends, (1, 0)), (0, 1), value=size)
+        return Batch(
+            users=users,
+            tokens=torch.where(is_start, start_token, items[(place - 1).clamp(min=0)]),
+            positions=to_end.clamp(min=0),
+            layout=Ragged(offsets.to(torch.int32), max(max_length, self.filler)),
+            targets=items[place],
+            rows=rows,
+            lengths=lengths,
+            own=own,
+            real=real,
+        )
 
 
 class UserStream:

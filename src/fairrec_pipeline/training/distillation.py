@@ -82,6 +82,8 @@ class DistillationStep(TrainingStep):
         seed: of the positions and the x'; draws nothing that ERM draws.
     """
 
+    decides_on_host = True
+
     def __init__(self, *arguments: Any, front_door: FrontDoor, how: Distillation, seed: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.front_door, self.how, self.seed = front_door, how, seed

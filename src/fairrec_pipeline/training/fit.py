@@ -28,6 +28,7 @@ from fairrec_pipeline.training.calibration import calibrate
 from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, sections
 from fairrec_pipeline.training.scoring import Histories, ModelScorer, histories_for
 from fairrec_pipeline.training.step import TrainingStep
+from fairrec_pipeline.training.steps import Steps, steps_for
 
 WINDOWS = 10
 """Into so many windows a training is cut when it tells whom it trained on."""
@@ -167,17 +168,15 @@ def fit(
     torch.manual_seed(seed)
     model = _with_frozen(SASRec(train.n_items, **backbone).to(device), frozen or {})
     optimizer = torch.optim.Adam(model.parameters(), lr=budget.learning_rate, fused=True)
-    bf16 = budget.precision == "bf16" or (budget.precision == "auto" and device.type == "cuda")
     step = step_type(
         model,
         optimizer,
         objective,
         None if groups is None else torch.from_numpy(groups).to(device),
-        bf16=bf16,
+        bf16=budget.precision == "bf16" or (budget.precision == "auto" and device.type == "cuda"),
         warm_start_steps=budget.warm_start_steps,
         head=SoftmaxHead(chunk=budget.item_chunk),
     )
-    batches = Batches(train, max_length=model.max_length, device=device, copy_window=model.copy_window)
     stream = UserStream(train.n_users, budget.batch_size, seed, groups if objective.balanced_batches else None)
     state = {name: value.to(device) for name, value in objective.initial_state().items()}
     windows = torch.zeros(2, WINDOWS, train.n_users, device=device)  # how often drawn, sum of B q_u
@@ -194,13 +193,15 @@ def fit(
             model.load_state_dict(snapshot.section("model"))
             _restore_optimizer(optimizer, snapshot.section("optimizer"))
 
+    batches = Batches(train, max_length=model.max_length, device=device, copy_window=model.copy_window)
+    steps = steps_for(step, batches, state, (budget.steps_per_epoch, budget.batch_size))
     validate = _Validation(model, validation, filter_seen=filter_seen)
     bar = tqdm(total=budget.epochs, initial=progress.epoch, desc=description, unit="epoch")
     saved_at = time.monotonic()
     while not _finished(progress, budget):
         begun = time.monotonic()
         window = windows[:, progress.epoch * WINDOWS // budget.epochs]
-        losses, state = _train_epoch(step, batches, stream, state, window, progress.epoch, budget, seed, train)
+        losses = _train_epoch(steps, stream, window, progress.epoch, budget, seed, train)
         progress.epoch += 1
         score = validate.ndcg(progress.epoch)
         # what the warm start reaches is not the method's
@@ -213,10 +214,10 @@ def fit(
             "epoch": progress.epoch,
             "loss": losses,
             "validation_ndcg_at_20": score,
-            "learning_rate": optimizer.param_groups[0]["lr"],
+            "learning_rate": budget.learning_rate_at(progress.epoch * budget.steps_per_epoch - 1),
             "seconds": progress.seconds,
         }
-        progress.history.append(row | _calibration(model) | objective.history(state))
+        progress.history.append(row | _calibration(model) | objective.history(steps.state))
         finished = _finished(progress, budget)
         if finished:
             progress.finished = datetime.now(UTC).isoformat()
@@ -224,7 +225,7 @@ def fit(
         bar.update()
         if store and (time.monotonic() - saved_at >= budget.checkpoint_seconds or finished):
             parts = {"model": model.state_dict(), "optimizer": _optimizer_tensors(optimizer)}
-            kept = {"best": best, "user_weights": {"windows": windows}, "objective": state}
+            kept = {"best": best, "user_weights": {"windows": windows}, "objective": steps.state}
             tensors = sections(**kept, **({} if finished else parts))
             store.save(Snapshot(tensors, {"progress": vars(progress)}), identity or {})
             saved_at = time.monotonic()
@@ -233,7 +234,7 @@ def fit(
         weights=best,
         history=pd.DataFrame(progress.history),
         user_weights=_by_user(windows),
-        objective_state={name: value.cpu() for name, value in state.items()},
+        objective_state={name: value.cpu() for name, value in steps.state.items()},
         best_epoch=progress.best_epoch,
         best_ndcg=progress.best_ndcg,
         seconds=progress.seconds,
@@ -304,38 +305,29 @@ def _finished(progress: Progress, budget: Budget) -> bool:
 
 
 def _train_epoch(
-    step: TrainingStep,
-    batches: Batches,
+    steps: Steps,
     stream: UserStream,
-    state: State,
     window: Tensor,
     epoch: int,
     budget: Budget,
     seed: int,
     train: Sequences,
-) -> tuple[float, State]:
-    """Mean user loss of the epoch, and the objective's state after it; adds the users' weights to the window.
+) -> float:
+    """Mean user loss of the epoch; adds the users' weights to the window.
 
     Looks at the losses once, at the end.
     """
-    step.model.train()
-    step.model.mask_source = MaskSource(seed, epoch)
+    steps.step.model.train()
+    steps.step.model.mask_source = MaskSource(seed, epoch)
     torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))  # draws the masks on CUDA
     first = epoch * budget.steps_per_epoch
-    losses, users = [], []
-    for number in range(first, first + budget.steps_per_epoch):
-        batch = batches.batch(stream.users(number))
-        for group in step.optimizer.param_groups:
-            group["lr"] = budget.learning_rate_at(number)
-        stepped = step(batch, state, number)
-        state = stepped.state
-        losses.append(stepped.losses)
-        users.append(batch.users)
-        window[0].index_add_(0, batch.users, torch.ones_like(stepped.weights, dtype=window.dtype))
-        window[1].index_add_(0, batch.users, (stepped.weights * len(batch.users)).to(window.dtype))
-    all_losses = torch.stack(losses)
-    if not bool(torch.isfinite(all_losses).all()):
-        bad = (~torch.isfinite(all_losses)).nonzero()
+    numbers = range(first, first + budget.steps_per_epoch)
+    drawn = torch.stack([stream.users(number) for number in numbers])
+    users, losses, weights = steps.take(drawn, [budget.learning_rate_at(number) for number in numbers], first)
+    window[0].index_add_(0, users.flatten(), torch.ones_like(weights, dtype=window.dtype).flatten())
+    window[1].index_add_(0, users.flatten(), (weights * budget.batch_size).to(window.dtype).flatten())
+    if not bool(torch.isfinite(losses).all()):
+        bad = (~torch.isfinite(losses)).nonzero()
         at = int(bad[0, 0])
         places = [int(users[at][column]) for row, column in bad.tolist() if row == at]
         message = (
@@ -343,7 +335,7 @@ def _train_epoch(
             f"{train.users[places[:5]].tolist()}{' ...' if len(places) > 5 else ''}. {_ADVICE}"
         )
         raise DivergenceError(message)
-    return float(all_losses.mean()), state
+    return float(losses.mean())
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

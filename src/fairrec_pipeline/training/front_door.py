@@ -60,7 +60,7 @@ class FrontDoor:
     @torch.no_grad()
     def mediators(self, batch: Batch) -> Tensor:
         """(T, n, dim) state of every teacher after each token of the batch."""
-        return torch.stack([model(batch.tokens, batch.positions, batch.buckets) for model in self.teachers])
+        return torch.stack([model(batch.tokens, batch.positions, batch.layout) for model in self.teachers])
 
     @torch.no_grad()
     def histories(self, batch: Batch) -> Tensor:

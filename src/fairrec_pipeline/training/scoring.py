@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fairrec_pipeline.interactions.sequences import Sequences
 from fairrec_pipeline.models.copying import OwnItems
+from fairrec_pipeline.models.packing import Buckets
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.training.batches import Batch, Batches
 from fairrec_pipeline.training.checkpoint import Snapshot
@@ -49,7 +50,8 @@ def encode(model: SASRec, histories: Sequences | Histories) -> Tensor:
     model.eval()
     states = torch.empty(histories.n_users, model.output_table.shape[1], device=model.output_table.device)
     for batch in histories.cut:
-        newest = model.newest_states(batch.tokens, batch.positions, batch.buckets, batch.ends)
+        assert isinstance(batch.layout, Buckets)  # of `Batches.batch`
+        newest = model.newest_states(batch.tokens, batch.positions, batch.layout, batch.ends)
         states[batch.users] = newest.float()
     return states
 
@@ -75,7 +77,7 @@ class ModelScorer:
             self._buffer = self._states.new_empty(size)
         scores = torch.mm(self._states[users], weight.T, out=self._buffer[:size].view(len(users), len(weight)))
         if self.model.copy is not None:
-            rows, items, values = self.model.copy(self._states[users], self.own_items(users))
+            rows, items, values, _ = self.model.copy(self._states[users], self.own_items(users))
             scores.index_put_((rows, items), values, accumulate=True)
         return scores
 

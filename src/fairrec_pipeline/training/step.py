@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fairrec_pipeline.models.dropout import KeptMasks, MaskSource
+from fairrec_pipeline.models.packing import Buckets
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
 from fairrec_pipeline.objectives.base import LossBatch, Objective, State
@@ -44,6 +45,9 @@ class TrainingStep:
         warm_start_steps: every user weighs the same in so many first steps, and the objective is not asked.
     """
 
+    decides_on_host = False
+    """Whether `gradients` is another program from step to step."""
+
     def __init__(
         self,
         model: SASRec,
@@ -61,6 +65,11 @@ class TrainingStep:
         weights, parameter = objective.item_weights, model.output_table
         self.item_weights = None if weights is None else weights.to(parameter)
 
+    @property
+    def recordable(self) -> bool:
+        """Whether a step is the same launches whatever the data: then a CUDA graph of one serves for others."""
+        return not (self.decides_on_host or self.objective.decides_on_host)
+
     def __call__(self, batch: Batch, state: State, number: int = 0) -> Stepped:
         """Step once; `number` counts the steps of the training from 0."""
         stepped = self.backward(batch, state, number)
@@ -71,7 +80,8 @@ class TrainingStep:
         """Losses and fresh gradients, without the optimiser."""
         assert batch.targets is not None  # a training batch
         self.optimizer.zero_grad()
-        twice = self._few_have_weight(number) and batch.tokens.device.type == "cpu"
+        packed_on_cpu = isinstance(batch.layout, Buckets) and batch.tokens.device.type == "cpu"
+        twice = packed_on_cpu and self._few_have_weight(number)
         masks = KeptMasks(self.model.mask_source) if twice else self.model.mask_source
         with torch.set_grad_enabled(not twice):
             states = self._states(batch, masks)
@@ -82,7 +92,7 @@ class TrainingStep:
         with torch.no_grad():
             additions = copied and copied._replace(values=copied.values.detach())
             losses = self.head.losses(states.detach(), weight.detach(), batch.targets, additions)
-            factors = None if self.item_weights is None else self.item_weights[batch.targets]
+            factors = self._factors(batch)
             per_user = losses.new_zeros(len(batch.users))
             per_user.index_add_(0, batch.rows, losses if factors is None else losses * factors)
             per_user /= batch.lengths
@@ -107,9 +117,18 @@ class TrainingStep:
         return Stepped(per_user, weights, state)
 
     def _states(self, sequences: Batch | Part, masks: MaskSource) -> Tensor:
-        with torch.autocast(sequences.tokens.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            states: Tensor = self.model(sequences.tokens, sequences.positions, sequences.buckets, masks)
+        device = sequences.tokens.device.type
+        # every weight is cast once a pass anyway, and a cast that is kept cannot be recorded
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+            states: Tensor = self.model(sequences.tokens, sequences.positions, sequences.layout, masks)
         return states
+
+    def _factors(self, batch: Batch) -> Tensor | None:
+        """(n,) what the loss of each position counts with; None for 1."""
+        if self.item_weights is None:
+            return batch.real
+        of_items = self.item_weights[batch.targets]
+        return of_items if batch.real is None else of_items * batch.real
 
     def _few_have_weight(self, number: int) -> bool:
         few = self.objective.share_with_weight <= FEW and number >= self.warm_start_steps

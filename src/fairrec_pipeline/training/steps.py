@@ -1,0 +1,164 @@
+"""The steps of a training, an epoch at a time: launched one by one, or recorded as CUDA graphs.
+
+A step of the published backbone is some hundred kernels of a few microseconds on a GPU; launched by Python they take
+several times as long. Where nothing in a step has to be asked of the device, its launches are recorded once for every
+size of batch and played back. Then everything a step reads lies on the device before the epoch begins, also users and
+learning rates: a step finds its own by a counter there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairrec_pipeline.objectives.base import State
+from fairrec_pipeline.training.batches import Batches, FixedSizeBatches
+from fairrec_pipeline.training.step import TrainingStep
+
+
+class Taken(NamedTuple):
+    """What S steps leave behind.
+
+    Attributes:
+        users: (S, B) places of the users of each step.
+        losses: (S, B) their losses in nats.
+        weights: (S, B) the objective's weights for them.
+    """
+
+    users: Tensor
+    losses: Tensor
+    weights: Tensor
+
+
+class Steps:
+    """Steps that Python launches, on batches that are cut on the CPU.
+
+    Args:
+        step: takes one.
+        batches: of the training histories.
+        state: of the objective before the first step, on the device.
+    """
+
+    def __init__(self, step: TrainingStep, batches: Batches, state: State) -> None:
+        self.step, self.batches, self.state = step, batches, state
+
+    def take(self, users: Tensor, learning_rates: Sequence[float], first: int) -> Taken:
+        """Take some steps.
+
+        Args:
+            users: (S, B) int64 on the CPU.
+            learning_rates: S of them.
+            first: number of the first step, from 0.
+        """
+        taken = []
+        for number, (drawn, rate) in enumerate(zip(users, learning_rates, strict=True), first):
+            batch = self.batches.batch(drawn)
+            for group in self.step.optimizer.param_groups:
+                group["lr"] = rate
+            losses, weights, self.state = self.step(batch, self.state, number)
+            taken.append((batch.users, losses, weights))
+        return Taken(*map(torch.stack, zip(*taken, strict=True)))
+
+
+class RecordedSteps(Steps):
+    """Steps of which the device is asked nothing, recorded as CUDA graphs where there is CUDA.
+
+    A batch has one of a few sizes (`FixedSizeBatches`). The first step of a size is launched by Python, which also
+    makes what is made at first use; the second is recorded, and it and every further one are played back.
+
+    Args:
+        step, batches, state: as of `Steps`; `step.recordable`.
+        shape: (S, B) of every call.
+    """
+
+    def __init__(self, step: TrainingStep, batches: Batches, state: State, shape: tuple[int, int]) -> None:
+        super().__init__(step, batches, dict(state))
+        device = batches.device
+        self._batches = FixedSizeBatches(batches, shape[1])
+        self._users = torch.zeros(shape, dtype=torch.int64, device=device)
+        self._rates = torch.zeros(shape[0], device=device)
+        self._at = torch.zeros(1, dtype=torch.int64, device=device)
+        self._outcome: tuple[Tensor, Tensor] | None = None  # losses and weights of every step
+        self._rate = torch.zeros((), device=device)
+        for group in step.optimizer.param_groups:
+            group["lr"], group["capturable"] = self._rate, True
+        self._met: set[tuple[int, bool]] = set()  # size, and whether the objective is not asked yet
+        self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
+        self._records = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self._records else None
+        self._pool = torch.cuda.graph_pool_handle() if self._records else None
+
+    def take(self, users: Tensor, learning_rates: Sequence[float], first: int) -> Taken:
+        self._users.copy_(users)
+        self._rates.copy_(torch.tensor(learning_rates))
+        self._at.zero_()
+        with self._beside():
+            for number, size in enumerate(self._batches.sizes(users), first):
+                self._take_one(size, number)
+        assert self._outcome is not None  # there was a step
+        return Taken(self._users, *self._outcome)
+
+    def _take_one(self, size: int, number: int) -> None:
+        kind = (size, number < self.step.warm_start_steps)
+        if self._records and kind in self._met and kind not in self._graphs:
+            self._record(kind, number)
+        if kind in self._graphs:
+            self._graphs[kind].replay()
+        else:
+            self._met.add(kind)
+            self._launch(size, number)
+
+    def _record(self, kind: tuple[int, bool], number: int) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # graphs share their memory: none needs what another has left there
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                self._launch(kind[0], number)
+        except RuntimeError as error:
+            warnings.warn(f"steps are launched one by one, for they cannot be recorded: {error}", stacklevel=2)
+            self._records = False
+        else:
+            self._graphs[kind] = graph
+
+    def _launch(self, size: int, number: int) -> None:
+        """One step on the users at the counter; all that stays of it is written into tensors of this object."""
+        users = self._users.index_select(0, self._at)[0]
+        self._rate.copy_(self._rates.index_select(0, self._at)[0])
+        stepped = self.step(self._batches.batch(users, size), self.state, number)
+        for name, value in stepped.state.items():
+            if value is not self.state[name]:  # else it was written in place
+                self.state[name].copy_(value)
+        if self._outcome is None:  # in the first step, which is not recorded
+            shape = self._users.shape
+            self._outcome = stepped.losses.new_zeros(shape), stepped.weights.new_zeros(shape)
+        for kept, new in zip(self._outcome, (stepped.losses, stepped.weights), strict=True):
+            kept.index_copy_(0, self._at, new[None])
+        self._at += 1
+
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[None]:
+        """On the stream that records: what is made on another one cannot be recorded."""
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            yield
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+
+def steps_for(step: TrainingStep, batches: Batches, state: State, shape: tuple[int, int]) -> Steps:
+    """Recorded steps where that is possible: on CUDA, in bfloat16, if nothing in a step is asked of the device.
+
+    Args:
+        step, batches, state: as of `Steps`.
+        shape: (S, B) of every call.
+    """
+    if batches.device.type == "cuda" and step.bf16 and step.recordable and step.model.fits_flash_attention:
+        return RecordedSteps(step, batches, state, shape)
+    return Steps(step, batches, state)
