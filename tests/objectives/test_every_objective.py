@@ -107,10 +107,15 @@ def test_the_order_of_a_batch_does_not_matter(loss: str) -> None:
 
 
 class NothingFromTheCpu(TorchDispatchMode):
-    """Fails where a tensor is copied from the CPU to another device, which a GPU is waited for."""
+    """Fails where a tensor is copied from the CPU to another device, which a GPU is waited for.
+
+    `torch.where` copies a number, too, once it is on CUDA.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func.overloadpacket is torch.ops.aten.where and result.device.type != "cpu":
+            assert all(part.device.type != "cpu" for part in args), "a number of the CPU"
         if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
             source = args[1] if func.overloadpacket is torch.ops.aten.copy_ else args[0]
             assert source.device.type != "cpu" or result.device.type == "cpu", "copied from the CPU"

@@ -43,7 +43,7 @@ def state_of(step: TrainingStep, device: torch.device = CPU) -> State:
 def step_of(loss: str, model: SASRec, train: Sequences, device: torch.device = CPU, **options: Any) -> TrainingStep:
     objective = objective_of(loss, train)
     groups = groups_of(objective, loss)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1.0, fused=device is CPU)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.0, fused=device is not META)
     return TrainingStep(model, optimizer, objective, None if groups is None else groups.to(device), **options)
 
 

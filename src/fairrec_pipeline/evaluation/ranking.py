@@ -77,7 +77,7 @@ def rank_and_loss(
             ahead = scores[row, item] >= target_scores[row, 0]
             rank.index_add_(0, row, ahead.to(rank.dtype), alpha=-1)
             rank[row[item == targets[users][row]]] = 0
-        ranks.append(torch.where(torch.isnan(target_scores[:, 0]), -1, rank))
+        ranks.append(rank.masked_fill(torch.isnan(target_scores[:, 0]), -1))
         if with_loss:
             losses.append(torch.logsumexp(scores, dim=1) - target_scores[:, 0])
     all_ranks = torch.where(known, torch.cat(ranks), 0).cpu().numpy()

@@ -83,11 +83,14 @@ class SoftmaxHead:
     Args:
         keep_bytes: how much of the exponentiated logits may be kept for the gradients.
         chunk: number of items at a time; None: `fitting_chunk` of the device.
+
+    Attributes:
+        buffer: for the logits; another one as soon as there are more.
     """
 
     def __init__(self, keep_bytes: int = KEEP_BYTES, chunk: int | None = None) -> None:
         self.keep_bytes, self._chunk = keep_bytes, chunk
-        self._buffer = torch.empty(0)
+        self.buffer = torch.empty(0)
 
     def losses(self, states: Tensor, weight: Tensor, targets: Tensor, additions: Additions | None = None) -> Tensor:
         """Cross-entropy of every position, in nats.
@@ -105,8 +108,8 @@ class SoftmaxHead:
         self.chunk = min(self._chunk or fitting_chunk(states.device), n_items)
         self._kept = n * n_items * states.element_size() <= self.keep_bytes
         size = n * n_items if self._kept else n * self.chunk
-        if self._buffer.numel() < size or self._buffer.dtype != states.dtype or self._buffer.device != states.device:
-            self._buffer = states.new_empty(size)
+        if self.buffer.numel() < size or self.buffer.dtype != states.dtype or self.buffer.device != states.device:
+            self.buffer = states.new_empty(size)
         self._states, self._weight, self._targets, self._additions = states, weight, targets, additions
         wide = torch.promote_types(states.dtype, torch.float32)
         self._levels: list[tuple[Tensor, list[int]]] = []  # with the first items of the chunks that a level serves
@@ -199,7 +202,7 @@ class SoftmaxHead:
         if self._kept:
             out = self._kept_chunk(start, stop, len(states))
         else:
-            out = self._buffer[: len(states) * (stop - start)].view(stop - start, len(states))
+            out = self.buffer[: len(states) * (stop - start)].view(stop - start, len(states))
         torch.mm(self._weight[start:stop], states.T, out=out)
         if additions:
             rows, items, values, _ = additions[start // self.chunk]
@@ -207,7 +210,7 @@ class SoftmaxHead:
         return out
 
     def _kept_chunk(self, start: int, stop: int, n: int) -> Tensor:
-        return self._buffer[n * start : n * stop].view(stop - start, n)
+        return self.buffer[n * start : n * stop].view(stop - start, n)
 
     @staticmethod
     def _rows_with_weight(coefficients: Tensor) -> Tensor | None:

@@ -33,9 +33,8 @@ class CVaR(Objective):
         size = self.alpha * len(batch.losses)
         k = int(size)
         by_rank = torch.zeros_like(batch.losses)
-        by_rank[:k] = 1 / size
-        if k < len(by_rank):
-            by_rank[k] = 1 - k / size
+        by_rank[:k].fill_(1 / size)  # to assign a number would copy it to a GPU, which is waited for
+        by_rank[k : k + 1].fill_(1 - k / size)
         order = torch.sort(batch.losses, descending=True, stable=True).indices
         return torch.empty_like(by_rank).index_copy_(0, order, by_rank), state
 

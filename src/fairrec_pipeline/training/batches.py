@@ -120,7 +120,7 @@ class Batches:
 
         newest, reach = place - 1, token_number.clamp(max=self.copy_window)
         place, is_start, rows_here = self._to(place), self._to(is_start), self._to(rows)
-        tokens = torch.where(is_start, self.start_token, self.items[(place - 1).clamp(min=0)])
+        tokens = self.items[(place - 1).clamp(min=0)].masked_fill(is_start, self.start_token)
         return Batch(
             users=self._to(users),
             tokens=tokens,
@@ -195,17 +195,17 @@ class FixedSizeBatches:
         rows = rows.clamp(max=len(users) - 1)
         to_end = ends[rows] - 1 - places
         token_number = history[rows] - 1 - to_end  # 0 is the start token, j the j-th item
-        place = torch.where(real, self._offsets[users][rows] + token_number, 0)  # of the item after this token
+        place = (self._offsets[users][rows] + token_number) * real  # of the item after this token
         is_start = ~real | (token_number == 0)
         own = None
         if self._batches.copy_window:
             window = self._batches.copy_window
-            reach = torch.where(real, token_number, 0).clamp(max=window)
+            reach = (token_number * real).clamp(max=window)
             own = own_items_of_fixed_number(place - 1, reach, items, self._batches.met, window)
         offsets = functional.pad(functional.pad(ends, (1, 0)), (0, 1), value=size)
         return Batch(
             users=users,
-            tokens=torch.where(is_start, start_token, items[(place - 1).clamp(min=0)]),
+            tokens=items[(place - 1).clamp(min=0)].masked_fill(is_start, start_token),
             positions=to_end.clamp(min=0),
             layout=Ragged(offsets.to(torch.int32), max(max_length, self.filler)),
             targets=items[place],

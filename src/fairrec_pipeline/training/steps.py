@@ -89,6 +89,7 @@ class RecordedSteps(Steps):
             group["lr"], group["capturable"] = self._rate, True
         self._met: set[tuple[int, bool]] = set()  # size, and whether the objective is not asked yet
         self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
+        self._written: list[Tensor] = []  # a graph goes on writing where it was recorded, so that has to stay
         self._records = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._records else None
         self._pool = torch.cuda.graph_pool_handle() if self._records else None
@@ -124,6 +125,7 @@ class RecordedSteps(Steps):
             self._records = False
         else:
             self._graphs[kind] = graph
+            self._written.append(self.step.head.buffer)
 
     def _launch(self, size: int, number: int) -> None:
         """One step on the users at the counter; all that stays of it is written into tensors of this object."""
