@@ -394,6 +394,7 @@ def train(job: Job, arm: Arm, *, deadline: float, epochs: int | None, folder: Pa
         "steps_per_second": steps_per_second,
         "tflops": steps_per_second * flops_per_step(job) / 1e12,
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if arm.device.type == "cuda" else None,
+        "reserved_memory_bytes": torch.cuda.max_memory_reserved() if arm.device.type == "cuda" else None,
         "best_epoch": progress["best_epoch"],
         "best_validation_ndcg_at_20": progress["best_ndcg"],
         "test_ndcg_at_20": test_by_group(job, arm, scorer),

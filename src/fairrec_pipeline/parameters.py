@@ -167,6 +167,7 @@ class Train(Block):
     warm_start_steps: int = Field(strict=True, ge=0, description="steps of ERM before the method itself")
     patience: int | None = Field(strict=True, ge=1)
     precision: Literal["auto", "fp32", "bf16"]
+    cuda_graphs: bool = Field(strict=True, description="on CUDA, record the launches of a step and play them back")
     item_chunk: int | None = Field(strict=True, ge=1, description="items of the catalogue at a time; null: chosen")
     checkpoint_seconds: float = Field(ge=0)
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.models.attention import causal_attention
+from fairrec_pipeline.models.attention import causal_attention, has_ragged_kernel
 from fairrec_pipeline.models.dropout import MaskSource
-from fairrec_pipeline.models.packing import buckets_of
+from fairrec_pipeline.models.packing import Ragged, buckets_of
 
 LENGTHS, HEADS, DIM = [20, 11, 10, 4, 4, 1], 3, 6  # three buckets, the first without padding
 
@@ -70,3 +70,11 @@ def test_without_dropout_it_is_the_fused_kernel() -> None:
     for out in outs:
         out.backward(direction)
     torch.testing.assert_close(by_hand.grad, fused.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_ragged_sequences_are_those_of_buckets() -> None:
+    qkv = packed()
+    offsets = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0).tolist()], dtype=torch.int32)
+    found = causal_attention(qkv, Ragged(offsets, 20), HEADS, MaskSource(0), 0.0)
+    torch.testing.assert_close(found, attend(qkv, MaskSource(0), 0.0), rtol=1e-12, atol=1e-12)
+    assert not has_ragged_kernel(8, 0.0, torch.device("cpu"))

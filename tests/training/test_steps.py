@@ -18,6 +18,7 @@ from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
 from fairrec_pipeline.objectives.base import State
 from fairrec_pipeline.training import fit as fit_module
+from fairrec_pipeline.training import steps as steps_module
 from fairrec_pipeline.training.batches import Batches, FixedSizeBatches
 from fairrec_pipeline.training.checkpoint import CheckpointStore
 from fairrec_pipeline.training.distillation import DistillationStep
@@ -47,21 +48,25 @@ def step_of(loss: str, model: SASRec, train: Sequences, device: torch.device = C
     return TrainingStep(model, optimizer, objective, None if groups is None else groups.to(device), **options)
 
 
-@pytest.mark.parametrize("filler", [64, 128])
-def test_a_batch_of_a_fixed_size_is_the_packed_one_and_a_filler(make_sequences: MakeSequences, filler: int) -> None:
+@pytest.mark.parametrize("grain", [8, 64, 128])
+def test_a_batch_of_a_fixed_size_is_the_packed_one_and_fillers(make_sequences: MakeSequences, grain: int) -> None:
     train = make_sequences(LENGTHS)
     batches = Batches(train, max_length=MAX_LENGTH, device=CPU)
     fixed = FixedSizeBatches(batches, 5)
-    fixed.filler = filler
+    fixed.grain = grain
     for users, size in zip(USERS, fixed.sizes(USERS), strict=True):
         found, packed = fixed.batch(users, size), batches.batch(users)
         n = len(packed.tokens)
-        assert size % filler == 0
-        assert 1 <= size - n <= filler
+        assert size % grain == 0
+        assert size - n < grain + fixed.fillers
         assert found.real is not None
         assert found.real.tolist() == [True] * n + [False] * (size - n)
-        assert found.layout.offsets.tolist() == [0, *(found.ends + 1).tolist(), size]
-        assert found.layout.longest >= max(MAX_LENGTH, size - n)
+        assert found.layout.offsets[:6].tolist() == [0, *(found.ends + 1).tolist()]
+        of_fillers = found.layout.offsets[5:].diff().tolist()
+        assert len(of_fillers) == fixed.fillers == {8: 1, 64: 6, 128: 11}[grain]
+        assert sum(of_fillers) == size - n
+        assert min(of_fillers) >= 1
+        assert max(of_fillers) <= found.layout.longest <= MAX_LENGTH + 1
         assert torch.equal(found.rows[:n], torch.repeat_interleave(torch.arange(5), found.lengths))
         order = torch.argsort(found.lengths, descending=True, stable=True)
         assert torch.equal(found.users[order], packed.users)
@@ -77,7 +82,7 @@ def test_few_sizes_are_enough(make_sequences: MakeSequences) -> None:
     """1,000 users of 10 positions on average, 96 a batch: 960 positions, and sizes 64 (960 / 16, rounded) apart."""
     train = make_sequences([5, 15] * 500)
     fixed = FixedSizeBatches(Batches(train, max_length=20, device=CPU), 96)
-    assert fixed.filler == 64
+    assert fixed.grain == 64
     users = torch.randint(0, 1000, (200, 96), generator=torch.Generator().manual_seed(0))
     sizes = fixed.sizes(users)
     assert set(sizes) <= {832, 896, 960, 1024, 1088, 1152}  # 960, four standard deviations of 5 sqrt(96) around it
@@ -171,7 +176,7 @@ class Played:
 def test_the_second_step_of_a_size_is_recorded(
     make_sequences: MakeSequences, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    """And played, as all after it. What cannot be recorded is launched, and said once."""
+    """And played, as all after it. What cannot be recorded ends the training, and says what it was and what to do."""
     train, log = make_sequences(LENGTHS), []
     step = step_of("erm", make_model(), train, warm_start_steps=1)
     steps = RecordedSteps(step, Batches(train, max_length=MAX_LENGTH, device=CPU), {}, (4, 5))
@@ -179,35 +184,55 @@ def test_the_second_step_of_a_size_is_recorded(
     @contextlib.contextmanager
     def graph(*_: Any, **__: Any) -> Iterator[None]:
         log.append("recorded")
-        yield
-        if fails:
-            message = "operation not permitted when stream is capturing"
+        try:
+            yield
+        finally:
+            if fails:
+                message = "operation failed due to a previous error during capture"
+                raise RuntimeError(message)
+
+    def launch(size: int, number: int) -> None:
+        log.append(f"{size} in {number}")
+        if fails and log[-2:-1] == ["recorded"]:
+            message = "what went wrong"
             raise RuntimeError(message)
 
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(CUDAGraph=lambda: Played(log), graph=graph))
-    monkeypatch.setattr(steps, "_launch", lambda size, number: log.append(f"{size} in {number}"))
+    monkeypatch.setattr(steps, "_launch", launch)
     monkeypatch.setattr(steps, "_records", True)
     with (
-        pytest.warns(UserWarning, match="cannot be recorded: operation not permitted")
+        pytest.raises(RuntimeError, match=r"what went wrong\. train\.cuda_graphs=false")
         if fails
         else (contextlib.nullcontext())
     ):
         for number, size in enumerate([64, 64, 64, 128, 64]):
             steps._take_one(size, number)
-    if fails:
-        assert log == ["64 in 0", "64 in 1", "recorded", "64 in 2", "64 in 2", "128 in 3", "64 in 4"]
-    else:  # the first one is another step: that of the warm start
-        assert log == ["64 in 0", "64 in 1", "recorded", "64 in 2", "played", "128 in 3", "played"]
+    # the first one is another step: that of the warm start
+    expected = ["64 in 0", "64 in 1", "recorded", "64 in 2", "played", "128 in 3", "played"]
+    assert log == (expected[:4] if fails else expected)
 
 
-def test_which_steps_can_be_recorded(make_sequences: MakeSequences, make_model: MakeModel) -> None:
-    train = make_sequences(LENGTHS)
+def test_which_steps_are_recorded(
+    make_sequences: MakeSequences, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, asked = make_sequences(LENGTHS), []
     assert [loss for loss in OPTIONS if step_of(loss, make_model(), train).recordable] == RECORDABLE
     assert DistillationStep.decides_on_host
-    step = step_of("erm", make_model(), train, bf16=True)
-    assert type(steps_for(step, Batches(train, max_length=MAX_LENGTH, device=CPU), {}, (4, 5))) is Steps
-    assert make_model(heads=2).fits_flash_attention  # 16 / 2
-    assert not make_model(heads=4).fits_flash_attention
+    batches = Batches(train, max_length=MAX_LENGTH, device=CPU)
+
+    def has_kernel(head_width: int, rate: float, device: torch.device) -> bool:
+        asked.append((head_width, rate, device))
+        return True
+
+    def kind(loss: str = "erm", *, bf16: bool = True, **options: Any) -> type[Steps]:
+        step = step_of(loss, make_model(dropout=0.2), train, bf16=bf16)
+        return type(steps_for(step, batches, state_of(step), (4, 5), **options))
+
+    assert kind() is Steps
+    monkeypatch.setattr(steps_module, "has_ragged_kernel", has_kernel)
+    assert kind() is RecordedSteps
+    assert asked == [(8, 0.2, CPU)]  # two heads of 16
+    assert kind("rsr_hard") is kind(bf16=False) is kind(cuda_graphs=False) is Steps
 
 
 def test_a_training_of_recorded_steps_goes_on_after_an_interruption(
@@ -243,7 +268,7 @@ def test_a_training_of_recorded_steps_goes_on_after_an_interruption(
         )  # fmt: skip
 
     launched = trained()
-    monkeypatch.setattr(fit_module, "steps_for", RecordedSteps)
+    monkeypatch.setattr(fit_module, "steps_for", lambda *arguments, **_: RecordedSteps(*arguments))
     whole = trained()
     for _ in range(2):
         with pytest.raises(StopError):

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.backends import cuda
 from torch.nn import functional
 
 from fairrec_pipeline.models.dropout import MaskSource
@@ -42,6 +43,14 @@ def causal_attention(qkv: Tensor, layout: Layout, heads: int, mask_source: MaskS
         for bucket in buckets
     ]
     return _dropped_attention(qkv, buckets, heads, factors)
+
+
+def has_ragged_kernel(head_width: int, rate: float, device: torch.device) -> bool:
+    """Whether `causal_attention` of ragged sequences has a kernel for training: on this GPU, for heads so wide."""
+    if device.type != "cuda" or head_width % 8:
+        return False
+    q = torch.empty(1, 1, 8, head_width, dtype=torch.bfloat16, device=device, requires_grad=True)
+    return bool(cuda.can_use_flash_attention(cuda.SDPAParams(q, q, q, None, rate, True, False)))
 
 
 def _ragged_attention(qkv: Tensor, sequences: Ragged, heads: int, rate: float) -> Tensor:

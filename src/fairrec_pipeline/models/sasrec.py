@@ -74,11 +74,6 @@ class SASRec(nn.Module):
     def copy_window(self) -> int:
         return 0 if self.copy is None else self.copy.window
 
-    @property
-    def fits_flash_attention(self) -> bool:
-        """Whether the kernel for ragged sequences takes heads of this width."""
-        return self.head_width % 8 == 0 and self.head_width <= 256
-
     def forward(self, tokens: Tensor, positions: Tensor, layout: Layout, masks: MaskSource | None = None) -> Tensor:
         """States after each token.
 

@@ -62,16 +62,15 @@ class Additions(NamedTuple):
     def by_chunk(self, chunk: int, n_items: int) -> list[Additions]:
         """Those of each chunk of the catalogue; a GPU has to be waited for, unless their number is fixed."""
         if self.real is not None:
-            return [self._within(start, min(start + chunk, n_items)) for start in range(0, n_items, chunk)]
+            return [self._within(start, min(start + chunk, n_items), self.real) for start in range(0, n_items, chunk)]
         starts = torch.arange(0, n_items + chunk, chunk, device=self.items.device)
         sizes = torch.searchsorted(self.items, starts).diff().tolist()
         parts = zip(*(part.split(sizes) for part in (self.rows, self.items, self.values)), strict=True)
         return [Additions(*part) for part in parts]
 
-    def _within(self, start: int, stop: int) -> Additions:
+    def _within(self, start: int, stop: int, real: Tensor) -> Additions:
         """All of them, with 0 for what is not real or of another chunk."""
-        inside = (self.items >= start) & (self.items < stop)
-        inside = inside if self.real is None else inside & self.real
+        inside = (self.items >= start) & (self.items < stop) & real
         return Additions(self.rows, self.items.clamp(start, stop - 1), self.values * inside, inside)
 
 

@@ -19,7 +19,7 @@ from fairrec_pipeline.interactions.sequences import Sequences
 from fairrec_pipeline.models.copying import Encounters, OwnItems, encounters, own_items, own_items_of_fixed_number
 from fairrec_pipeline.models.packing import Buckets, Layout, Ragged, buckets_of, to_device
 
-_LEAST_FILLER = 64
+_LEAST_GRAIN = 64
 _SIZES_TO_THE_MEAN = 16
 """A batch is filled up by about a thirty-second; half of that would double the number of sizes."""
 
@@ -155,7 +155,7 @@ class Batches:
 class FixedSizeBatches:
     """Cuts training batches on the device, into few sizes, so that no shape depends on whose histories they are.
 
-    What is left of a size is one more sequence of start tokens, whose positions are not `real`.
+    What is left of a size are more sequences, of start tokens, whose positions are not `real`.
 
     Args:
         batches: holds the histories on the device.
@@ -167,16 +167,24 @@ class FixedSizeBatches:
         self._batches = batches
         self._lengths = batches.lengths.clamp(max=batches.max_length)
         mean = float(self._lengths.double().mean()) * batch_size
-        self.filler = max(_LEAST_FILLER, round(mean / _SIZES_TO_THE_MEAN / _LEAST_FILLER) * _LEAST_FILLER)
+        self.grain = max(_LEAST_GRAIN, round(mean / _SIZES_TO_THE_MEAN / _LEAST_GRAIN) * _LEAST_GRAIN)
         self._history, self._offsets = batches.lengths.to(batches.device), batches.offsets.to(batches.device)
 
     def sizes(self, users: Tensor) -> list[int]:
-        """Number of positions for each of S batches, of which at least one and at most `filler` are not real.
+        """Number of positions for each of S batches, a multiple of `grain`.
+
+        At least so many are not real that none of the `fillers` is empty.
 
         Args:
             users: (S, B) on the CPU.
         """
-        return ((self._lengths[users].sum(1) // self.filler + 1) * self.filler).tolist()
+        real = self._lengths[users].sum(1) + self.fillers - 1
+        return ((real // self.grain + 1) * self.grain).tolist()
+
+    @property
+    def fillers(self) -> int:
+        """So many that they are about as long as a sequence can be: one long one would hold up the others."""
+        return self.grain // self._batches.max_length + 1
 
     def batch(self, users: Tensor, size: int) -> Batch:
         """The batch of these users, in their order.
@@ -202,12 +210,15 @@ class FixedSizeBatches:
             window = self._batches.copy_window
             reach = (token_number * real).clamp(max=window)
             own = own_items_of_fixed_number(place - 1, reach, items, self._batches.met, window)
-        offsets = functional.pad(functional.pad(ends, (1, 0)), (0, 1), value=size)
+        parts = torch.arange(1, self.fillers + 1, device=users.device)
+        fillers = ends[-1] + parts * (size - ends[-1]) // self.fillers
+        offsets = functional.pad(torch.cat((ends, fillers)), (1, 0))
+        longest_filler = -(-(self.grain + self.fillers - 1) // self.fillers)
         return Batch(
             users=users,
             tokens=items[(place - 1).clamp(min=0)].masked_fill(is_start, start_token),
             positions=to_end.clamp(min=0),
-            layout=Ragged(offsets.to(torch.int32), max(max_length, self.filler)),
+            layout=Ragged(offsets.to(torch.int32), max(max_length, longest_filler)),
             targets=items[place],
             rows=rows,
             lengths=lengths,

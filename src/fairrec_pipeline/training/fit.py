@@ -52,6 +52,7 @@ class Budget:
     patience: int | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     item_chunk: int | None = None
+    cuda_graphs: bool = True
     checkpoint_seconds: float = 30.0
 
     def learning_rate_at(self, step: int) -> float:
@@ -117,8 +118,7 @@ def resolve_device(device: str) -> torch.device:
         raise ValueError(message)
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    # torch may prefer cuDNN's attention, which plans anew for every shape, and nearly every step of ours has another;
-    # its dropout rates are coarse, too
+    # torch may prefer cuDNN's attention, which plans anew for every shape, and nearly every step of ours has another
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # single-precision sums
     return torch.device("cuda")
@@ -194,7 +194,7 @@ def fit(
             _restore_optimizer(optimizer, snapshot.section("optimizer"))
 
     batches = Batches(train, max_length=model.max_length, device=device, copy_window=model.copy_window)
-    steps = steps_for(step, batches, state, (budget.steps_per_epoch, budget.batch_size))
+    steps = steps_for(step, batches, state, (budget.steps_per_epoch, budget.batch_size), cuda_graphs=budget.cuda_graphs)
     validate = _Validation(model, validation, filter_seen=filter_seen)
     bar = tqdm(total=budget.epochs, initial=progress.epoch, desc=description, unit="epoch")
     saved_at = time.monotonic()

@@ -9,13 +9,13 @@ learning rates: a step finds its own by a counter there.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fairrec_pipeline.models.attention import has_ragged_kernel
 from fairrec_pipeline.objectives.base import State
 from fairrec_pipeline.training.batches import Batches, FixedSizeBatches
 from fairrec_pipeline.training.step import TrainingStep
@@ -69,7 +69,8 @@ class RecordedSteps(Steps):
     """Steps of which the device is asked nothing, recorded as CUDA graphs where there is CUDA.
 
     A batch has one of a few sizes (`FixedSizeBatches`). The first step of a size is launched by Python, which also
-    makes what is made at first use; the second is recorded, and it and every further one are played back.
+    makes what is made at first use; the second is recorded, and it and every further one are played back. From here on
+    parameters, optimiser and state may be read between calls, and written in place, but not be replaced.
 
     Args:
         step, batches, state: as of `Steps`; `step.recordable`.
@@ -102,30 +103,30 @@ class RecordedSteps(Steps):
             for number, size in enumerate(self._batches.sizes(users), first):
                 self._take_one(size, number)
         assert self._outcome is not None  # there was a step
-        return Taken(self._users, *self._outcome)
+        return Taken(*(x.clone() for x in (self._users, *self._outcome)))
 
     def _take_one(self, size: int, number: int) -> None:
         kind = (size, number < self.step.warm_start_steps)
         if self._records and kind in self._met and kind not in self._graphs:
-            self._record(kind, number)
+            self._graphs[kind] = self._recorded(size, number)
         if kind in self._graphs:
             self._graphs[kind].replay()
         else:
             self._met.add(kind)
             self._launch(size, number)
 
-    def _record(self, kind: tuple[int, bool], number: int) -> None:
+    def _recorded(self, size: int, number: int) -> torch.cuda.CUDAGraph:
+        """The launches of a step, none of which is done."""
         graph = torch.cuda.CUDAGraph()
         try:
             # graphs share their memory: none needs what another has left there
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                self._launch(kind[0], number)
-        except RuntimeError as error:
-            warnings.warn(f"steps are launched one by one, for they cannot be recorded: {error}", stacklevel=2)
-            self._records = False
-        else:
-            self._graphs[kind] = graph
-            self._written.append(self.step.head.buffer)
+                self._launch(size, number)
+        except Exception as error:  # the end of a failed recording hides what went wrong in it
+            message = f"a step cannot be recorded: {error.__context__ or error}. train.cuda_graphs=false does without"
+            raise RuntimeError(message) from error
+        self._written.append(self.step.head.buffer)
+        return graph
 
     def _launch(self, size: int, number: int) -> None:
         """One step on the users at the counter; all that stays of it is written into tensors of this object."""
@@ -154,13 +155,17 @@ class RecordedSteps(Steps):
         torch.cuda.current_stream().wait_stream(self._stream)
 
 
-def steps_for(step: TrainingStep, batches: Batches, state: State, shape: tuple[int, int]) -> Steps:
-    """Recorded steps where that is possible: on CUDA, in bfloat16, if nothing in a step is asked of the device.
+def steps_for(
+    step: TrainingStep, batches: Batches, state: State, shape: tuple[int, int], *, cuda_graphs: bool = True
+) -> Steps:
+    """Recorded steps where that is wanted and possible: on CUDA, if nothing in a step is asked of the device.
 
     Args:
         step, batches, state: as of `Steps`.
         shape: (S, B) of every call.
+        cuda_graphs: whether they are wanted.
     """
-    if batches.device.type == "cuda" and step.bf16 and step.recordable and step.model.fits_flash_attention:
+    possible = step.recordable and step.bf16  # which attention without padding needs
+    if cuda_graphs and possible and has_ragged_kernel(step.model.head_width, step.model.dropout, batches.device):
         return RecordedSteps(step, batches, state, shape)
     return Steps(step, batches, state)
