@@ -21,7 +21,7 @@ from fairrec_pipeline.models.packing import Buckets, Layout, Ragged, buckets_of,
 
 _LEAST_GRAIN = 64
 _SIZES_TO_THE_MEAN = 16
-"""A batch is filled up by about a thirty-second; half of that would double the number of sizes."""
+"""A batch is filled up by three or four per cent; half of that would double the number of sizes."""
 
 
 @dataclass(frozen=True)
