@@ -1,9 +1,9 @@
 """The steps of a training, an epoch at a time: launched one by one, or recorded as CUDA graphs.
 
-A step of the published backbone is some hundreds of operators, most of them small: a GPU would wait for Python to launch
-them. Where nothing in a step has to be asked of the device, its launches are recorded once for every size of batch and
-played back. Then everything a step reads lies on the device before the epoch begins, also users and learning rates: a
-step finds its own by a counter there.
+A step of the published backbone is some hundreds of operators, most of them small: a GPU would wait for Python to
+launch them. Where nothing in a step has to be asked of the device, its launches are recorded once for every size of
+batch and played back. Then everything a step reads lies on the device before the epoch begins, also users and learning
+rates: a step finds its own by a counter there.
 """
 
 from __future__ import annotations
