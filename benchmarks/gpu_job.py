@@ -38,10 +38,10 @@ import fairrec_pipeline
 from benchmarks.floors import step_flops
 from benchmarks.reference import PaddedBatches, PaddedSASRec, PaddedStep
 from benchmarks.workloads import PUBLISHED, TOY, generated_like
-from fairrec_pipeline.evaluation.ranking import Scorer, ndcg, rank_targets
+from fairrec_pipeline.metrics.ranking import Scorer, ndcg, rank_targets
 from fairrec_pipeline.interactions.columns import TEST, USER, VALIDATION
 from fairrec_pipeline.interactions.errors import DataError
-from fairrec_pipeline.interactions.sequences import Sequences, evaluation_sequences, training_sequences
+from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.base import Objective
@@ -84,9 +84,9 @@ class Job:
     """
 
     dataset: str
-    train: Sequences
-    validation: Sequences
-    test: Sequences
+    train: Histories
+    validation: Histories
+    test: Histories
     user_groups: pd.DataFrame
     backbone: dict[str, Any]
     budget: Budget
@@ -248,11 +248,11 @@ def _job(
     filter_seen: bool,
 ) -> Job:
     # what these need is wanted here only, not where a prepared job is trained
-    from fairrec_pipeline.interactions.adapters import read_source
+    from fairrec_pipeline.interactions.sources.readers import read_source
     from fairrec_pipeline.interactions.core_filter import core_filter
     from fairrec_pipeline.interactions.groups import assign_groups
     from fairrec_pipeline.interactions.leave_one_out import split_roles
-    from fairrec_pipeline.parameters import Source
+    from fairrec_pipeline.parameters.blocks import Source
 
     events, attributes = read_source(folder, Source.model_validate({"adapter": dataset, **options}))
     n_users = events[USER].nunique().execute()
@@ -265,8 +265,8 @@ def _job(
     interactions = split_roles(core_filter(events, 5), validation_users, 42)
     user_groups = assign_groups(interactions, attributes, 0.8, SPLITS).to_pandas()[[USER, *SPLITS]]
     rows = interactions.to_pandas()
-    train = training_sequences(rows)
-    validation, test = (evaluation_sequences(rows, train.catalogue, role) for role in (VALIDATION, TEST))
+    train = training_histories(rows)
+    validation, test = (evaluation_histories(rows, train.catalogue, role) for role in (VALIDATION, TEST))
     return Job(dataset, train, validation, test, user_groups, backbone, _shown(budget), filter_seen)
 
 
@@ -289,7 +289,7 @@ def _shown(budget: Budget) -> Budget:
     return replace(budget, checkpoint_seconds=0)
 
 
-def _first(sequences: Sequences, n: int) -> Sequences:
+def _first(sequences: Histories, n: int) -> Histories:
     """Evaluation histories of the first n users."""
     assert sequences.targets is not None
     assert sequences.repeats is not None
@@ -331,7 +331,7 @@ def read_job(path: Path) -> Job:
             if "/" in name:
                 whole, part = name.split("/")
                 parts[whole][part] = file[name]
-    histories = {name: Sequences(**parts[name]) for name in _HISTORIES}
+    histories = {name: Histories(**parts[name]) for name in _HISTORIES}
     user_groups, budget = pd.DataFrame(parts["user_groups"]), Budget(**rest.pop("budget"))
     return Job(**histories, user_groups=user_groups, budget=budget, **rest)
 
@@ -426,7 +426,7 @@ def flops_per_step(job: Job) -> float:
     return step_flops(lengths, job.train.n_items, job.backbone) / job.train.n_users * job.budget.batch_size
 
 
-def test_by_group(job: Job, arm: Arm, scorer: Callable[[Sequences], Scorer]) -> dict[str, float]:
+def test_by_group(job: Job, arm: Arm, scorer: Callable[[Histories], Scorer]) -> dict[str, float]:
     """Mean test NDCG@20: `overall`, and `<split>/<group>`."""
     ranks = rank_targets(scorer(job.test), job.test, filter_seen=job.filter_seen, device=arm.device.type)
     values = pd.Series(ndcg(ranks, 20))
@@ -467,7 +467,7 @@ def _objective(job: Job, arm: Arm) -> tuple[Objective, np.ndarray | None]:
     return build_objective(arm.loss, frequencies, LOSSES[arm.loss]), codes
 
 
-def _scorer_of(job: Job, arm: Arm, weights: dict[str, Tensor]) -> Callable[[Sequences], Scorer]:
+def _scorer_of(job: Job, arm: Arm, weights: dict[str, Tensor]) -> Callable[[Histories], Scorer]:
     """From histories to the scorer of a model with these weights."""
     if arm.padding:
         padded = _padded_model(job, arm)
@@ -479,7 +479,7 @@ def _scorer_of(job: Job, arm: Arm, weights: dict[str, Tensor]) -> Callable[[Sequ
     return lambda sequences: ModelScorer(model, sequences)
 
 
-def _validation_seconds(job: Job, arm: Arm, scorer: Callable[[Sequences], Scorer]) -> float:
+def _validation_seconds(job: Job, arm: Arm, scorer: Callable[[Histories], Scorer]) -> float:
     """Median of three validations as an epoch makes them."""
     seconds = []
     for _ in range(3):
@@ -558,7 +558,7 @@ def _padded_model(job: Job, arm: Arm) -> PaddedSASRec:
 
 
 @torch.no_grad()
-def padded_scorer(model: PaddedSASRec, sequences: Sequences, batch_size: int, device: torch.device) -> Scorer:
+def padded_scorer(model: PaddedSASRec, sequences: Histories, batch_size: int, device: torch.device) -> Scorer:
     """Scores of the padded model; users are encoded in their order, `batch_size` at a time.
 
     With the published padding the batch matters: a state depends on the longest user beside it.

@@ -19,11 +19,11 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from fairrec_pipeline.evaluation.ranking import ndcg, rank_targets
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives import GROUP_DEPENDENT, build_objective
-from fairrec_pipeline.training.distillation import trainer
+from fairrec_pipeline.training.distillation.causald import trainer
 from fairrec_pipeline.training.fit import Budget
 from fairrec_pipeline.training.loss_groups import population
 from fairrec_pipeline.training.scoring import ModelScorer
@@ -99,7 +99,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 _WARM_STARTED = ("arl", "rsr_hard", "rsr_soft")
 
 
-def generate(world: World, seed: int) -> tuple[Sequences, Sequences, Sequences, np.ndarray]:
+def generate(world: World, seed: int) -> tuple[Histories, Histories, Histories, np.ndarray]:
     """Training, validation and test sequences, and the group (a place in `NAMES`) of every user.
 
     Every group has its own random permutation: what follows an item. The held-out steps, two a user, follow it always.
@@ -121,10 +121,10 @@ def generate(world: World, seed: int) -> tuple[Sequences, Sequences, Sequences, 
     return training, validation, test, groups
 
 
-def _sequences(users: np.ndarray, items: np.ndarray, n_items: int, targets: np.ndarray | None = None) -> Sequences:
+def _sequences(users: np.ndarray, items: np.ndarray, n_items: int, targets: np.ndarray | None = None) -> Histories:
     offsets = np.arange(len(users) + 1, dtype=np.int64) * items.shape[1]
     repeats = None if targets is None else (items == targets[:, None]).any(axis=1)
-    return Sequences(users, np.arange(n_items), items.reshape(-1), offsets, targets, repeats)
+    return Histories(users, np.arange(n_items), items.reshape(-1), offsets, targets, repeats)
 
 
 def train_arm(job: tuple[World, str, int]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from benchmarks.workloads import RETAILROCKET_FOLDERS, real_retailrocket, workload
-from fairrec_pipeline.evaluation.ranking import ndcg, rank_targets
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.base import Population
@@ -106,7 +106,7 @@ class _Curve:
     """Is given every checkpoint and looks at the test with it instead of keeping it; `fit` stops its clock before."""
 
     def __init__(
-        self, train: Sequences, test: Sequences, backbone: dict[str, Any], steps_per_epoch: int, stop_above: float
+        self, train: Histories, test: Histories, backbone: dict[str, Any], steps_per_epoch: int, stop_above: float
     ) -> None:
         self.train, self.test, self.backbone = train, test, backbone
         self.steps_per_epoch, self.stop_above = steps_per_epoch, stop_above
@@ -136,7 +136,7 @@ class _Curve:
             raise _PassedError
 
 
-def _histories(*, quick: bool) -> tuple[Sequences, Sequences, Sequences]:
+def _histories(*, quick: bool) -> tuple[Histories, Histories, Histories]:
     if quick:
         toy = workload("toy")
         return toy.train, toy.validation, toy.validation

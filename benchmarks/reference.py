@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives.base import LossBatch, Objective, State
 
@@ -49,7 +49,7 @@ class PaddedBatches:
         max_length: most recent tokens a sequence keeps.
     """
 
-    def __init__(self, sequences: Sequences, *, max_length: int) -> None:
+    def __init__(self, sequences: Histories, *, max_length: int) -> None:
         items, offsets = sequences.items.tolist(), sequences.offsets.tolist()
         self.histories = [items[start:stop] for start, stop in pairwise(offsets)]
         self.start_token, self.padding_token = sequences.n_items, sequences.n_items + 1
@@ -197,7 +197,7 @@ class PaddedStep:
 
 
 @torch.no_grad()
-def mean_ndcg(model: PaddedSASRec, sequences: Sequences, *, k: int, batch_size: int, filter_seen: bool) -> float:
+def mean_ndcg(model: PaddedSASRec, sequences: Histories, *, k: int, batch_size: int, filter_seen: bool) -> float:
     """Mean NDCG@k of the held-out items by top-k lists, user by user and item by item, as the published code has it.
 
     A tie is broken as `torch.topk` pleases.

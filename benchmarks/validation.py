@@ -13,8 +13,8 @@ from benchmarks.isolation import Isolated
 from benchmarks.reference import PaddedSASRec, copy_weights, mean_ndcg
 from benchmarks.step import SEED, ratio, spread
 from benchmarks.workloads import Workload
-from fairrec_pipeline.evaluation.ranking import ndcg, rank_targets
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.training.scoring import ModelScorer
 
@@ -96,7 +96,7 @@ def _model(workload: Workload) -> SASRec:
     return SASRec(workload.train.n_items, **workload.backbone).eval()
 
 
-def _first_users(sequences: Sequences, n_users: int) -> Sequences:
+def _first_users(sequences: Histories, n_users: int) -> Histories:
     assert sequences.targets is not None
     assert sequences.repeats is not None
     n_users = min(n_users, sequences.n_users)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fairrec_pipeline.interactions.sequences import Sequences, evaluation_sequences, training_sequences
+from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
 
 PUBLISHED = {
     "dim": 256,
@@ -49,8 +49,8 @@ class Workload:
 
     name: str
     source: str
-    train: Sequences
-    validation: Sequences
+    train: Histories
+    validation: Histories
     groups: np.ndarray
     backbone: dict[str, Any]
     batch_size: int
@@ -91,26 +91,26 @@ def with_catalogue(base: Workload, n_items: int) -> Workload:
 
 
 @cache
-def real_retailrocket(folder: Path) -> tuple[Sequences, Sequences, Sequences]:
+def real_retailrocket(folder: Path) -> tuple[Histories, Histories, Histories]:
     """Training, validation and test histories of the published split (METHODS: data protocol)."""
-    from fairrec_pipeline.interactions.adapters import read_source
+    from fairrec_pipeline.interactions.sources.readers import read_source
     from fairrec_pipeline.interactions.core_filter import core_filter
     from fairrec_pipeline.interactions.leave_one_out import split_roles
-    from fairrec_pipeline.parameters import Source
+    from fairrec_pipeline.parameters.blocks import Source
 
     events, _ = read_source(folder, Source.model_validate({"adapter": "retailrocket"}))
     interactions: pd.DataFrame = split_roles(core_filter(events, 5), 10_000, 42).to_pandas()
-    train = training_sequences(interactions)
-    validation, test = (evaluation_sequences(interactions, train.catalogue, role) for role in ("validation", "test"))
+    train = training_histories(interactions)
+    validation, test = (evaluation_histories(interactions, train.catalogue, role) for role in ("validation", "test"))
     return train, validation, test
 
 
-def generated_like(name: str) -> tuple[Sequences, Sequences]:
+def generated_like(name: str) -> tuple[Histories, Histories]:
     """Training and validation histories of a dataset's size and lengths."""
     return generated(*_SIZES[name], *_quantiles(name))
 
 
-def generated(n_users: int, n_items: int, shares: np.ndarray, lengths: np.ndarray) -> tuple[Sequences, Sequences]:
+def generated(n_users: int, n_items: int, shares: np.ndarray, lengths: np.ndarray) -> tuple[Histories, Histories]:
     """Training and validation histories with those quantiles of the length, and items by Zipf's law.
 
     Args:
@@ -126,7 +126,7 @@ def generated(n_users: int, n_items: int, shares: np.ndarray, lengths: np.ndarra
     popularity /= popularity.sum()
     items = rng.choice(n_items, size=counts.sum(), p=popularity).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    train = Sequences(np.arange(n_users), np.arange(n_items), items, offsets)
+    train = Histories(np.arange(n_users), np.arange(n_items), items, offsets)
     targets = rng.choice(n_items, size=n_users, p=popularity).astype(np.int64)
     return train, replace(train, targets=targets, repeats=np.zeros(n_users, dtype=bool))
 
@@ -138,8 +138,8 @@ def _quantiles(name: str) -> tuple[np.ndarray, np.ndarray]:
 def _workload(
     name: str,
     source: str,
-    train: Sequences,
-    validation: Sequences,
+    train: Histories,
+    validation: Histories,
     backbone: dict[str, Any],
     batch_size: int,
     *,

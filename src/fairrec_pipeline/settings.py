@@ -4,8 +4,8 @@ import gc
 import os
 import warnings
 
-from fairrec_pipeline.config import ParameterLoader, arm_name
-from fairrec_pipeline.hooks import DataPreparation, TerminalTable, Tracking
+from fairrec_pipeline.parameters.loader import ParameterLoader, arm_name
+from fairrec_pipeline.hooks.hooks import DataPreparation, TerminalTable, Tracking
 
 # Threads that wait give their core away: a few percent slower alone, twice as fast where another process runs
 # (synthetic world, 2 cores). It is read when torch is imported, which is later.

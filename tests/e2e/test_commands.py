@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fairrec_pipeline.parameters import GROUP_DEPENDENT_LOSSES
+from fairrec_pipeline.parameters.blocks import GROUP_DEPENDENT_LOSSES
 from fairrec_pipeline.pipeline_registry import PAPER_LOSSES
 from tests.conftest import Kedro
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from fairrec_pipeline.interactions.statistics import dataset_statistics, fingerprint, prepared_with
-from fairrec_pipeline.parameters import Groups, Source, Split
+from fairrec_pipeline.parameters.blocks import Groups, Source, Split
 
 INTERACTIONS = pd.DataFrame(
     {

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fairrec_pipeline.interactions.core_filter import core_filter
-from fairrec_pipeline.interactions.synthetic import generate
+from fairrec_pipeline.interactions.sources.synthetic import generate
 
 
 @pytest.fixture(scope="module")

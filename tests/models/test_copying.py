@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.copying import Encounters, encounters, own_items, own_items_of_fixed_number
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
@@ -21,7 +21,7 @@ from fairrec_pipeline.training.step import TrainingStep
 N_ITEMS, WINDOW = 7, 5
 
 
-def histories(*, targets: bool = False) -> Sequences:
+def histories(*, targets: bool = False) -> Histories:
     """Users with many repeats; one history is longer than the model's 6 tokens."""
     rng = np.random.default_rng(0)
     lengths = np.array([1, 2, 3, 9, 5, 4])
@@ -29,7 +29,7 @@ def histories(*, targets: bool = False) -> Sequences:
     items = rng.integers(0, N_ITEMS, size=offsets[-1])
     held_out = rng.integers(0, N_ITEMS, size=len(lengths)) if targets else None
     repeats = np.zeros(len(lengths), dtype=bool) if targets else None
-    return Sequences(np.arange(len(lengths)), np.arange(N_ITEMS), items, offsets, held_out, repeats)
+    return Histories(np.arange(len(lengths)), np.arange(N_ITEMS), items, offsets, held_out, repeats)
 
 
 def newest_first(history: list[int]) -> list[int]:

@@ -25,7 +25,7 @@ def test_a_bucket_of_equal_lengths_needs_no_cells() -> None:
 
 
 def test_pad_and_unpad_by_hand() -> None:
-    """Sequences (a, b, c) and (d): the rectangle is [[a, b, c], [d, 0, 0]]."""
+    """Histories (a, b, c) and (d): the rectangle is [[a, b, c], [d, 0, 0]]."""
     (bucket,) = buckets_of(torch.tensor([3, 1]), torch.device("cpu"))
     rows = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     rectangle = pad(rows, bucket)

@@ -9,7 +9,7 @@ import torch
 
 from fairrec_pipeline.objectives import GROUP_DEPENDENT, OBJECTIVES, build_objective
 from fairrec_pipeline.objectives.base import LossBatch, Population
-from fairrec_pipeline.parameters import LOSSES
+from fairrec_pipeline.parameters.blocks import LOSSES
 
 # 3 items with 1, 3 and 6 interactions; 2 groups of 4 and 1 users with 5 interactions each
 POPULATION = Population(torch.tensor([1, 3, 6]), torch.tensor([4, 1]), torch.tensor([5, 5]))

@@ -13,12 +13,12 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
-from fairrec_pipeline.arm_datasets import TrainedArmsDataset
-from fairrec_pipeline.evaluation.comparison import IncomparableArmsError, TrainedArm
-from fairrec_pipeline.evaluation.ranking import user_metrics
-from fairrec_pipeline.interactions.sequences import evaluation_sequences, training_sequences
+from fairrec_pipeline.catalog.arms import TrainedArmsDataset
+from fairrec_pipeline.comparison.comparison import IncomparableArmsError, TrainedArm
+from fairrec_pipeline.metrics.ranking import user_metrics
+from fairrec_pipeline.interactions.histories import evaluation_histories, training_histories
 from fairrec_pipeline.interactions.statistics import dataset_statistics
-from fairrec_pipeline.parameters import Evaluate
+from fairrec_pipeline.parameters.blocks import Evaluate
 from fairrec_pipeline.pipelines.compare import create_pipeline
 
 N_USERS, N_ITEMS, LENGTH = 60, 12, 6
@@ -50,7 +50,7 @@ def inputs() -> dict[str, object]:
         }
     )
     statistics = {"dataset": "synthetic", **dataset_statistics(interactions, user_groups)}
-    test = evaluation_sequences(interactions, training_sequences(interactions).catalogue, "test")
+    test = evaluation_histories(interactions, training_histories(interactions).catalogue, "test")
 
     def arm(loss: str) -> TrainedArm:
         ranks = rng.integers(1, N_ITEMS, size=N_USERS)

@@ -14,7 +14,7 @@ from kedro.runner import SequentialRunner
 
 from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.statistics import prepared_with
-from fairrec_pipeline.parameters import Groups, Source, Split
+from fairrec_pipeline.parameters.blocks import Groups, Source, Split
 from fairrec_pipeline.pipelines.data import create_pipeline
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.sasrec import SASRec
 
-MakeSequences = Callable[..., Sequences]
+MakeSequences = Callable[..., Histories]
 MakeModel = Callable[..., SASRec]
 
 
@@ -28,14 +28,14 @@ def _one_thread() -> Iterator[None]:
 def make_sequences() -> MakeSequences:
     """Function of (lengths, n_items, seed, held_out): random histories of those lengths."""
 
-    def make(lengths: list[int], *, n_items: int = 37, seed: int = 0, held_out: bool = False) -> Sequences:
+    def make(lengths: list[int], *, n_items: int = 37, seed: int = 0, held_out: bool = False) -> Histories:
         rng = np.random.default_rng(seed)
         items = rng.integers(0, n_items, size=sum(lengths))
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         users = 100 + np.arange(len(lengths))
         targets = rng.integers(0, n_items, size=len(lengths)) if held_out else None
         repeats = np.zeros(len(lengths), dtype=bool) if held_out else None
-        return Sequences(users, np.arange(n_items), items, offsets, targets, repeats)
+        return Histories(users, np.arange(n_items), items, offsets, targets, repeats)
 
     return make
 

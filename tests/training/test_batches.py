@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.training.batches import Batch, Batches, UserStream
 
 LENGTHS = [3, 1, 12, 7, 4, 2, 5, 30, 6, 1]
@@ -29,7 +29,7 @@ def by_user(batch: Batch) -> dict[int, tuple[list[int], list[int], list[int] | N
 @pytest.mark.parametrize("held_out", [False, True], ids=["training", "evaluation"])
 @pytest.mark.parametrize("max_length", [2, 4, 7, 200])
 def test_batch_equals_a_loop_over_users(
-    make_sequences: Callable[..., Sequences], max_length: int, held_out: bool
+    make_sequences: Callable[..., Histories], max_length: int, held_out: bool
 ) -> None:
     """Tokens are the start token and the items, all but the last item in training; targets are the items."""
     sequences = make_sequences(LENGTHS, held_out=held_out)
@@ -48,14 +48,14 @@ def test_batch_equals_a_loop_over_users(
     assert batch.positions[batch.ends].tolist() == [0] * len(users)
 
 
-def test_an_empty_history_is_evaluated_from_the_start_token(make_sequences: Callable[..., Sequences]) -> None:
+def test_an_empty_history_is_evaluated_from_the_start_token(make_sequences: Callable[..., Histories]) -> None:
     """A user whose history holds nothing the catalogue knows."""
     sequences = make_sequences([0, 2], held_out=True)
     batch = Batches(sequences, max_length=5, device=torch.device("cpu")).batch(torch.tensor([0, 1]))
     assert by_user(batch)[0] == ([sequences.n_items], [0], None)
 
 
-def test_in_order_visits_every_user_once(make_sequences: Callable[..., Sequences]) -> None:
+def test_in_order_visits_every_user_once(make_sequences: Callable[..., Histories]) -> None:
     sequences = make_sequences(LENGTHS, held_out=True)
     batches = list(Batches(sequences, max_length=5, device=torch.device("cpu")).in_order(12))
     assert len(batches) > 2

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fairrec_pipeline.evaluation.ranking import ndcg, rank_targets
-from fairrec_pipeline.interactions.sequences import UNKNOWN, Sequences
+from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
+from fairrec_pipeline.interactions.histories import UNKNOWN, Histories
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives.erm import Erm
 from fairrec_pipeline.training.calibration import BIASES, EXPONENTS, _decisive_scores, _total_ndcg, calibrate
@@ -19,7 +19,7 @@ from fairrec_pipeline.training.scoring import ModelScorer
 N_USERS, N_ITEMS = 60, 300  # most ranks are beyond 20
 
 
-def histories(seed: int, repeats: float) -> Sequences:
+def histories(seed: int, repeats: float) -> Histories:
     """Users whose target is, at the given rate, the item they met most, and who know some items twice."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, 12, N_USERS)
@@ -30,7 +30,7 @@ def histories(seed: int, repeats: float) -> Sequences:
     for user in np.flatnonzero(rng.random(N_USERS) < repeats):
         targets[user] = np.bincount(items[offsets[user] : offsets[user + 1]]).argmax()
     targets[0] = UNKNOWN
-    return Sequences(np.arange(N_USERS), np.arange(N_ITEMS), items, offsets, targets, np.zeros(N_USERS, dtype=bool))
+    return Histories(np.arange(N_USERS), np.arange(N_ITEMS), items, offsets, targets, np.zeros(N_USERS, dtype=bool))
 
 
 def copying_model(window: int) -> SASRec:
@@ -41,7 +41,7 @@ def copying_model(window: int) -> SASRec:
     return model
 
 
-def mean_ndcg(model: SASRec, sequences: Sequences) -> float:
+def mean_ndcg(model: SASRec, sequences: Histories) -> float:
     return float(ndcg(rank_targets(ModelScorer(model, sequences), sequences, filter_seen=False), 20).mean())
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
@@ -29,7 +29,7 @@ from fairrec_pipeline.objectives.erm import Erm
 from fairrec_pipeline.training import distillation, front_door
 from fairrec_pipeline.training.batches import Batch, Batches
 from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, load_snapshot
-from fairrec_pipeline.training.distillation import (
+from fairrec_pipeline.training.distillation.causald import (
     Distillation,
     DistillationStep,
     fit_distilled,
@@ -38,7 +38,7 @@ from fairrec_pipeline.training.distillation import (
     users_of_teachers,
 )
 from fairrec_pipeline.training.fit import Budget, DivergenceError, Fitted, fit
-from fairrec_pipeline.training.front_door import (
+from fairrec_pipeline.training.distillation.front_door import (
     FrontDoor,
     Predictor,
     disagreement,
@@ -64,9 +64,9 @@ BACKBONE = {
 }
 BUDGET = Budget(epochs=3, steps_per_epoch=4, batch_size=7, learning_rate=0.01, checkpoint_seconds=0.0)
 
-World = tuple[Sequences, Sequences]
+World = tuple[Histories, Histories]
 MakeModel = Callable[..., SASRec]
-MakeSequences = Callable[..., Sequences]
+MakeSequences = Callable[..., Histories]
 
 
 @pytest.fixture

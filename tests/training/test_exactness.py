@@ -17,7 +17,7 @@ from benchmarks.reference import (
     copy_weights,
     parameter_pairs,
 )
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
@@ -55,7 +55,7 @@ DIM = 16
 GROUPS = torch.arange(len(LENGTHS)) % 3
 
 
-def objective_of(loss: str, train: Sequences) -> Objective:
+def objective_of(loss: str, train: Histories) -> Objective:
     """For the model of `make_model`, whose states are DIM wide."""
     counts = np.maximum(train.item_counts, 1)  # an item without interactions is never a target
     users = torch.bincount(GROUPS)
@@ -86,7 +86,7 @@ def groups_of(objective: Objective, loss: str) -> Tensor | None:
 
 
 def steps_of(
-    loss: str, model: SASRec, twin: PaddedSASRec, train: Sequences, head: SoftmaxHead | None = None
+    loss: str, model: SASRec, twin: PaddedSASRec, train: Histories, head: SoftmaxHead | None = None
 ) -> tuple[Callable[..., tuple[Tensor, State]], Callable[..., tuple[Tensor, State]]]:
     """One step of ours and one of the padded model, both from users to losses in the order of those users."""
     objective = objective_of(loss, train)
@@ -128,7 +128,7 @@ def assert_same_parameters(model: SASRec, twin: PaddedSASRec, *, gradients: bool
 @pytest.mark.parametrize("backbone", [{}, {"heads": 1}, {"tied_embeddings": True}], ids=str)
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_second_pass_of_the_users_with_weight_is_exact(
-    make_sequences: Callable[..., Sequences],
+    make_sequences: Callable[..., Histories],
     make_model: Callable[..., SASRec],
     backbone: dict[str, int],
     users: list[int],
@@ -153,7 +153,7 @@ def test_a_second_pass_of_the_users_with_weight_is_exact(
 
 
 def test_a_warm_start_has_no_second_pass(
-    make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec]
+    make_sequences: Callable[..., Histories], make_model: Callable[..., SASRec]
 ) -> None:
     train, model, passes = make_sequences(LENGTHS), make_model(), []
     model.final_norm.register_forward_hook(lambda *_: passes.append(1))
@@ -176,7 +176,7 @@ def test_a_warm_start_has_no_second_pass(
     ],
 )
 def test_ten_steps_equal_the_padded_reference(
-    make_sequences: Callable[..., Sequences],
+    make_sequences: Callable[..., Histories],
     make_model: Callable[..., SASRec],
     loss: str,
     dtype: torch.dtype,
@@ -203,7 +203,7 @@ def test_ten_steps_equal_the_padded_reference(
 )
 @pytest.mark.parametrize("head", [SoftmaxHead(chunk=10), SoftmaxHead(keep_bytes=0, chunk=7), SoftmaxHead(chunk=64)])
 def test_every_backbone_and_branch_of_the_head(
-    make_sequences: Callable[..., Sequences],
+    make_sequences: Callable[..., Histories],
     make_model: Callable[..., SASRec],
     backbone: dict[str, int],
     head: SoftmaxHead,
@@ -263,7 +263,7 @@ def impose_masks(twin: PaddedSASRec, masks: list[Tensor], batch: Batch, padded: 
 
 @pytest.mark.parametrize("loss", OPTIONS)
 def test_same_masks_give_the_same_losses_and_gradients(
-    make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec], loss: str
+    make_sequences: Callable[..., Histories], make_model: Callable[..., SASRec], loss: str
 ) -> None:
     """Dropout on the input, on the three places of every block and on the output embedding, masks imposed."""
     train, model = make_sequences(LENGTHS), make_model(dropout=0.3)
@@ -284,7 +284,7 @@ def test_same_masks_give_the_same_losses_and_gradients(
     assert_same_parameters(model, twin, gradients=True, rtol=1e-9, atol=1e-9)
 
 
-def test_no_work_on_padding(make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec]) -> None:
+def test_no_work_on_padding(make_sequences: Callable[..., Histories], make_model: Callable[..., SASRec]) -> None:
     """Linear layers, norms and the head see sum(min(length, L)) rows, however long the longest user is."""
     train, model = make_sequences(LENGTHS), make_model()
     positions = sum(min(length, model.max_length) for length in LENGTHS)
@@ -299,7 +299,7 @@ def test_no_work_on_padding(make_sequences: Callable[..., Sequences], make_model
 
 
 def test_a_user_does_not_depend_on_the_batch_only_if_padding_is_masked(
-    make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec]
+    make_sequences: Callable[..., Histories], make_model: Callable[..., SASRec]
 ) -> None:
     """The published fault: one user alone, and beside a user nine tokens longer."""
     train, model = make_sequences([3, 12]), make_model()
@@ -318,7 +318,7 @@ def test_a_user_does_not_depend_on_the_batch_only_if_padding_is_masked(
 
 
 def test_a_step_in_bfloat16_is_near_that_in_single_precision(
-    make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec]
+    make_sequences: Callable[..., Histories], make_model: Callable[..., SASRec]
 ) -> None:
     """The same masks; 8 bits of mantissa are 0.4 %, and a gradient adds up many of them."""
     train = make_sequences(LENGTHS)

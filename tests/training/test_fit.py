@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.evaluation.ranking import SeenItems
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.metrics.ranking import SeenItems
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.base import LossBatch, Objective, Population, State
@@ -44,18 +44,18 @@ GDRO = ("gdro", {"eta": 0.1, "absent_groups": "keep"})
 RSR = {"clusters": 3, "temperature": 0.5, "weight_learning_rate": 0.5}
 PROTOTYPES = {"prototype_learning_rate": 0.1, "clustering_weight": 0.05}
 
-World = tuple[Sequences, Sequences]
+World = tuple[Histories, Histories]
 
 
 @pytest.fixture
-def world(make_sequences: Callable[..., Sequences]) -> World:
+def world(make_sequences: Callable[..., Histories]) -> World:
     """Training and validation histories of the same users."""
     train = make_sequences(LENGTHS, n_items=15)
     held_out = make_sequences(LENGTHS, n_items=15, held_out=True)
     return train, dataclasses.replace(train, targets=held_out.targets, repeats=held_out.repeats)
 
 
-def objective_of(loss: str, options: dict[str, Any], train: Sequences, groups: np.ndarray) -> Objective:
+def objective_of(loss: str, options: dict[str, Any], train: Histories, groups: np.ndarray) -> Objective:
     counts = torch.from_numpy(np.maximum(train.item_counts, 1))
     users = torch.from_numpy(np.bincount(groups))
     interactions = torch.from_numpy(np.bincount(groups, weights=train.lengths)).long()
@@ -128,7 +128,7 @@ def test_history(world: World) -> None:
     assert fitted.best_ndcg == fitted.history["validation_ndcg_at_20"][best]
 
 
-def test_training_learns(make_sequences: Callable[..., Sequences]) -> None:
+def test_training_learns(make_sequences: Callable[..., Histories]) -> None:
     """Every user repeats one item of 15: the first target is a guess, of loss ln 15 = 2.7, and all others are known:
 
     a mean loss of 2.7 / 6 = 0.45 is the best there is; dropout keeps it above that.

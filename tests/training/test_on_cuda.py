@@ -9,14 +9,14 @@ from functools import partial
 import pytest
 import torch
 
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.attention import causal_attention, has_ragged_kernel
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.packing import Ragged
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives.base import State
 from fairrec_pipeline.training.batches import Batches
-from fairrec_pipeline.training.steps import RecordedSteps, Taken
+from fairrec_pipeline.training.cuda_graphs import RecordedSteps, Taken
 from tests.training.test_exactness import LENGTHS
 from tests.training.test_steps import RATES, RECORDABLE, USERS, state_of, step_of
 
@@ -73,7 +73,7 @@ def test_dropout_of_ragged_attention(heads: int, dim: int) -> None:
 @pytest.mark.parametrize("loss", RECORDABLE)
 @pytest.mark.parametrize(("copy_window", "warm_start_steps"), [(0, 0), (4, 0), (0, 3)])
 def test_played_steps_are_launched_ones(
-    make_sequences: Callable[..., Sequences],
+    make_sequences: Callable[..., Histories],
     make_model: Callable[..., SASRec],
     monkeypatch: pytest.MonkeyPatch,
     loss: str,
@@ -105,7 +105,7 @@ def test_played_steps_are_launched_ones(
 
 
 def test_masks_are_others_in_every_step_that_is_played(
-    make_sequences: Callable[..., Sequences], make_model: Callable[..., SASRec]
+    make_sequences: Callable[..., Histories], make_model: Callable[..., SASRec]
 ) -> None:
     """The same users with a learning rate of 0: only dropout differs from step to step, and repeats with its seed."""
     train = make_sequences(LENGTHS)

@@ -9,7 +9,7 @@ import ibis.expr.types as ir
 
 from fairrec_pipeline.interactions.columns import ITEM, POPULARITY_RATIO, ROLE, TRAIN, TRAIN_LENGTH, USER
 from fairrec_pipeline.interactions.errors import DataError
-from fairrec_pipeline.parameters import TAKEN_NAMES
+from fairrec_pipeline.parameters.blocks import TAKEN_NAMES
 
 POPULARITY_GROUPS = ("niche", "diverse", "popular")
 LENGTH_GROUPS = ("short", "medium", "long")

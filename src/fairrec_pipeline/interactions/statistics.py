@@ -19,7 +19,7 @@ from fairrec_pipeline.interactions.columns import (
     VALIDATION,
 )
 from fairrec_pipeline.interactions.groups import LENGTH_GROUPS, POPULARITY_GROUPS
-from fairrec_pipeline.parameters import Groups, Source, Split
+from fairrec_pipeline.parameters.blocks import Groups, Source, Split
 
 
 def dataset_statistics(interactions: pd.DataFrame, user_groups: pd.DataFrame) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.copying import Encounters, OwnItems, encounters, own_items, own_items_of_fixed_number
 from fairrec_pipeline.models.packing import Buckets, Layout, Ragged, buckets_of, to_device
 
@@ -89,7 +89,7 @@ class Batches:
         copy_window: number of a user's newest items that can be copied; 0 for a model that does not copy.
     """
 
-    def __init__(self, sequences: Sequences, *, max_length: int, device: torch.device, copy_window: int = 0) -> None:
+    def __init__(self, sequences: Histories, *, max_length: int, device: torch.device, copy_window: int = 0) -> None:
         self.n_users, self.start_token = sequences.n_users, sequences.n_items
         self.max_length, self.device = max_length, device
         self.for_training = sequences.targets is None

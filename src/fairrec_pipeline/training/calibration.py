@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.evaluation.ranking import SCORES_AT_ONCE, ndcg
-from fairrec_pipeline.interactions.sequences import UNKNOWN, Sequences
+from fairrec_pipeline.metrics.ranking import SCORES_AT_ONCE, ndcg
+from fairrec_pipeline.interactions.histories import UNKNOWN, Histories
 from fairrec_pipeline.models.copying import CopyMechanism
 from fairrec_pipeline.training.scoring import ModelScorer
 
@@ -21,7 +21,7 @@ EXPONENTS = np.arange(0, 3.25, 0.25).tolist()
 
 
 @torch.no_grad()
-def calibrate(copy: CopyMechanism, scorer: ModelScorer, validation: Sequences) -> None:
+def calibrate(copy: CopyMechanism, scorer: ModelScorer, validation: Histories) -> None:
     """Set the calibration to the bias and exponent, of those in BIASES and EXPONENTS, with the best mean NDCG@20.
 
     Every user counts the same, whatever the objective. One pass over the scores serves all candidates.
@@ -58,7 +58,7 @@ class _DecisiveScores(NamedTuple):
     wanted: Tensor
 
 
-def _decisive_scores(scorer: ModelScorer, validation: Sequences) -> _DecisiveScores:
+def _decisive_scores(scorer: ModelScorer, validation: Histories) -> _DecisiveScores:
     assert validation.targets is not None  # only evaluation sequences have targets
     all_targets = torch.from_numpy(validation.targets)
     known = (all_targets != UNKNOWN).nonzero()[:, 0]  # the other users are misses whatever is added

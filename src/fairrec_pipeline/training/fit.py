@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fairrec_pipeline.evaluation.ranking import SeenItems, ndcg, rank_targets
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.metrics.ranking import SeenItems, ndcg, rank_targets
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
@@ -26,9 +26,9 @@ from fairrec_pipeline.training.allocator import keep_freed_memory
 from fairrec_pipeline.training.batches import Batches, UserStream
 from fairrec_pipeline.training.calibration import calibrate
 from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, sections
-from fairrec_pipeline.training.scoring import Histories, ModelScorer, histories_for
+from fairrec_pipeline.training.scoring import CutHistories, ModelScorer, cut_histories
 from fairrec_pipeline.training.step import TrainingStep
-from fairrec_pipeline.training.steps import Steps, steps_for
+from fairrec_pipeline.training.cuda_graphs import Steps, steps_for
 
 WINDOWS = 10
 """Into so many windows a training is cut when it tells whom it trained on."""
@@ -125,8 +125,8 @@ def resolve_device(device: str) -> torch.device:
 
 
 def fit(
-    train: Sequences,
-    validation: Sequences,
+    train: Histories,
+    validation: Histories,
     objective: Objective,
     *,
     groups: np.ndarray | None,
@@ -249,13 +249,13 @@ _ADVICE = "The last good checkpoint is kept. Try a smaller train.learning_rate o
 class _Validation:
     """Validates a model in training; what its weights do not change is found once, when it is first wanted."""
 
-    def __init__(self, model: SASRec, sequences: Sequences, *, filter_seen: bool) -> None:
+    def __init__(self, model: SASRec, sequences: Histories, *, filter_seen: bool) -> None:
         self.model, self.sequences, self.filter_seen = model, sequences, filter_seen
         self.device = model.output_table.device.type
 
     @cached_property
-    def _histories(self) -> Histories:
-        return histories_for(self.model, self.sequences, again=True)
+    def _histories(self) -> CutHistories:
+        return cut_histories(self.model, self.sequences, again=True)
 
     @cached_property
     def _seen(self) -> SeenItems | None:
@@ -311,7 +311,7 @@ def _train_epoch(
     epoch: int,
     budget: Budget,
     seed: int,
-    train: Sequences,
+    train: Histories,
 ) -> float:
     """Mean user loss of the epoch; adds the users' weights to the window.
 

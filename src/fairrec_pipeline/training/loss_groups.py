@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairrec_pipeline.evaluation.group_metrics import ATOMIC, STANDARD_SPLITS
+from fairrec_pipeline.metrics.by_group import ATOMIC, STANDARD_SPLITS
 from fairrec_pipeline.interactions.columns import USER
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.objectives.base import Population
 
 
@@ -46,7 +46,7 @@ def group_codes(
     return codes.astype(np.int64), names.tolist()
 
 
-def population(sequences: Sequences, codes: np.ndarray | None, names: list[str], state_dim: int) -> Population:
+def population(sequences: Histories, codes: np.ndarray | None, names: list[str], state_dim: int) -> Population:
     """Sizes, and frequencies of items and groups in the training data."""
     item_counts = torch.from_numpy(sequences.item_counts)
     if codes is None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.interactions.sequences import Sequences
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.copying import OwnItems
 from fairrec_pipeline.models.packing import Buckets
 from fairrec_pipeline.models.sasrec import SASRec
@@ -20,8 +20,8 @@ from fairrec_pipeline.training.checkpoint import Snapshot
 TOKENS_AT_ONCE = 2**15
 
 
-class Histories(NamedTuple):
-    """Histories to score, on the device.
+class CutHistories(NamedTuple):
+    """CutHistories to score, on the device.
 
     Attributes:
         n_users: how many.
@@ -34,19 +34,19 @@ class Histories(NamedTuple):
     cut: Iterable[Batch]
 
 
-def histories_for(model: SASRec, sequences: Sequences, *, again: bool = False) -> Histories:
+def cut_histories(model: SASRec, sequences: Histories, *, again: bool = False) -> CutHistories:
     """The histories as the model wants them; with `again` they can be scored more than once and are cut only now."""
     device, window = model.output_table.device, model.copy_window
     batches = Batches(sequences, max_length=model.max_length, device=device, copy_window=window)
     cut = batches.in_order(TOKENS_AT_ONCE)
-    return Histories(sequences.n_users, batches, list(cut) if again else cut)
+    return CutHistories(sequences.n_users, batches, list(cut) if again else cut)
 
 
 @torch.no_grad()
-def encode(model: SASRec, histories: Sequences | Histories) -> Tensor:
+def encode(model: SASRec, histories: Histories | CutHistories) -> Tensor:
     """(n_users, dim) float32 state of every user after the newest item of the history."""
-    if isinstance(histories, Sequences):
-        histories = histories_for(model, histories)
+    if isinstance(histories, Histories):
+        histories = cut_histories(model, histories)
     model.eval()
     states = torch.empty(histories.n_users, model.output_table.shape[1], device=model.output_table.device)
     for batch in histories.cut:
@@ -62,9 +62,9 @@ class ModelScorer:
     The scores live in one buffer that the next call overwrites.
     """
 
-    def __init__(self, model: SASRec, histories: Sequences | Histories) -> None:
-        if isinstance(histories, Sequences):
-            histories = histories_for(model, histories)
+    def __init__(self, model: SASRec, histories: Histories | CutHistories) -> None:
+        if isinstance(histories, Histories):
+            histories = cut_histories(model, histories)
         self.model, self._histories = model, histories.batches
         self._states = encode(model, histories)
         self._buffer = self._states.new_empty(0)

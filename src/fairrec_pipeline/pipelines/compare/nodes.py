@@ -9,19 +9,19 @@ import ibis
 import pandas as pd
 import plotly.graph_objects as go
 
-from fairrec_pipeline.evaluation.baselines import BASELINES
-from fairrec_pipeline.evaluation.comparison import TrainedArm, compare_arms, select_arms
-from fairrec_pipeline.evaluation.evidence import Evidence
-from fairrec_pipeline.evaluation.figures import draw
-from fairrec_pipeline.evaluation.group_metrics import HEADLINE_METRIC
-from fairrec_pipeline.evaluation.ranking import rank_targets, user_metrics
-from fairrec_pipeline.evaluation.report import Subject, html_report, markdown_report, run_cards
-from fairrec_pipeline.evaluation.trained_on import found_users, repeat_share, weight_shares
-from fairrec_pipeline.evaluation.trainings import VALIDATION_NDCG, training_curves, trainings
+from fairrec_pipeline.comparison.baselines import BASELINES
+from fairrec_pipeline.comparison.comparison import TrainedArm, compare_arms, select_arms
+from fairrec_pipeline.report.evidence import Evidence
+from fairrec_pipeline.report.figures import draw
+from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC
+from fairrec_pipeline.metrics.ranking import rank_targets, user_metrics
+from fairrec_pipeline.report.page import Subject, html_report, markdown_report, run_cards
+from fairrec_pipeline.comparison.user_weights import found_users, repeat_share, weight_shares
+from fairrec_pipeline.comparison.trainings import VALIDATION_NDCG, training_curves, trainings
 from fairrec_pipeline.interactions.columns import ITEM, ROLE, TEST, USER, VALIDATION
-from fairrec_pipeline.interactions.sequences import evaluation_sequences, training_sequences
+from fairrec_pipeline.interactions.histories import evaluation_histories, training_histories
 from fairrec_pipeline.interactions.statistics import check_fingerprint
-from fairrec_pipeline.parameters import Evaluate
+from fairrec_pipeline.parameters.blocks import Evaluate
 
 
 def score_baselines(
@@ -38,8 +38,8 @@ def score_baselines(
     """
     events = interactions.to_pandas()
     check_fingerprint(dataset_statistics, dataset, events, user_groups.to_pandas())
-    train = training_sequences(events)
-    test, validation = (evaluation_sequences(events, train.catalogue, role) for role in (TEST, VALIDATION))
+    train = training_histories(events)
+    test, validation = (evaluation_histories(events, train.catalogue, role) for role in (TEST, VALIDATION))
     frames, on_validation = [], {}
     for name, build in BASELINES.items():
         frame, validated = (

@@ -10,12 +10,12 @@ from typing import Any
 
 import ibis.expr.types as ir
 
-from fairrec_pipeline.interactions.adapters import read_source
+from fairrec_pipeline.interactions.sources.readers import read_source
 from fairrec_pipeline.interactions.core_filter import core_filter
 from fairrec_pipeline.interactions.groups import assign_groups as assign_user_groups
 from fairrec_pipeline.interactions.leave_one_out import split_roles
 from fairrec_pipeline.interactions.statistics import dataset_statistics, prepared_with
-from fairrec_pipeline.parameters import Groups, Source, Split
+from fairrec_pipeline.parameters.blocks import Groups, Source, Split
 
 
 def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir.Table]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import ibis
 
-from fairrec_pipeline.parameters import Evaluate, Model, Plan, Train
-from fairrec_pipeline.training.arms import Training, Trials, arm_data
-from fairrec_pipeline.training.experiment import ArmOfExperiment, ArmResult, SavedArm, run_experiment
+from fairrec_pipeline.parameters.blocks import Evaluate, Model, Plan, Train
+from fairrec_pipeline.experiments.train_arm import Training, Trials, arm_data
+from fairrec_pipeline.experiments.run import ArmOfExperiment, ArmResult, SavedArm, run_experiment
 
 
 def train_experiment(

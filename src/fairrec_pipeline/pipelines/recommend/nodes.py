@@ -8,9 +8,9 @@ from typing import Any
 import ibis
 import pandas as pd
 
-from fairrec_pipeline.evaluation.top_k import top_k
-from fairrec_pipeline.interactions.sequences import complete_histories
-from fairrec_pipeline.parameters import Evaluate
+from fairrec_pipeline.metrics.top_k import top_k
+from fairrec_pipeline.interactions.histories import complete_histories
+from fairrec_pipeline.parameters.blocks import Evaluate
 from fairrec_pipeline.training.checkpoint import Snapshot
 from fairrec_pipeline.training.fit import resolve_device
 from fairrec_pipeline.training.scoring import ModelScorer, restore_model

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from fairrec_pipeline.evaluation.table1 import markdown, table1
+from fairrec_pipeline.comparison.paper.table1 import markdown, table1
 
 
 def make_table1(statistics: dict[str, Any], dataset: str) -> tuple[pd.DataFrame, str]:

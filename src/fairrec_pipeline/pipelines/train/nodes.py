@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from fairrec_pipeline.interactions.columns import TEST
-from fairrec_pipeline.interactions.sequences import evaluation_sequences
-from fairrec_pipeline.parameters import AnyObjective, Evaluate, Model, Train
-from fairrec_pipeline.training.arms import Training, Trials, arm_data, evaluate_model, train_arm
+from fairrec_pipeline.interactions.histories import evaluation_histories
+from fairrec_pipeline.parameters.blocks import AnyObjective, Evaluate, Model, Train
+from fairrec_pipeline.experiments.train_arm import Training, Trials, arm_data, evaluate_model, train_arm
 from fairrec_pipeline.training.checkpoint import Snapshot
-from fairrec_pipeline.training.experiment import ArmOfExperiment, run_experiment
+from fairrec_pipeline.experiments.run import ArmOfExperiment, run_experiment
 
 
 def fit_arm(
@@ -90,5 +90,5 @@ def evaluate_arm(
     if run_card["data_fingerprint"] != statistics["fingerprint"]:
         message = f"{run_card['arm']} was trained on other data than the present ones; train it again"
         raise ValueError(message)
-    test = evaluation_sequences(interactions.to_pandas(), np.asarray(model.description["catalogue"]), TEST)
+    test = evaluation_histories(interactions.to_pandas(), np.asarray(model.description["catalogue"]), TEST)
     return evaluate_model(model, test, user_groups.to_pandas(), filter_seen=evaluate.filter_seen, device=device)

@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from fairrec_pipeline.parameters import GROUP_DEPENDENT_LOSSES
+from fairrec_pipeline.parameters.blocks import GROUP_DEPENDENT_LOSSES
 from fairrec_pipeline.pipelines.train.nodes import evaluate_arm, fit_arm, tune_arm
 
 DATA = {"interactions", "user_groups", "dataset_statistics", "trials"}

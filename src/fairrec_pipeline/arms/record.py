@@ -1,0 +1,122 @@
+"""`ArmRecord`: what a trained arm leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+Card = dict[str, Any]
+"""JSON-able description of a training: its parameters, data, device, times and validation NDCG@20."""
+
+DIVERGED = "diverged"
+"""Key of a card that says why its training has no result."""
+
+
+class SavedModel(NamedTuple):
+    """Weights by name (tensors on the CPU), and all else that is needed to rebuild the model (JSON-able)."""
+
+    weights: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ArmRecord:
+    """What an arm leaves behind for one seed; an untrained arm has the same shape, without a seed.
+
+    Attributes:
+        card: arm, loss, loss_groups, seed, dataset, data_fingerprint, groups_fingerprint, parameters (by block),
+            device, started, finished (ISO times), seconds, epochs, best_epoch, validation_ndcg_at_20, ...
+        open_part: opens a part by its name (see `PARTS`); None if the arm has no such part.
+    """
+
+    card: Card
+    open_part: Callable[[str], Any]
+
+    @classmethod
+    def of(cls, card: Card, **parts: Any) -> ArmRecord:
+        """A record whose parts are in memory."""
+        return cls(card, parts.get)
+
+    @property
+    def arm(self) -> str:
+        return str(self.card["arm"])
+
+    @property
+    def loss(self) -> str:
+        return str(self.card["loss"])
+
+    @property
+    def loss_groups(self) -> str | None:
+        groups: str | None = self.card["loss_groups"]
+        return groups
+
+    @property
+    def seed(self) -> int | None:
+        """Of the training; None for an untrained arm."""
+        seed: int | None = self.card["seed"]
+        return seed
+
+    @property
+    def label(self) -> str:
+        return self.arm if self.seed is None else f"{self.arm} (seed {self.seed})"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the training with dots in their names, without the seed."""
+        return {name: value for name, value in flat(self.card.get("parameters", {})).items() if name != "seed"}
+
+    @cached_property
+    def model(self) -> SavedModel | None:
+        """Weights of the epoch with the best validation NDCG@20; None for an untrained arm."""
+        model: SavedModel | None = self.open_part("model")
+        return model
+
+    @cached_property
+    def training_history(self) -> pd.DataFrame | None:
+        """One row per epoch: epoch, loss, validation_ndcg_at_20, seconds and what the method reports of itself."""
+        return self._table("training_history")
+
+    @cached_property
+    def user_weights(self) -> pd.DataFrame | None:
+        """Whom the arm trained on: user_id, window (0 to 9, a tenth of the budget each), drawn (how often), weight
+        (mean; 1 as in erm)."""
+        return self._table("user_weights")
+
+    @cached_property
+    def user_metrics(self) -> pd.DataFrame:
+        """One row per test user (see `metrics.ranking.user_metrics`)."""
+        table = self._table("user_metrics")
+        assert table is not None  # no record is without
+        return table
+
+    @cached_property
+    def group_metrics(self) -> pd.DataFrame | None:
+        """Mean of every metric over every group (see `metrics.by_group.group_metrics`)."""
+        return self._table("group_metrics")
+
+    @cached_property
+    def tuning_runs(self) -> list[dict[str, Any]] | None:
+        """Every point of the grid that the arm was chosen from: point, options, seed, card, history and
+        test_ndcg_at_20 ({overall, <split>/<group>, ...}); None where it was not tuned."""
+        runs: list[dict[str, Any]] | None = self.open_part("tuning_runs")
+        return runs
+
+    def _table(self, name: str) -> pd.DataFrame | None:
+        table: pd.DataFrame | None = self.open_part(name)
+        return table
+
+
+PARTS = ("model", "training_history", "user_weights", "user_metrics", "group_metrics", "tuning_runs")
+"""What a record may hold beside its card."""
+
+
+def flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters by dotted name."""
+    leaves: dict[str, Any] = {}
+    for name, value in parameters.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return leaves

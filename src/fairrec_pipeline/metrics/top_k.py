@@ -1,0 +1,48 @@
+"""The k best items of every user: what a trained arm recommends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fairrec_pipeline.metrics.ranking import SCORES_AT_ONCE, Scorer, SeenItems
+from fairrec_pipeline.interactions.columns import ITEM, USER
+from fairrec_pipeline.interactions.histories import Histories
+
+
+def top_k(scorer: Scorer, sequences: Histories, k: int, *, filter_seen: bool, device: str = "cpu") -> pd.DataFrame:
+    """The k items with the highest scores.
+
+    Args:
+        scorer: scores of a slice of users.
+        sequences: histories.
+        k: items a user gets; fewer if fewer can be recommended.
+        filter_seen: leave out the items of a user's history.
+
+    Returns:
+        columns user_id, rank (1 is best), item_id, score; sorted by user and rank.
+    """
+    k = min(k, sequences.n_items)
+    seen = SeenItems(sequences, device) if filter_seen else None
+    rows = max(1, SCORES_AT_ONCE // sequences.n_items)
+    codes, scores = [], []
+    for start in range(0, sequences.n_users, rows):
+        stop = min(start + rows, sequences.n_users)
+        of_users = scorer(torch.arange(start, stop, device=device))
+        if seen is not None:
+            of_users[seen.rows_and_items(start, stop)] = float("-inf")
+        best = torch.topk(of_users, k, dim=1)
+        codes.append(best.indices.cpu())
+        scores.append(best.values.cpu())
+    score = torch.cat(scores).numpy().ravel()
+    frame: pd.DataFrame = pd.DataFrame(
+        {
+            USER: np.repeat(sequences.users, k),
+            "rank": np.tile(np.arange(1, k + 1), sequences.n_users),
+            ITEM: sequences.catalogue[torch.cat(codes).numpy().ravel()],
+            "score": score,
+        }
+    )
+    rankable: pd.DataFrame = frame.loc[np.isfinite(score)]
+    return rankable.reset_index(drop=True)

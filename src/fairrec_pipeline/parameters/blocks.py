@@ -1,0 +1,111 @@
+"""Pydantic models of the blocks of conf/*/parameters*.yml: the only place where a name or a bound is written.
+
+Values live in conf/base, so that a user reads them where they are changed. A model has no defaults but for what a
+dataset may leave out: a value missing there is an error and not a surprise.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Block(BaseModel):
+    """A block of parameters: every name is known, no value changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+
+
+class Split(Block):
+    """Core filter and leave-one-out."""
+
+    core: Count = Field(description="least number of distinct items per user and users per item")
+    validation_users: Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] = Field(
+        gt=0, description="count (int) or share (float, at most 1) of the users"
+    )
+    seed: Seed
+
+    @field_validator("validation_users")
+    @classmethod
+    def _share(cls, value: int | float) -> int | float:
+        if isinstance(value, float) and value > 1:
+            message = f"a share of the users lies in (0, 1], got {value}; a count is written without a point"
+            raise ValueError(message)
+        return value
+
+
+class Groups(Block):
+    """Quantile groups of users."""
+
+    popular_quantile: float = Field(gt=0, lt=1)
+    splits: dict[Annotated[str, Field(pattern="^(pop|seq)[a-z0-9_]+$")], tuple[float, float, float]]
+
+    @field_validator("splits")
+    @classmethod
+    def _shares(cls, value: dict[str, tuple[float, float, float]]) -> dict[str, tuple[float, float, float]]:
+        for name, shares in value.items():
+            if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+                message = f"the shares of {name} must be above 0 and sum to 1, got {list(shares)} (sum {sum(shares):g})"
+                raise ValueError(message)
+        return value
+
+
+class Model(Block):
+    """The SASRec backbone (METHODS: backbone)."""
+
+    dim: Count
+    feed_forward: Count
+    blocks: Count
+    heads: Count
+    dropout: float = Field(ge=0, lt=1)
+    max_length: int = Field(strict=True, ge=2)
+    init_std: float = Field(gt=0)
+    tied_embeddings: bool = Field(strict=True, description="one table for input and output")
+    copy_window: int = Field(strict=True, ge=0, description="newest items that the copy mechanism scores; 0: none")
+
+    @model_validator(mode="after")
+    def _heads(self) -> Model:
+        if self.dim % self.heads:
+            message = f"dim must be a multiple of heads, got dim {self.dim} and heads {self.heads}"
+            raise ValueError(message)
+        return self
+
+
+class Train(Block):
+    """Budget and optimiser of one arm."""
+
+    epochs: Count
+    steps_per_epoch: Count
+    batch_size: Count
+    learning_rate: float = Field(gt=0)
+    warm_up_steps: int = Field(strict=True, ge=0, description="steps over which the learning rate rises from 0")
+    schedule: Literal["constant", "cosine"] = Field(description="of the learning rate after the warm-up")
+    warm_start_steps: int = Field(strict=True, ge=0, description="steps of ERM before the method itself")
+    patience: int | None = Field(strict=True, ge=1)
+    precision: Literal["auto", "fp32", "bf16"]
+    cuda_graphs: bool = Field(strict=True, description="on CUDA, record the launches of a step and play them back")
+    item_chunk: int | None = Field(strict=True, ge=1, description="items of the catalogue at a time; null: chosen")
+    checkpoint_seconds: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _warm_start(self) -> Train:
+        if self.warm_start_steps >= self.epochs * self.steps_per_epoch:
+            message = f"warm_start_steps {self.warm_start_steps} leave no step of the budget to the method itself"
+            raise ValueError(message)
+        return self
+
+
+class Evaluate(Block):
+    """Ranking, intervals and tests."""
+
+    filter_seen: bool
+    confidence: float = Field(gt=0, lt=1)
+    significance: float = Field(gt=0, lt=1)
+    correction: Literal["holm", "fdr_bh"]
+    other_data: Literal["refuse", "skip"]
+    top_k: Count

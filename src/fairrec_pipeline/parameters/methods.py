@@ -1,0 +1,169 @@
+"""The one table of methods: options, whether a method needs groups, whether it is of the paper, and what builds it.
+
+To add a method: write its file in objectives/, give it a row here, and a block of values in
+conf/base/parameters_methods.yml. See docs/adding_a_method.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import Field, SerializeAsAny, field_validator
+
+from fairrec_pipeline.parameters.blocks import Block, Count
+
+
+class Options(Block):
+    """The options of a method; this one has none."""
+
+
+class InversePropensity(Options):
+    count: Literal["users", "interactions"] = Field(description="what f(g) counts; the published numbers: interactions")
+
+
+class GroupDro(Options):
+    eta: float = Field(gt=0, description="step of the exponentiated gradient")
+    absent_groups: Literal["keep", "decay"] = Field(description="weight of a group without a user in the batch")
+    adjustment: float = Field(ge=0, description="C / sqrt(users of the group) is added to a group's loss, in nats")
+    balanced_batches: bool = Field(strict=True, description="every group has an equal share of every batch")
+
+
+class StreamingDro(GroupDro):
+    beta: float = Field(gt=0, le=1, description="step of the streaming loss")
+
+
+class CVaR(Options):
+    alpha: float = Field(gt=0, le=1, description="share of the worst users of a batch")
+
+
+class CVaRDoro(CVaR):
+    eps: float = Field(ge=0, lt=1, description="share of a batch that is taken for outliers")
+
+
+class CVaRSmooth(CVaR):
+    h: float = Field(gt=0, description="width of the threshold, in nats")
+
+
+class Chi2(Options):
+    alpha: float = Field(gt=0, le=1, description="share of the smallest group that the ball is to hold")
+
+
+class Kl(Options):
+    tau: float = Field(gt=0, description="temperature, in nats")
+
+
+class Arl(Options):
+    adversary_learning_rate: float = Field(gt=0)
+
+
+class _Rsr(Options):
+    clusters: Count
+    temperature: float = Field(gt=0, description="of the softmax that gives the clusters their weights")
+    weight_learning_rate: float = Field(gt=0)
+
+
+class RsrHard(_Rsr):
+    refresh_steps: Count = Field(description="optimiser steps between two clusterings")
+
+
+class RsrSoft(_Rsr):
+    prototype_learning_rate: float = Field(gt=0)
+    clustering_weight: float = Field(ge=0, description="of the clustering loss of the prototypes")
+
+
+class Causald(Options):
+    weight: float = Field(ge=0, le=1, description="of the causal target in the loss; 0 is erm")
+    temperature: float = Field(gt=0, description="of target and student")
+    teachers: Literal["activity", "random", "seeds"] = Field(description="what the teachers differ by")
+    n_teachers: Count
+    samples: int = Field(strict=True, ge=0, description="x' a position and teacher; 0 is plain distillation")
+    positions: int | None = Field(strict=True, ge=1, description="of each user, distilled in a step; null: all")
+    predictor_epochs: Count
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        objective: what makes its objective, as `<module of objectives>:<name>`. It is called with the options, and with
+            the `Population` if it has a parameter of that name.
+        options: model of its block of values.
+        arguments: further arguments of the objective, which are not options.
+        needs_groups: its loss is told a group of every user.
+        of_paper: it is one of the paper's eight, which `__default__` compares.
+        colour: in every figure.
+        trainer: what trains it instead of `training.fit.fit`, as `<module of the package>:<name>`. The options are then
+            its own and not the objective's.
+    """
+
+    objective: str
+    options: type[Options] = Options
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    needs_groups: bool = False
+    of_paper: bool = False
+    colour: str | None = None
+    trainer: str = "training.fit:fit"
+
+
+METHODS: dict[str, Method] = {
+    "erm": Method("erm:Erm", of_paper=True, colour="#222222"),
+    "cb": Method("class_balanced:class_balanced", arguments={"log": False}, of_paper=True, colour="#56b4e9"),
+    "cb_log": Method("class_balanced:class_balanced", arguments={"log": True}, of_paper=True, colour="#0072b2"),
+    "ipw": Method(
+        "inverse_propensity:InversePropensity", InversePropensity, {"log": False}, needs_groups=True, of_paper=True,
+        colour="#e6a532",
+    ),
+    "ipw_log": Method(
+        "inverse_propensity:InversePropensity", InversePropensity, {"log": True}, needs_groups=True, of_paper=True,
+        colour="#a06a00",
+    ),
+    "gdro": Method("group_dro:GroupDro", GroupDro, needs_groups=True, of_paper=True, colour="#009e73"),
+    "sdro": Method("group_dro:GroupDro", StreamingDro, needs_groups=True, of_paper=True, colour="#aa4499"),
+    "cvar": Method("cvar:CVaR", CVaR, of_paper=True, colour="#d5301f"),
+    "chi2": Method("chi2:Chi2", Chi2),
+    "kl": Method("kl:Kl", Kl),
+    "cvar_doro": Method("cvar:CVaRDoro", CVaRDoro),
+    "cvar_smooth": Method("cvar:CVaRSmooth", CVaRSmooth),
+    "arl": Method("arl:Arl", Arl),
+    "rsr_hard": Method("rsr:RsrHard", RsrHard),
+    "rsr_soft": Method("rsr:RsrSoft", RsrSoft),
+    "causald": Method("erm:Erm", Causald, trainer="training.distillation.causald:fit_distilled"),
+}  # fmt: skip
+"""Every method by the name of its loss, in the order of all tables: the paper's first."""
+
+
+class Objective(Block):
+    """What an arm minimises: a loss, the groups that it is told, its options."""
+
+    loss: str
+    groups: str | None = Field(description="column of user_groups, or atomic; None for a group-agnostic loss")
+    options: SerializeAsAny[Options]
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _of_the_loss(cls, value: Any, info: Any) -> Any:
+        method = METHODS.get(info.data.get("loss", ""))
+        return value if method is None or isinstance(value, Options) else method.options.model_validate(value)
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.loss]
+
+    @property
+    def arm(self) -> str:
+        """Name of the arm: the loss, with its groups where it uses them (`cvar`, `gdro-pop33`)."""
+        return arm_name(self.loss, self.groups)
+
+
+def arm_name(loss: str, groups: str | None) -> str:
+    """Name of an arm; groups that the loss does not use are left out."""
+    return f"{loss}-{groups}" if METHODS[loss].needs_groups else loss
+
+
+def parts_of_arm(name: str) -> tuple[str, str | None]:
+    """Loss and groups of an arm's name; the groups are None where it names none."""
+    loss, _, groups = name.partition("-")
+    return loss, groups or None

@@ -1,0 +1,342 @@
+"""The comparison as a page: in words, in tables, in figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from plotly.offline import get_plotlyjs
+
+from fairrec_pipeline.comparison.comparison import TrainedArm
+from fairrec_pipeline.report.evidence import Evidence
+from fairrec_pipeline.report.findings import budget_in_words, findings, found_in_words
+from fairrec_pipeline.metrics.by_group import BY_TARGET, METRICS, OVERALL, SPLIT
+from fairrec_pipeline.comparison.paper.stars import stars_in_words
+from fairrec_pipeline.report.tables import (
+    EVERY_ARM_SPLITS,
+    Cell,
+    Row,
+    Table,
+    budget_table,
+    difference_table,
+    group_table,
+    headline_table,
+    paper_tables,
+    rules_table,
+    shares_table,
+    stars_table,
+)
+
+_CORRECTION_NAMES = {"holm": "Holm", "fdr_bh": "Benjamini-Hochberg"}
+_METRIC_NAMES = {
+    "ndcg_at_10": "NDCG@10",
+    "ndcg_at_20": "NDCG@20",
+    "recall_at_10": "Recall@10",
+    "recall_at_20": "Recall@20",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report.
+
+    Attributes:
+        title: of the part.
+        words: sentences, as a list.
+        tables: with a caption each, which may be empty.
+        note: how to read the tables; Markdown's and HTML's are the same but for escaped stars.
+        figures: names of figures; those that were not drawn are left out, and Markdown has none.
+        folded: HTML shows the tables on demand.
+    """
+
+    title: str
+    words: Sequence[str] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    note: str = ""
+    figures: Sequence[str] = ()
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was compared, and how.
+
+    Attributes:
+        dataset: its name.
+        statistics: the `dataset_statistics` of the data pipeline.
+        fingerprint: of the data.
+        runs: from `run_cards`.
+        confidence: of the intervals.
+        significance: level of the tests.
+        correction: `holm` or `fdr_bh`.
+        filter_seen: items of the history were left out of the ranking.
+    """
+
+    dataset: str
+    statistics: Mapping[str, Any]
+    fingerprint: str
+    runs: Sequence[Mapping[str, Any]]
+    confidence: float
+    significance: float
+    correction: str
+    filter_seen: bool
+
+
+def run_cards(runs: Iterable[TrainedArm]) -> list[dict[str, Any]]:
+    """What stands behind each row of a comparison, ready for JSON.
+
+    Args:
+        runs: compared runs; untrained arms are left out.
+
+    Returns:
+        Per run: arm, seed, seconds, device, finished, epochs, best_epoch (null where the card lacks them), and
+        parameters by dotted name.
+    """
+    return [
+        {"arm": run.arm, "seed": run.seed}
+        | {name: run.card.get(name) for name in ("seconds", "device", "finished", "epochs", "best_epoch")}
+        | {"parameters": run.parameters}
+        for run in runs
+        if run.seed is not None
+    ]
+
+
+def markdown_report(evidence: Evidence, subject: Subject) -> str:
+    """The report without figures.
+
+    Args:
+        evidence: the tables of a comparison.
+        subject: what was compared.
+    """
+    return _environment().get_template("report.md.j2").render(_context(evidence, subject))
+
+
+def html_report(evidence: Evidence, subject: Subject, figures: Mapping[str, go.Figure]) -> str:
+    """The report as one file that needs no network: plotly.js is in it once.
+
+    Args:
+        evidence: the tables of a comparison.
+        subject: what was compared.
+        figures: by name, from `figures.draw`.
+    """
+    parts = {
+        name: figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+        for name, figure in figures.items()
+    }
+    context = _context(evidence, subject)
+    return _environment().get_template("report.html.j2").render(context, figures=parts, plotly=get_plotlyjs())
+
+
+def comparison_table(comparison: pd.DataFrame, significance: float = 0.05) -> str:
+    """The headline table as plain text for a terminal.
+
+    Args:
+        comparison: from `comparison.compare_arms`.
+        significance: level of the star.
+    """
+    table = headline_table(comparison, significance=significance)
+    # The gaps and marks of rank stay in the report: a terminal is narrow.
+    width = sum(columns for split, columns in table.splits if split != "gap")
+    labels = [label for split, columns in table.splits for label in [split, *[""] * (columns - 1)]][:width]
+    lines = [["", *labels], ["NDCG@20", *table.header[:width]]]
+    for row in table.rows:
+        name = row.arm if row.trained else f"({row.arm})"
+        lines.append([name, *(f"{cell.text}{cell.marks:<3}" for cell in row.cells[:width])])
+    widths = [max(len(line[column]) for line in lines) for column in range(width + 1)]
+    text = "\n".join(
+        "  ".join(part.ljust(size) for part, size in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+    return (
+        f"{text}\n* differs from erm (paired t-test, p < {significance:g})  † also after the correction  "
+        "‡ also for another training  ↓ below an untrained arm  (untrained)"
+    )
+
+
+def _context(evidence: Evidence, subject: Subject) -> dict[str, Any]:
+    comparison, level = evidence.comparison, subject.significance
+    budget = [*budget_in_words(evidence.trainings), *_unequal(subject.runs), *_unfinished(subject.runs)]
+    stars = stars_in_words(comparison, subject.dataset, significance=level)
+    # what became of each arm's stars stands in its own section
+    words = [*findings(comparison, significance=level), *found_in_words(evidence.rules), *budget, *stars[:2]]
+    sections = [
+        *_group_sections(comparison, subject),
+        Section(
+            "Worst group, gaps and the overall value",
+            figures=("worst_group", "trade_off"),
+            note="Every seed, every point of a grid whose test was kept, and the untrained arms.",
+        ),
+        _difference_section(comparison, subject),
+        Section("Other metrics, overall", tables={"": _metrics_table(comparison, level)}),
+        *_published_sections(comparison, subject, stars),
+        *_training_sections(evidence, subject),
+    ]
+    return {"subject": subject, "words": words, "sections": sections, "same_parameters": _same_parameters(subject.runs)}
+
+
+def _group_sections(comparison: pd.DataFrame, subject: Subject) -> Iterable[Section]:
+    level = subject.significance
+    legend = _LEGEND.format(level=level, correction=_CORRECTION_NAMES[subject.correction])
+    yield Section(
+        "NDCG@20 by group",
+        tables={"": headline_table(comparison, significance=level)},
+        note=legend,
+        figures=("group_values", "relative_change"),
+    )
+    details = [split for split in dict.fromkeys(comparison[SPLIT].tolist()) if split not in EVERY_ARM_SPLITS]
+    by_target = [split for split in details if split.endswith(BY_TARGET)]
+    yield Section(
+        "Repeat and new targets",
+        tables={split: group_table(comparison, [split], significance=level) for split in by_target},
+        note="A repeat target is already in the user's history. All groups together: in the first table.",
+        figures=("repeat_and_new", "by_target"),
+    )
+    others = [split for split in details if split not in by_target]
+    if others:
+        yield Section(
+            "NDCG@20 by every other split and attribute",
+            tables={split: group_table(comparison, [split], significance=level) for split in others},
+            figures=("attributes", "quantile_groups", "intersections"),
+        )
+
+
+def _difference_section(comparison: pd.DataFrame, subject: Subject) -> Section:
+    differences = difference_table(comparison, significance=subject.significance)
+    if not differences.rows:
+        return Section("Difference from erm, overall", words=["There is no erm arm."])
+    return Section(
+        "Difference from erm, overall",
+        tables={"": differences},
+        note=_DIFFERENCE_NOTE.format(confidence=100 * subject.confidence),
+    )
+
+
+def _published_sections(comparison: pd.DataFrame, subject: Subject, stars: Sequence[str]) -> Iterable[Section]:
+    tables = paper_tables(comparison, subject.dataset)
+    if tables:
+        yield Section("Ours beside the published numbers", tables=tables, note=_PUBLISHED_NOTE, folded=True)
+    if stars:
+        every = stars_table(comparison, significance=subject.significance)
+        yield Section(
+            "Which published stars survive", words=stars, tables={"": every} if every.rows else {}, folded=True
+        )
+
+
+def _training_sections(evidence: Evidence, subject: Subject) -> Iterable[Section]:
+    yield Section(
+        "How the arms were trained, and what it cost",
+        tables={"": budget_table(evidence.trainings, evidence.comparison)},
+        note="Seconds in all: compared runs and every point of the grid, the winner counted once. One tuning point: "
+        "trained as given.",
+        figures=("learning_curves", "option_curves", "group_weights", "method_columns", "cost"),
+    )
+    if not evidence.shares.empty:
+        tables = {"Share of the weight by group, over the whole training": shares_table(evidence.shares)}
+        if not evidence.rules.empty:
+            tables["Users above erm's weight, by rules of a decision tree"] = rules_table(evidence.rules)
+        yield Section(
+            "Whom the arms trained on",
+            tables=tables,
+            note=_SHARES_NOTE,
+            figures=("lifts", "lifts_over_training"),
+        )
+    parameters = _parameters_table(subject.runs)
+    if parameters.rows:
+        yield Section("Parameters", tables={"": parameters})
+
+
+_LEGEND = """\\* differs from erm: paired t-test over users, p < {level}, uncorrected (the paper's test). † differs also
+after the {correction} correction over all trained arms and groups of the split. ‡ differs also for another training of
+both arms (users and seeds as samples, from 3 seeds on), after the same correction. ↓ below the best untrained arm.
+Bold: best, underlined: second best of the trained arms. A small gap is good only where the groups are served well."""
+_DIFFERENCE_NOTE = """Intervals: {confidence:g} %, paired over users; the bootstrap's is BCa with 2000 resamples. d_z:
+mean difference in standard deviations over users. p: paired t-test over users (the paper's); p Wilcoxon: signed ranks;
+both know no variance between trainings. p over seeds: paired t-test over the seeds that both arms share, for these
+users; p users and seeds: for other users, too. Both from 3 seeds on."""
+_PUBLISHED_NOTE = """Ours / published (ours minus published; the same in standard deviations of one published cell over
+the paper's own repeats, where it has any); the star is the paper's. Budget and backbone are those below, not the
+paper's, unless env paper was used."""
+_SHARES_NOTE = """Lift: share of the weight over share of the draws; 1 as in erm. Above erm: the user's mean weight is
+above the arm's mean, which is erm's, 1, wherever the weights of a batch sum to one. Accuracy of a tree: balanced, on
+the same users; 0.5 says that its rules tell nothing."""
+
+
+def _metrics_table(comparison: pd.DataFrame, significance: float) -> Table:
+    """Every metric, overall."""
+    tables = [group_table(comparison, [OVERALL], significance=significance, metric=metric) for metric in METRICS]
+    rows = zip(*(table.rows for table in tables), strict=True)
+    return Table(
+        splits=(),
+        header=tuple(_METRIC_NAMES[metric] for metric in METRICS),
+        rows=tuple(Row(same[0].arm, same[0].trained, tuple(row.cells[0] for row in same)) for same in rows),
+    )
+
+
+def _unequal(runs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """A warning for every parameter of backbone and budget that is not the same in all trained arms."""
+    values: dict[str, dict[str, set[str]]] = {}
+    for run in runs:
+        for name, value in run["parameters"].items():
+            if name.startswith(("model.", "train.")) and name != "train.warm_start_steps":  # has words of its own
+                values.setdefault(name, {}).setdefault(str(value), set()).add(run["arm"])
+    for name, arms_of in values.items():
+        if len(arms_of) > 1:
+            listed = "; ".join(f"{value}: {', '.join(sorted(named))}" for value, named in arms_of.items())
+            yield f"The arms were not trained alike, so a difference need not be the method's: {name} is {listed}."
+
+
+def _unfinished(runs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Arms whose budget ended too early for a comparison of methods rather than of speeds."""
+    rising = [run["arm"] for run in runs if run["epochs"] and run["best_epoch"] == run["epochs"]]
+    if rising:
+        yield (
+            f"Still improving on validation when the budget ended: {', '.join(dict.fromkeys(rising))}. Such a table "
+            "compares speeds of convergence; give train.epochs room until every arm stops by itself."
+        )
+
+
+def _parameters_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per arm: its seeds and the parameters that are not the same for every arm."""
+    same = _same_parameters(runs)
+    # The name of the arm says these two.
+    differing = sorted({name for run in runs for name in run["parameters"]} - same.keys() - {"loss", "loss_groups"})
+    by_arm: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        by_arm.setdefault(run["arm"], []).append(run)
+    rows = []
+    for arm, seeds in by_arm.items():
+        texts = [
+            ", ".join(str(run["seed"]) for run in seeds),
+            max(str(run["finished"] or "-") for run in seeds)[:19],
+            ", ".join(f"{run['epochs'] or '-'} ({run['best_epoch'] or '-'})" for run in seeds),
+            *(str(seeds[0]["parameters"].get(name, "-")) for name in differing),
+        ]
+        rows.append(Row(arm, True, tuple(Cell(text) for text in texts)))
+    return Table((), ("seeds", "last finished", "epochs (best)", *differing), tuple(rows))
+
+
+def _same_parameters(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Parameters that every run has, with one value."""
+    if not runs:
+        return {}
+    first = runs[0]["parameters"]
+    absent = object()
+    return {
+        name: value
+        for name, value in sorted(first.items())
+        if all(run["parameters"].get(name, absent) == value for run in runs)
+    }
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("fairrec_pipeline.report"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

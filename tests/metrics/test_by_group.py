@@ -1,0 +1,149 @@
+"""Groups and their metrics on four users, by hand."""
+
+from __future__ import annotations
+
+from math import log2
+
+import pandas as pd
+import pytest
+
+from fairrec_pipeline.metrics.by_group import (
+    ATOMIC,
+    METRICS,
+    attribute_names,
+    gaps,
+    group_metrics,
+    membership,
+    metric_names,
+    worst_groups,
+)
+
+RANK_2 = 1 / log2(3)
+
+
+@pytest.fixture
+def users() -> pd.DataFrame:
+    """Ranks 1, 2, 15 and a target that cannot be ranked."""
+    return pd.DataFrame(
+        {
+            "user_id": [4, 7, 8, 9],
+            "rank": pd.array([1, 2, 15, None], dtype="Int64"),
+            "repeat_target": [True, False, False, True],
+            "loss": [0.1, 0.7, 3.0, None],
+            "ndcg_at_10": [1, RANK_2, 0, 0],
+            "ndcg_at_20": [1, RANK_2, 0.25, 0],  # 1 / log2(1 + 15)
+            "recall_at_10": [1, 1, 0, 0],
+            "recall_at_20": [1, 1, 1, 0],
+        }
+    )
+
+
+@pytest.fixture
+def four_groups() -> pd.DataFrame:
+    """Rows in another order than the metrics, and a user who was not tested."""
+    return pd.DataFrame(
+        {
+            "user_id": [9, 8, 7, 4, 5],
+            "train_length": [9, 5, 3, 2, 1],
+            "popularity_ratio": [0.9, 0.4, 0.1, 0.1, 0.5],
+            "pop33": ["popular", "diverse", "niche", "niche", "diverse"],
+            "seq33": ["long", "medium", "short", "short", "short"],
+            "age": ["25-34", None, "18-24", "25-34", "56+"],
+        }
+    )
+
+
+def value(table: pd.DataFrame, split: str, group: str, metric: str = "ndcg_at_20") -> tuple[int, float]:
+    row = table[(table["split"] == split) & (table["group"] == group) & (table["metric"] == metric)]
+    return int(row["n_users"].item()), float(row["value"].item())
+
+
+def test_every_split_is_a_mean_over_its_users(users, four_groups):
+    table = group_metrics(users, four_groups)
+    assert list(table.columns) == ["split", "group", "metric", "n_users", "value"]
+    assert value(table, "overall", "overall") == (4, pytest.approx((1 + RANK_2 + 0.25 + 0) / 4))
+    assert value(table, "pop33", "niche") == (2, pytest.approx((1 + RANK_2) / 2))
+    assert value(table, "seq33", "long") == (1, 0)
+    assert value(table, "atomic", "niche-short", "recall_at_10") == (2, 1)
+    assert value(table, "target", "repeat") == (2, 0.5)
+    assert value(table, "target", "new", "recall_at_20") == (2, 1)
+    assert value(table, "age", "25-34") == (2, 0.5)
+    assert value(table, "age", "unknown") == (1, 0.25)
+    assert not ((table["split"] == "age") & (table["group"] == "56+")).any()
+
+
+def test_groups_come_low_to_high(users, four_groups):
+    table = group_metrics(users, four_groups)
+    overall = table[table["metric"] == "ndcg_at_20"]
+    assert overall.loc[overall["split"] == "seq33", "group"].tolist() == ["short", "medium", "long"]
+    assert overall.loc[overall["split"] == "atomic", "group"].tolist() == [
+        "niche-short",
+        "diverse-medium",
+        "popular-long",
+    ]
+    assert overall["split"].unique().tolist() == ["overall", "pop33", "seq33", "age", "atomic", "target"]
+
+
+def test_every_split_partitions_the_users(users, four_groups):
+    members = membership(users, four_groups)
+    for _, split in members.groupby("split"):
+        assert sorted(split["user_id"]) == users["user_id"].tolist()
+
+
+def test_intersections_refine_both_splits(users, four_groups):
+    members = membership(users, four_groups).set_index(["user_id", "split"])["group"].unstack()  # noqa: PD010
+    assert (members[ATOMIC] == members["pop33"] + "-" + members["seq33"]).all()
+
+
+def test_no_intersections_without_both_splits(users, four_groups):
+    table = group_metrics(users, four_groups.drop(columns="seq33"))
+    assert ATOMIC not in set(table["split"])
+
+
+def test_inputs_stay_as_they_were(users, four_groups):
+    before = users.copy(), four_groups.copy()
+    group_metrics(users, four_groups)
+    pd.testing.assert_frame_equal(users, before[0])
+    pd.testing.assert_frame_equal(four_groups, before[1])
+
+
+def test_worst_group_and_gap(users, four_groups):
+    table = group_metrics(users, four_groups)
+    worst = worst_groups(table).set_index(["split", "metric"])
+    assert worst.loc[("pop33", "ndcg_at_20"), "group"] == "popular"
+    gap = gaps(table).set_index(["split", "metric"])["gap"]
+    assert gap["pop33", "ndcg_at_20"] == pytest.approx((1 + RANK_2) / 2 - 0)
+    assert gap["overall", "ndcg_at_20"] == 0
+
+
+def test_names_for_a_tracker(users, four_groups):
+    names = metric_names(group_metrics(users, four_groups))
+    assert names["test/ndcg_at_20/overall"] == pytest.approx((1 + RANK_2 + 0.25) / 4)
+    assert names["test/ndcg_at_20/pop33/niche"] == pytest.approx((1 + RANK_2) / 2)
+    assert names["test/recall_at_10/target/new"] == 0.5
+    assert {f"test/{metric}/worst_group" for metric in METRICS} <= names.keys()
+    assert names["test/ndcg_at_20/worst_group"] == 0
+
+
+def test_names_have_only_characters_that_mlflow_takes(users, four_groups):
+    named = four_groups.assign(age=["K-12 student", "56+", "a/b", "ü", "x"])
+    names = metric_names(group_metrics(users, named))
+    assert "test/ndcg_at_20/age/56_" in names
+    assert "test/ndcg_at_20/age/a_b" in names
+
+
+def test_an_attribute_must_not_take_the_name_of_a_split(users, four_groups):
+    with pytest.raises(ValueError, match=r"\['target'\].*rename"):
+        membership(users, four_groups.rename(columns={"age": "target"}))
+
+
+def test_groups_are_cut_by_target_on_request(users, four_groups):
+    names = membership(users, four_groups, by_target=True)
+    cut = names[names["split"] == "pop33 by target"].set_index("user_id")["group"].to_dict()
+    assert cut == {4: "niche-repeat", 7: "niche-new", 8: "diverse-new", 9: "popular-repeat"}
+    only_new = membership(users.assign(repeat_target=False), four_groups, by_target=True)
+    assert not only_new["split"].str.contains("by target").any()  # the groups themselves say it all
+
+
+def test_attributes_are_the_columns_that_no_quantile_made(four_groups):
+    assert attribute_names(four_groups.assign(seq1080="short")) == ["age"]

@@ -1,0 +1,379 @@
+"""The report has every arm, says bad news in words, and needs no network."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from fairrec_pipeline.comparison.baselines import BASELINES
+from fairrec_pipeline.comparison.comparison import compare_arms, select_arms
+from fairrec_pipeline.report.evidence import Evidence
+from fairrec_pipeline.report.figures import draw
+from fairrec_pipeline.report.figures.by_group import relative_change
+from fairrec_pipeline.report.figures.over_training import training_history
+from fairrec_pipeline.report.figures.style import arm_colours
+from fairrec_pipeline.report.findings import findings
+from fairrec_pipeline.report.page import Subject, comparison_table, html_report, markdown_report, run_cards
+from fairrec_pipeline.report.tables import group_table, paper_tables
+from fairrec_pipeline.comparison.user_weights import found_users, weight_shares
+from fairrec_pipeline.comparison.trainings import training_curves, trainings
+
+FINGERPRINT = "f" * 64
+WARM = {"warm_start_steps": 256, "steps_per_epoch": 128}
+ALWAYS = {"relative_change", "group_values", "repeat_and_new", "trade_off", "learning_curves"}
+DATA = {"fingerprint": FINGERPRINT, "other_data": "refuse"}
+
+
+@pytest.fixture(scope="module")
+def arms(arm):
+    return [
+        arm("erm", 0.50, model={"dim": 64}),
+        arm("cb", 0.46, model={"dim": 64}),
+        arm("gdro-pop33", 0.505, model={"dim": 64}, gdro={"eta": 0.1}),
+        arm("cvar", 0.52, model={"dim": 64}, cvar={"alpha": 0.3}),
+        arm("recency", 0.51, seed=None),
+        arm("popularity", 0.02, seed=None),
+    ]
+
+
+@pytest.fixture(scope="module")
+def compare(user_groups):
+    def build(arms) -> pd.DataFrame:
+        return compare_arms(
+            arms, user_groups, dataset="retailrocket", confidence=0.95, significance=0.05, correction="holm", **DATA
+        )
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def comparison(arms, compare) -> pd.DataFrame:
+    return compare(arms)
+
+
+@pytest.fixture(scope="module")
+def subject(arms) -> Subject:
+    runs = [run for seeds in select_arms(arms, **DATA).values() for run in seeds]
+    statistics = {"n_users": 22178, "n_items": 17803, "group_shares": {"pop33": {}}, "fingerprint": FINGERPRINT}
+    return Subject("retailrocket", statistics, FINGERPRINT, run_cards(runs), 0.95, 0.05, "holm", filter_seen=False)
+
+
+@pytest.fixture(scope="module")
+def gather(user_groups, compare):
+    """All tables of some arms."""
+
+    def build(arms) -> Evidence:
+        runs = select_arms(arms, **DATA)
+        selected = [run for seeds in runs.values() for run in seeds]
+        return Evidence(
+            compare(selected),
+            trainings(selected, user_groups),
+            training_curves(selected),
+            weight_shares(runs, user_groups),
+            found_users(runs, user_groups),
+        )
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def evidence(arms, gather) -> Evidence:
+    """Of arms that left nothing but their metrics behind."""
+    return gather(arms)
+
+
+@pytest.fixture(scope="module")
+def full_evidence(arms, gather, user_groups) -> Evidence:
+    """Of arms that left everything behind; cvar found the even users, most of them late."""
+    epochs = np.arange(1, 4)
+    history = pd.DataFrame(
+        {"epoch": epochs, "loss": 4.0 - epochs, "validation_ndcg_at_20": 0.1 * epochs, "seconds": 10.0 * epochs}
+    )
+    even = user_groups["segment"] == "even"
+    weights = pd.concat(
+        [
+            pd.DataFrame({"user_id": user_groups["user_id"], "window": window, "drawn": 2, "weight": weight})
+            for window, weight in ((0, 1.0), (9, np.where(even, 1.8, 0.2)))
+        ]
+    )
+    points = [
+        {
+            "point": f"alpha={alpha}",
+            "options": {"alpha": alpha},
+            "seed": 0,
+            "card": arms[3].card | {"validation_ndcg_at_20": 0.3 + alpha / 10, "loss": "cvar"},
+            "history": history.to_dict("records"),
+            "test_ndcg_at_20": {"overall": 0.4, "pop33/niche": 0.2, "pop33/popular": 0.5, "seq33/short": alpha},
+        }
+        for alpha in (0.1, 0.3)
+    ]
+    erm, cb, gdro, cvar, *untrained = arms
+    return gather(
+        [
+            dataclasses.replace(erm, history=history),
+            dataclasses.replace(cb, history=history.assign(weight_entropy=0.5)),
+            dataclasses.replace(gdro, history=history.assign(group_weight_niche=0.4, group_weight_popular=0.6)),
+            dataclasses.replace(
+                cvar,
+                history=history,
+                user_weights=weights,
+                tuning_runs=points,
+                card=cvar.card | {"loss": "cvar", "parameters": cvar.card["parameters"] | {"train": WARM}},
+            ),
+            *untrained,
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def drawn(evidence) -> dict[str, go.Figure]:
+    return draw(evidence)
+
+
+@pytest.fixture(scope="module")
+def all_drawn(full_evidence) -> dict[str, go.Figure]:
+    return draw(full_evidence)
+
+
+def test_every_arm_is_in_every_form(evidence, subject, drawn):
+    for text in (
+        markdown_report(evidence, subject),
+        html_report(evidence, subject, drawn),
+        comparison_table(evidence.comparison),
+    ):
+        for arm in ("erm", "cb", "gdro-pop33", "cvar", "recency", "popularity"):
+            assert arm in text
+
+
+def test_the_html_is_one_file_with_one_plotly(evidence, subject, drawn):
+    page = html_report(evidence, subject, drawn)
+    assert page.count("plotly.js v") == 1
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
+    assert page.count('class="plotly-graph-div"') == len(drawn)
+
+
+def test_names_from_the_data_are_escaped(evidence, subject):
+    hostile = evidence.comparison.replace({"group": {"even": "<script>alert(1)</script>"}})
+    assert "<script>alert(1)" not in html_report(dataclasses.replace(evidence, comparison=hostile), subject, {})
+
+
+def test_without_what_arms_left_behind_the_report_still_stands(evidence, subject, drawn):
+    assert evidence.curves.empty
+    assert evidence.shares.empty
+    assert set(drawn) >= ALWAYS
+    assert not {"option_curves", "group_weights", "method_columns", "lifts"} & set(drawn)
+    notes = [note.text for note in drawn["learning_curves"].layout.annotations]
+    assert "no history was kept" in notes
+    assert "Whom the arms trained on" not in markdown_report(evidence, subject)
+
+
+def test_with_all_that_arms_left_behind_every_part_is_there(full_evidence, subject, all_drawn):
+    assert set(all_drawn) >= ALWAYS | {
+        *("worst_group", "by_target", "intersections", "attributes", "option_curves", "cost"),
+        *("group_weights", "method_columns", "lifts", "lifts_over_training"),
+    }
+    page, text = html_report(full_evidence, subject, all_drawn), markdown_report(full_evidence, subject)
+    assert page.count('class="plotly-graph-div"') == len(all_drawn)
+    for part in (
+        "Repeat and new targets",
+        "Ours beside the published numbers",
+        "Table 2",
+        "Table 3",
+        "Which published stars survive",
+        "How the arms were trained, and what it cost",
+        "Whom the arms trained on",
+        "Parameters",
+        "trained most on users with segment = even (120 users, lift 1.40)",
+        "Started as erm, for so many steps: cvar 256",
+        "not tuned alike: trainings that each was chosen from: erm 1, cb 1, gdro-pop33 1, cvar 2",
+        "Chosen at the edge of the grid, so that a better value may lie beyond: cvar alpha=0.3",
+    ):
+        assert part in page.replace("&#39;", "'")
+        assert part in text
+
+
+def test_untrained_arms_are_in_every_figure_of_metrics(all_drawn):
+    for name in ("relative_change", "group_values", "trade_off", "by_target", "intersections", "attributes"):
+        assert "recency" in {trace.name for trace in all_drawn[name].data}, name
+    for name in ("worst_group", "repeat_and_new", "cost"):
+        assert any("recency" in trace.y for trace in all_drawn[name].data), name
+    for name, level in (("learning_curves", 0.41), ("option_curves", 0.51)):  # on validation, on test
+        assert "recency" in {note.text for note in all_drawn[name].layout.annotations}, name
+        assert any(line.y0 == pytest.approx(level, abs=0.005) for line in all_drawn[name].layout.shapes), name
+
+
+def test_figures_of_a_training_show_its_numbers(all_drawn):
+    cvar = [trace for trace in all_drawn["learning_curves"].data if trace.name == "cvar"]
+    assert [list(trace.x) for trace in cvar] == [[128, 256, 384], [10, 20, 30]]  # epochs of 128 steps; seconds
+    weights = {trace.name: trace for trace in all_drawn["group_weights"].data}
+    assert set(weights["niche"].y) == {0.4}
+    validation, test = all_drawn["option_curves"].data
+    assert list(validation.x) == [0.1, 0.3]
+    assert list(validation.y) == pytest.approx([0.31, 0.33])
+    assert list(test.y) == [0.4, 0.4]
+    assert list(validation.marker.symbol) == ["circle", "star"]  # cvar was trained with 0.3
+    grid = [trace for trace in all_drawn["trade_off"].data if trace.marker.symbol == "circle-open"]
+    assert list(grid[0].y) == [0.1, 0.2]  # worst groups: short 0.1; niche 0.2
+    assert list(grid[1].y) == pytest.approx([0.3, 0.3])  # popular 0.5 - niche 0.2
+    over_time = next(trace for trace in all_drawn["lifts_over_training"].data if trace.name == "niche")
+    assert list(over_time.x) == [5, 95]
+    even = next(trace for trace in all_drawn["lifts_over_training"].data if trace.name == "even")
+    # window 0: all alike; window 9: 120 users at 1.8 of 240 at a mean of 1
+    assert list(even.y) == pytest.approx([1, 1.8])
+
+
+def test_losing_to_recency_is_said_in_words(comparison):
+    words = " ".join(findings(comparison, significance=0.05))
+    assert re.search(
+        r"gdro-pop33 \(0\.50\d+\), erm \(0\.50\d+\), cb \(0\.4[56]\d+\) are worse overall than recency", words
+    )
+    assert "In these groups an untrained arm beats every trained one" not in words  # cvar stands above it
+
+
+def test_one_loser_and_only_losers(arm, compare):
+    one = findings(compare([arm("erm", 0.5), arm("recency", 0.6, seed=None)]), significance=0.05)[0]
+    assert re.match(r"erm \(0\.\d+\) is worse overall than recency \(0\.\d+\), which was not trained\.", one)
+    every = findings(compare([arm("erm", 0.5), arm("cvar", 0.55), arm("recency", 0.6, seed=None)]), significance=0.05)
+    assert re.match(r"Every trained arm is worse overall than recency .*: cvar \(.*\), erm", every[0])
+    assert every[1] == "In every group of pop33, seq33 and target an untrained arm beats every trained one."
+
+
+def test_worse_and_better_than_erm_are_said_alike(comparison):
+    words = findings(comparison, significance=0.05)
+    better = next(sentence for sentence in words if sentence.startswith("Better than erm"))
+    worse = next(sentence for sentence in words if sentence.startswith("Worse than erm"))
+    assert "cvar (+" in better
+    assert "cb (-" in worse
+    assert any("Groups served worse than by erm" in sentence and "cb for niche" in sentence for sentence in words)
+
+
+def test_the_report_says_beside_a_star_what_another_training_would_not_repeat(arm, compare):
+    """cvar is better by .1 in two seeds and worse by .08 in the third: users alone cannot settle that."""
+    values = [(0.5, 0.6), (0.5, 0.6), (0.5, 0.42)]
+    runs = [
+        arm(name, pair[place], seed=seed)
+        for seed, pair in enumerate(values)
+        for place, name in ((0, "erm"), (1, "cvar"))
+    ]
+    words = findings(compare(runs), significance=0.05)
+    assert words[0].startswith("Better than erm overall, over users and also after the correction: cvar")
+    assert words[1].startswith("Different from erm overall for another training too, over users and seeds")
+    assert "after the correction: none. All of them: cvar +0.0" in words[1]
+
+
+def test_without_erm_the_report_says_so(arm, gather, subject):
+    alone = gather([arm("cvar", 0.5), arm("recency", 0.4, seed=None)])
+    assert "There is no erm arm" in markdown_report(alone, subject)
+    assert set(draw(alone)) >= ALWAYS
+
+
+def test_untrained_arms_alone(arm, gather, subject):
+    alone = gather([arm("recency", 0.4, seed=None)])
+    assert "No arm was trained" in markdown_report(alone, dataclasses.replace(subject, runs=[]))
+    assert set(draw(alone)) >= ALWAYS
+    assert "(recency)" in comparison_table(alone.comparison)
+
+
+def test_best_and_second_are_of_the_trained_arms(comparison):
+    cells = {row.arm: row.cells[0] for row in group_table(comparison, ["overall"], significance=0.05).rows}
+    assert cells["cvar"].best
+    assert cells["gdro-pop33"].second
+    assert not cells["recency"].second
+    assert {arm for arm, cell in cells.items() if cell.below_untrained} == {"erm", "cb", "gdro-pop33"}
+    assert cells["cvar"].marks == "*†"
+    assert cells["recency"].marks == ""
+
+
+def test_markdown_tables_have_one_width(full_evidence, subject):
+    blocks = re.findall(r"(?:^\|.*\n)+", markdown_report(full_evidence, subject), flags=re.M)
+    assert len(blocks) > 10
+    for block in blocks:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+
+def test_an_arm_that_was_still_improving_is_named(evidence, subject):
+    text = markdown_report(evidence, subject)
+    assert "Still improving on validation when the budget ended: cvar." in text
+    assert "| 30 (12) |" in text
+
+
+def test_a_group_lost_to_an_untrained_arm_is_named(arm, metrics, compare):
+    recency = arm("recency", 0.4, seed=None)
+    strong_on_repeats = recency.user_metrics["ndcg_at_20"] + 0.4 * recency.user_metrics["repeat_target"]
+    recency = dataclasses.replace(recency, user_metrics=metrics(strong_on_repeats.to_numpy()))
+    words = " ".join(findings(compare([arm("erm", 0.6), recency]), significance=0.05))
+    assert re.search(
+        r"beats every trained one: repeat of target \(recency 0\.\d+, best trained arm erm 0\.\d+\)\.", words
+    )
+
+
+def test_parameters_that_differ_are_columns(evidence, subject):
+    text = markdown_report(evidence, subject)
+    assert re.search(r"\| arm \| seeds .*\| cvar\.alpha \| gdro\.eta \|", text)
+    assert "`model.dim=64`" in text
+    assert "22,178" in text
+
+
+def test_published_is_beside_ours_in_units_of_its_noise(comparison):
+    tables = paper_tables(comparison, "retailrocket")
+    assert list(tables) == ["Table 2", "Table 3", "Table 4"]
+    table = tables["Table 2"]
+    assert table.splits == (("pop33", 4), ("pop2060", 4), ("pop1080", 4))
+    cells = {row.arm: row.cells for row in table.rows}
+    ours = comparison.query("arm == 'cvar' and group == 'niche' and metric == 'ndcg_at_20'")["value"].item()
+    noise = 0.001907  # of niche of pop33, from the four pairs of Tables 2 and 4
+    # .225 with a star is what Table 2 has
+    assert cells["cvar"][0].text == f"{ours:.4f} / 0.225* ({ours - 0.225:+.3f}, {(ours - 0.225) / noise:+.1f} sd)"
+    assert cells["ipw"][0].text == "- / 0.214"  # not trained here
+    assert cells["recency"][0].text.startswith("0.5")
+    assert {"gdro-pop33", "gdro-seq33"} <= {row.arm for row in tables["Table 4"].rows}
+    assert paper_tables(comparison, "synthetic") == {}
+
+
+def test_one_colour_per_arm_and_grey_for_the_untrained(comparison):
+    colours = arm_colours(comparison)
+    assert len(set(colours.values())) == 6
+    for arm in ("recency", "popularity"):
+        red, green, blue = (colours[arm][place : place + 2] for place in (1, 3, 5))
+        assert red == green == blue
+
+
+def test_every_baseline_has_a_grey_of_its_own(comparison):
+    of_popularity = comparison[comparison["arm"] == "popularity"]
+    everything = pd.concat([comparison, *(of_popularity.assign(arm=name, loss=name) for name in BASELINES)])
+    colours = arm_colours(everything)
+    assert len({colours[name] for name in BASELINES}) == len(BASELINES)
+
+
+def test_figures_show_the_numbers_of_the_comparison(comparison):
+    figure = relative_change(comparison)
+    bars = {bar.name: bar for bar in figure.data if bar.showlegend}
+    assert set(bars) == {"cb", "gdro-pop33", "cvar", "recency", "popularity"}
+    assert figure.layout.yaxis.range[0] > -50  # popularity's -96 % does not squeeze the others
+    rows = comparison[
+        (comparison["arm"] == "cb") & (comparison["split"] == "pop33") & (comparison["metric"] == "ndcg_at_20")
+    ]
+    assert list(bars["cb"].x) == ["niche", "diverse", "popular"]
+    assert list(bars["cb"].y) == rows["relative_change"].tolist()
+
+
+def test_training_history_marks_the_best_epoch():
+    history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "validation_ndcg_at_20": [0.1, 0.3, 0.2]})
+    texts = [note.text for note in training_history(history, "cvar").layout.annotations]
+    assert "best: 0.3000, epoch 2" in texts
+
+
+def test_arms_of_different_budgets_are_said_to_be_so(evidence, subject):
+    assert "not trained alike" not in markdown_report(evidence, subject)
+    longer = [
+        {**run, "parameters": {**run["parameters"], "train.epochs": 30 if run["arm"] == "cvar" else 12}}
+        for run in subject.runs
+    ]
+    report = markdown_report(evidence, dataclasses.replace(subject, runs=longer))
+    assert "not trained alike" in report
+    assert "30: cvar" in report

@@ -1,0 +1,162 @@
+"""The small worlds of the tests: one table of options, one spec, random histories, a prepared dataset, records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fairrec_pipeline.arms.record import ArmRecord
+from fairrec_pipeline.arms.spec import ArmSpec
+from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.models.sasrec import SASRec
+from fairrec_pipeline.parameters.methods import METHODS, parts_of_arm
+
+_RSR = {"clusters": 3, "temperature": 0.5, "weight_learning_rate": 0.5}
+_GROUP_DRO = {"eta": 0.1, "absent_groups": "keep", "adjustment": 0.0, "balanced_batches": False}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "erm": {},
+    "cb": {},
+    "cb_log": {},
+    "ipw": {"count": "users"},
+    "ipw_log": {"count": "users"},
+    "gdro": _GROUP_DRO,
+    "sdro": _GROUP_DRO | {"beta": 0.1},
+    "cvar": {"alpha": 0.3},
+    "cvar_doro": {"alpha": 0.3, "eps": 0.2},
+    "cvar_smooth": {"alpha": 0.3, "h": 0.15},
+    "chi2": {"alpha": 0.5},
+    "kl": {"tau": 1.0},
+    "arl": {"adversary_learning_rate": 0.1},
+    "rsr_hard": _RSR | {"refresh_steps": 2},
+    "rsr_soft": _RSR | {"prototype_learning_rate": 0.1, "clustering_weight": 0.05},
+    "causald": {
+        "weight": 0.5, "temperature": 1.0, "teachers": "activity", "n_teachers": 2, "samples": 2, "positions": 2,
+        "predictor_epochs": 1,
+    },
+}  # fmt: skip
+"""Example options of every method."""
+
+MODEL: dict[str, Any] = {
+    "dim": 8, "feed_forward": 8, "blocks": 1, "heads": 1, "dropout": 0.1, "max_length": 8, "init_std": 0.02,
+    "tied_embeddings": False, "copy_window": 0,
+}  # fmt: skip
+TRAIN: dict[str, Any] = {
+    "epochs": 2, "steps_per_epoch": 3, "batch_size": 16, "learning_rate": 0.01, "warm_up_steps": 0,
+    "schedule": "constant", "warm_start_steps": 0, "patience": None, "precision": "fp32", "cuda_graphs": True,
+    "item_chunk": None, "checkpoint_seconds": 0.0,
+}  # fmt: skip
+
+
+def spec_of(
+    arm: str = "erm",
+    options: Mapping[str, Any] | None = None,
+    *,
+    model: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> ArmSpec:
+    """A small training of an arm such as `gdro-pop33`; what is given lies over `OPTIONS`, `MODEL` and `TRAIN`."""
+    loss, groups = parts_of_arm(arm)
+    assert METHODS[loss].needs_groups == (groups is not None), arm
+    return ArmSpec.model_validate(
+        {
+            "objective": {"loss": loss, "groups": groups, "options": {**OPTIONS[loss], **(options or {})}},
+            "model": {**MODEL, **(model or {})},
+            "train": {**TRAIN, **(train or {})},
+            "filter_seen": False,
+            "seed": 0,
+            "device": "cpu",
+            **changes,
+        }
+    )
+
+
+def random_histories(lengths: list[int], *, n_items: int = 37, seed: int = 0, held_out: bool = False) -> Histories:
+    """Random histories of those lengths; with a random target each if they are `held_out`."""
+    rng = np.random.default_rng(seed)
+    items = rng.integers(0, n_items, size=sum(lengths))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    users = 100 + np.arange(len(lengths))
+    targets = rng.integers(0, n_items, size=len(lengths)) if held_out else None
+    repeats = np.zeros(len(lengths), dtype=bool) if held_out else None
+    return Histories(users, np.arange(n_items), items, offsets, targets, repeats)
+
+
+def small_model(n_items: int = 37, dtype: torch.dtype = torch.float64, **changes: Any) -> SASRec:
+    """A small SASRec whose norms and biases are not those of a fresh one."""
+    backbone = {"dim": 16, "feed_forward": 24, "blocks": 2, "heads": 2, "dropout": 0.0, "max_length": 12}
+    torch.manual_seed(3)
+    model = SASRec(n_items, **(backbone | {"init_std": 0.5} | changes)).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+N_USERS, N_ITEMS, LENGTH = 60, 25, 9
+
+
+def interactions() -> pd.DataFrame:
+    """60 users with 9 interactions each, split; every item occurs in training."""
+    rng = np.random.default_rng(0)
+    users, positions = np.repeat(np.arange(N_USERS), LENGTH), np.tile(np.arange(LENGTH), N_USERS)
+    roles = np.select([positions == LENGTH - 1, positions == LENGTH - 2], ["test", "validation"], "train")
+    items = np.where(positions == 0, users % N_ITEMS, rng.integers(N_ITEMS, size=len(users)))
+    return pd.DataFrame(
+        {"user_id": users, "item_id": items, "timestamp": positions, "position": positions, "role": roles}
+    )
+
+
+def user_groups(n_users: int = N_USERS, **attributes: Any) -> pd.DataFrame:
+    """Groups of as many users, in turns, and attributes by name."""
+    users = np.arange(n_users)
+    return pd.DataFrame(
+        {
+            "user_id": users,
+            "train_length": LENGTH - 2,
+            "popularity_ratio": 0.5,
+            "pop33": np.array(["niche", "diverse", "popular"])[users % 3],
+            "seq33": np.array(["short", "medium", "long"])[users // 3 % 3],
+            **attributes,
+        }
+    )
+
+
+FINGERPRINT = "f" * 64
+
+
+def metrics_of(ndcg: np.ndarray) -> pd.DataFrame:
+    """user_metrics from the NDCG@20 of every user; the other metrics are the same numbers."""
+    users = np.arange(len(ndcg))
+    return pd.DataFrame(
+        {
+            "user_id": users,
+            "rank": pd.array(np.full(len(ndcg), 5), dtype="Int64"),
+            "repeat_target": users % 4 == 0,
+            "loss": np.float32(1.0),
+        }
+        | dict.fromkeys(("ndcg_at_10", "ndcg_at_20", "recall_at_10", "recall_at_20"), ndcg)
+    )
+
+
+def record_of(
+    arm: str, user_metrics: pd.DataFrame, seed: int | None = 0, *, card: Mapping[str, Any] | None = None, **parts: Any
+) -> ArmRecord:
+    """A record in memory; what is given lies over the card that such an arm would have."""
+    loss, groups = parts_of_arm(arm)
+    common = {
+        "arm": arm, "loss": loss, "loss_groups": groups, "seed": seed, "data_fingerprint": FINGERPRINT,
+        "groups_fingerprint": None,
+    }  # fmt: skip
+    trained = {
+        "parameters": {"seed": seed, "evaluate": {"filter_seen": False}}, "seconds": 12.0, "device": "cpu",
+        "finished": f"2026-01-01T00:00:0{seed}+00:00", "epochs": 30, "best_epoch": 12,
+    }  # fmt: skip
+    return ArmRecord.of(
+        {**common, **({} if seed is None else trained), **(card or {})}, user_metrics=user_metrics, **parts
+    )
