@@ -52,6 +52,7 @@ class Tracking:
     def __init__(self) -> None:
         self._config: Any = None
         self._runs: MlflowRuns | None = None
+        self._process = os.getpid()
         self._logged: set[tuple[str, int | None] | str] = set()
 
     @hook_impl
@@ -90,7 +91,7 @@ class Tracking:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
-        self._runs, self._logged = None, set()
+        self._runs, self._process, self._logged = None, os.getpid(), set()
         names = run_params.get("pipeline_names") or ["__default__"]
         if self._config is None or set(names) & set(self._config.tracking.disable_tracking.pipelines):
             return
@@ -150,7 +151,7 @@ class Tracking:
 
     def _log(self, name: str, data: Any) -> None:
         runs = self._runs
-        if runs is None:
+        if runs is None or self._process != os.getpid():  # a forked worker of ParallelRunner leaves it to its parent
             return
         if isinstance(data, ArmRecord):
             if (data.arm, data.seed) not in self._logged:
