@@ -145,8 +145,10 @@ def test_what_cannot_be_run_is_refused_with_a_reason(runtime: dict[str, Any], sa
 
 
 def plan(name: str = "experiment", **runtime: Any) -> Plan:
-    """A plan as nodes get it."""
-    return Plan.model_validate(load(runtime)["plans"][name])
+    """A plan that can be run."""
+    found = Plan.model_validate(load(runtime)["plans"][name])
+    found.require_runnable()
+    return found
 
 
 def points(found: Plan) -> dict[str, int]:

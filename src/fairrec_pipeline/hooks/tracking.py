@@ -15,8 +15,8 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 
 from fairrec_pipeline.arms.record import ArmRecord
-from fairrec_pipeline.arms.spec import Plan
 from fairrec_pipeline.errors import FairrecError
+from fairrec_pipeline.hooks.check_plan import plans_of
 from fairrec_pipeline.hooks.mlflow_database import prepared_database
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Tracking:
         # opens the UI on the table of runs, not on what MLflow has for language models
         experiment = self._config.tracking.experiment._experiment.experiment_id
         client.set_experiment_tag(experiment, "mlflow.experimentKind", "custom_model_development")
-        plans = [Plan.model_validate(catalog.load(name)) for name in pipeline.inputs() if name.startswith("params:plans.")]
+        plans = plans_of(pipeline, catalog)
         active = mlflow.active_run()
         trains_experiment = "params:plans.experiment" in pipeline.inputs()
         tags = _code_version(Path(run_params["project_path"])) | {"dataset": dataset}

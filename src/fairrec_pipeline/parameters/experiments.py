@@ -71,7 +71,7 @@ def plans(parameters: Parameters, options: Mapping[str, Options]) -> dict[str, A
     """What every pipeline trains, as values of `arms.spec.Plan`.
 
     A grid that the run does not use need not fit the rest of the parameters. So a plan that cannot be run holds its
-    `problems` instead, and is refused by whoever wants it.
+    `problems` instead, and is refused when it is wanted.
 
     Args:
         parameters: the whole tree.

@@ -30,6 +30,7 @@ def train_arms(
     trials_at_once: int,
 ) -> Iterator[ArmRecord]:
     """Train and evaluate the arms of a plan that are missing; yields each when it is complete, to be saved."""
+    plan.require_runnable()
     data = prepare_data(histories, user_groups.to_pandas(), statistics, dataset)
     yield from run(plan, data, arms, at_once=trials_at_once)
 
