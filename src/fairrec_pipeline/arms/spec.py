@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.parameters.blocks import Block, Model, Seed, Train
 from fairrec_pipeline.parameters.methods import Objective
@@ -96,6 +97,15 @@ class Plan(Block):
     name: str
     specs: tuple[ArmSpec, ...]
     seeds: tuple[Seed, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_problems(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "problems" in value:
+            listed = "\n".join(f"  - {problem}" for problem in value["problems"])
+            message = f"what {value['name']} trains cannot be run:\n{listed}\nNames and values: conf/base/parameters*.yml"
+            raise FairrecError(message)
+        return value
 
     @property
     def arms(self) -> dict[str, list[ArmSpec]]:
