@@ -110,7 +110,9 @@ def split_labels(user_groups: pd.DataFrame) -> dict[str, pd.Series[str]]:
     """
     clashes = {OVERALL, TARGET, ATOMIC} & set(user_groups.columns)
     if clashes:
-        message = f"user_groups has columns named {sorted(clashes)}, which evaluation uses itself; rename the attributes"
+        message = (
+            f"user_groups has columns named {sorted(clashes)}, which evaluation uses itself; rename the attributes"
+        )
         raise ValueError(message)
     labels = {
         column: user_groups[column].astype("string").fillna(UNKNOWN_LABEL)

@@ -135,7 +135,8 @@ def _signed_levels(rows: np.ndarray) -> np.ndarray:
     levels = np.cumsum(np.diff(ordered, axis=0, prepend=0.0) > _SAME_SIZE * ordered[-1], axis=0, dtype=np.float64)
     signed = np.empty_like(levels)
     np.put_along_axis(signed, order, levels, axis=0)
-    return signed * np.sign(rows)
+    signed *= np.sign(rows)
+    return signed
 
 
 def bootstrap_intervals(
