@@ -76,8 +76,9 @@ def test_what_arms_left_behind_reaches_the_report(inputs):
     )
     users = np.arange(N_USERS)
     weights = pd.DataFrame({"user_id": users, "window": 0, "drawn": 1, "weight": np.where(users % 3 == 0, 2.0, 0.5)})
+    common = {"seed": 0, "card": cvar.card}
     points = [
-        {"point": f"alpha={a}", "options": {"alpha": a}, "seed": 0, "card": cvar.card, "test_ndcg_at_20": {"overall": a}}
+        {"point": f"alpha={a}", "options": {"alpha": a}, "test_ndcg_at_20": {"overall": a}, **common}
         for a in (0.1, 0.2)
     ]
     full = with_parts(cvar, training_history=history, user_weights=weights, tuning_runs=points)

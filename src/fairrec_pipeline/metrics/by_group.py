@@ -12,9 +12,7 @@ import pandas as pd
 from fairrec_pipeline.interactions.columns import POPULARITY_RATIO, TRAIN_LENGTH, USER
 from fairrec_pipeline.interactions.groups import LENGTH_GROUPS, POPULARITY_GROUPS, UNKNOWN_LABEL
 
-RANK = "rank"
 REPEAT_TARGET = "repeat_target"
-LOSS = "loss"
 METRICS = ("ndcg_at_10", "ndcg_at_20", "recall_at_10", "recall_at_20")
 HEADLINE_METRIC = "ndcg_at_20"
 
