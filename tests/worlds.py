@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 
 from fairrec_pipeline.arms.record import PARTS, ArmRecord
 from fairrec_pipeline.arms.spec import ArmSpec
-from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.interactions.prepared import combined_fingerprint
+from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
+from fairrec_pipeline.interactions.prepared import PreparedData, combined_fingerprint
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.parameters.blocks import Evaluate
 from fairrec_pipeline.parameters.methods import METHODS, parts_of_arm
@@ -162,6 +163,15 @@ def record_of(
     return ArmRecord.of(
         {**common, **({} if seed is None else trained), **(card or {})}, user_metrics=user_metrics, **parts
     )
+
+
+def prepared_data(**attributes: Any) -> PreparedData:
+    """The 60 users, ready to train on; attributes by name."""
+    events, groups = interactions(), user_groups(**attributes)
+    train = training_histories(events)
+    validation, test = (evaluation_histories(events, train.catalogue, role) for role in ("validation", "test"))
+    fingerprints = {name: hashlib.sha256(",".join(groups[name]).encode()).hexdigest() for name in groups.columns[3:]}
+    return PreparedData("small", FINGERPRINT, {}, train, validation, test, groups, fingerprints)
 
 
 EVALUATE = Evaluate(

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from mlflow.utils.validation import _validate_metric_name
 
+from fairrec_pipeline.interactions.columns import ATOMIC
 from fairrec_pipeline.metrics.by_group import (
-    ATOMIC,
     METRICS,
     attribute_names,
     extremes,
