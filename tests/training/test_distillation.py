@@ -37,7 +37,6 @@ from fairrec_pipeline.training.distillation.causald import (
     trainer,
     users_of_teachers,
 )
-from fairrec_pipeline.training.fit import Budget, DivergenceError, Fitted, fit
 from fairrec_pipeline.training.distillation.front_door import (
     FrontDoor,
     Predictor,
@@ -45,6 +44,7 @@ from fairrec_pipeline.training.distillation.front_door import (
     drawn_positions,
     predictor_loss_gradients,
 )
+from fairrec_pipeline.training.fit import Budget, DivergenceError, Fitted, fit
 from fairrec_pipeline.training.step import TrainingStep
 
 CPU = torch.device("cpu")
@@ -70,24 +70,24 @@ MakeSequences = Callable[..., Histories]
 
 
 @pytest.fixture
-def world(make_sequences: MakeSequences) -> World:
+def world() -> World:
     """Training and validation histories of the same users."""
-    train = make_sequences(LENGTHS, n_items=15)
-    held_out = make_sequences(LENGTHS, n_items=15, held_out=True)
+    train = random_histories(LENGTHS, n_items=15)
+    held_out = random_histories(LENGTHS, n_items=15, held_out=True)
     return train, dataclasses.replace(train, targets=held_out.targets, repeats=held_out.repeats)
 
 
 @pytest.fixture
-def batch(make_sequences: MakeSequences) -> Batch:
+def batch() -> Batch:
     """All users of a training; the longest are cut at 12 tokens."""
-    train = make_sequences([1, 2, 5, 14, 9])
+    train = random_histories([1, 2, 5, 14, 9])
     return Batches(train, max_length=12, device=CPU).batch(torch.arange(5))
 
 
 @pytest.fixture
-def teachers(make_model: MakeModel) -> list[SASRec]:
+def teachers() -> list[SASRec]:
     """Three models that differ in their blocks and positions, not in their items."""
-    models = [make_model().eval().requires_grad_(False) for _ in range(3)]
+    models = [small_model().eval().requires_grad_(False) for _ in range(3)]
     generator = torch.Generator().manual_seed(0)
     for model in models:
         for name, parameter in model.named_parameters():
@@ -259,7 +259,6 @@ def distillation_step(model: SASRec, door: FrontDoor, **changes: Any) -> Distill
 
 @pytest.mark.parametrize("weight", [0.4, 1.0])
 def test_gradients_of_the_students_loss(
-    make_model: MakeModel,
     teachers: list[SASRec],
     batch: Batch,
     monkeypatch: pytest.MonkeyPatch,
@@ -267,7 +266,7 @@ def test_gradients_of_the_students_loss(
 ) -> None:
     """(1 - weight) CE + weight tau^2 KL, mean over positions and then users, against autograd on all logits."""
     monkeypatch.setattr(distillation, "LOGITS_AT_ONCE", 5 * 37)  # five positions at a time
-    student, oracle = make_model(), make_model()
+    student, oracle = small_model(), small_model()
     distillation_step(student, FrontDoor(teachers), weight=weight, samples=0, positions=None).backward(batch, {})
 
     logits = oracle(batch.tokens, batch.positions, batch.layout) @ oracle.output_table.T
@@ -286,7 +285,6 @@ def test_gradients_of_the_students_loss(
 
 
 def test_gradients_of_drawn_positions_and_histories(
-    make_model: MakeModel,
     teachers: list[SASRec],
     predictor: Predictor,
     batch: Batch,
@@ -294,7 +292,7 @@ def test_gradients_of_drawn_positions_and_histories(
 ) -> None:
     """The taught part alone, with one position drawn twice, against autograd on the logits."""
     monkeypatch.setattr(distillation, "LOGITS_AT_ONCE", 2 * 37)
-    door, model = FrontDoor(teachers, predictor), make_model()
+    door, model = FrontDoor(teachers, predictor), small_model()
     states = model(batch.tokens, batch.positions, batch.layout).detach().requires_grad_()
     weight = model.output_table.detach().clone().requires_grad_()
     positions, others = torch.tensor([3, 8, 3]), torch.tensor([[0, 4], [2, 2], [7, 1]])
@@ -312,12 +310,12 @@ def test_gradients_of_drawn_positions_and_histories(
 
 @pytest.mark.parametrize("changes", [{"weight": 0.0}, {"weight": 0.7, "warm_start_steps": 3}])
 def test_without_weight_and_in_the_warm_start_the_step_is_that_of_erm(
-    make_model: MakeModel, teachers: list[SASRec], predictor: Predictor, batch: Batch, changes: dict[str, Any]
+    teachers: list[SASRec], predictor: Predictor, batch: Batch, changes: dict[str, Any]
 ) -> None:
     """Bit for bit, dropout included; step 2 is the last of a warm start of 3, and step 3 differs."""
     gradients = []
     for distilled in (False, True):
-        model = make_model(dropout=0.3)
+        model = small_model(dropout=0.3)
         model.mask_source = MaskSource(1)
         optimizer = torch.optim.Adam(model.parameters())
         door = FrontDoor(teachers, predictor)
@@ -351,16 +349,16 @@ def test_gradients_of_the_predictor(teachers: list[SASRec], predictor: Predictor
 # --- teachers -------------------------------------------------------------------------------------------------------
 
 
-def test_teachers_by_activity_cut_the_users_by_length(make_sequences: MakeSequences) -> None:
-    train = make_sequences(LENGTHS)
+def test_teachers_by_activity_cut_the_users_by_length() -> None:
+    train = random_histories(LENGTHS)
     everyone, *parts = users_of_teachers(train, HOW, seed=0)
     assert everyone.tolist() == list(range(12))
     # by length 1 2 2 3 | 3 4 4 5 | 6 7 8 9; ties in the order of the users
     assert [part.tolist() for part in parts] == [[0, 1, 5, 9], [3, 4, 8, 11], [2, 6, 7, 10]]
 
 
-def test_teachers_by_chance_and_by_seed_are_controls(make_sequences: MakeSequences) -> None:
-    train = make_sequences(LENGTHS)
+def test_teachers_by_chance_and_by_seed_are_controls() -> None:
+    train = random_histories(LENGTHS)
     _, *parts = users_of_teachers(train, dataclasses.replace(HOW, teachers="random"), seed=0)
     assert sorted(np.concatenate(parts).tolist()) == list(range(12))
     assert [len(part) for part in parts] == [4, 4, 4]
@@ -373,8 +371,8 @@ def test_teachers_by_chance_and_by_seed_are_controls(make_sequences: MakeSequenc
         users_of_teachers(train, dataclasses.replace(HOW, n_teachers=13), seed=0)
 
 
-def test_part_of_the_histories(make_sequences: MakeSequences) -> None:
-    train = make_sequences(LENGTHS)
+def test_part_of_the_histories() -> None:
+    train = random_histories(LENGTHS)
     part = part_of(train, np.array([2, 5, 9]))
     assert part.users.tolist() == [102, 105, 109]
     assert part.n_items == train.n_items
@@ -407,12 +405,12 @@ def test_teachers_share_the_items_of_the_reference_and_differ_elsewhere(world: W
     assert not torch.equal(teachers[0]["blocks.0.qkv.weight"], teachers[1]["blocks.0.qkv.weight"])
 
 
-def test_the_predictor_learns(make_sequences: MakeSequences) -> None:
+def test_the_predictor_learns() -> None:
     """All next items of a user are one item, which the mean of the history tells and an untrained teacher does not:
 
     from about ln 15 = 2.7 nats to below half of it.
     """
-    train = make_sequences([8] * 30, n_items=15)
+    train = random_histories([8] * 30, n_items=15)
     train = dataclasses.replace(train, items=np.repeat(np.arange(30) % 15, 8))
     torch.manual_seed(0)
     backbone = {**BACKBONE, "max_length": 8}
