@@ -14,7 +14,6 @@ import torch
 
 from benchmarks.workloads import GROUP_SPLITS, PUBLISHED, TOY, TRAIN, first_users, generated_like, prepare
 from fairrec_pipeline.interactions.columns import USER
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.objectives import make_objective
 from fairrec_pipeline.objectives.base import Objective
@@ -119,14 +118,8 @@ def published_job(dataset: str, raw: Path | None, *, generated: bool = False) ->
     if generated:
         histories = _generated(dataset, validation_users)
         return Job(f"{dataset}-generated", *histories, backbone, budget, filter_seen)
-    histories = prepare({"adapter": dataset}, folder, validation_users)
-    if dataset == "movielens-1m" and histories[0].n_users != USERS_OF_MOVIELENS_1M:
-        message = (
-            f"the log in {folder} has {histories[0].n_users:,} users after the filter, but MovieLens-1M has "
-            f"{USERS_OF_MOVIELENS_1M:,}; put the real one there, or time generated histories of its lengths with "
-            "--generated"
-        )
-        raise DataError(message)
+    n_users = USERS_OF_MOVIELENS_1M if dataset == "movielens-1m" else None
+    histories = prepare({"adapter": dataset}, folder, validation_users, n_users)
     return Job(dataset, *histories, backbone, budget, filter_seen)
 
 

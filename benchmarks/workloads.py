@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fairrec_pipeline.interactions.columns import TEST, USER, VALIDATION
+from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
 
 PUBLISHED = {
@@ -105,7 +106,7 @@ def real_retailrocket(folder: Path) -> tuple[Histories, Histories, Histories]:
 
 
 def prepare(
-    source: dict[str, Any], folder: Path, validation_users: int | float
+    source: dict[str, Any], folder: Path, validation_users: int | float, n_users: int | None = None
 ) -> tuple[Histories, Histories, Histories, pd.DataFrame]:
     """Training, validation and test histories by the published protocol, and user_id with `GROUP_SPLITS`.
 
@@ -113,9 +114,10 @@ def prepare(
         source: the dataset's block of parameters.
         folder: of its raw files.
         validation_users: count (int) or share (float) of the users.
+        n_users: that the log of this name has; None for any.
 
     Raises:
-        DataError: the raw files are not there (says where they belong), or cannot be used.
+        DataError: the raw files are not there (says where they belong), cannot be used, or have other users.
     """
     # what these need is wanted here only, not where a prepared job is trained
     import ibis
@@ -127,6 +129,13 @@ def prepare(
     from fairrec_pipeline.parameters.datasets import Source
 
     raw = read_source(folder, Source.model_validate(source))
+    users = None if n_users is None else int(raw.events[USER].nunique().execute())
+    if users != n_users:
+        message = (
+            f"the log in {folder} has {users:,} users, but {source['adapter']} has {n_users:,}; put the real one "
+            "there, or time generated histories of its lengths with --generated"
+        )
+        raise DataError(message)
     interactions = core_filter(raw.events, 5)
     held_out = ibis.memtable(hold_out(interactions, validation_users, 42))
     training = training_interactions(interactions, held_out)

@@ -198,7 +198,7 @@ def test_another_movielens_is_refused(tmp_path: Path) -> None:
         ratings = [f"{user}::{item}::5::{item}\n" for user in (1, 2) for item in (3, 4)]
         archive.writestr("ml-1m/ratings.dat", "".join(ratings))
         archive.writestr("ml-1m/users.dat", "1::F::1::10::48067\n2::M::56::16::70072\n")
-    with pytest.raises(DataError, match=r"has 2 users, but MovieLens-1M has 6,040.*--generated"):
+    with pytest.raises(DataError, match=r"has 2 users, but movielens-1m has 6,040.*--generated"):
         published_job("movielens-1m", tmp_path)
 
 
