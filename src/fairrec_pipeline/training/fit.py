@@ -290,11 +290,12 @@ class _Training:
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to where the snapshot was made."""
         self.progress = Progress(**snapshot.description["progress"])
-        self.best = snapshot.section("best")
-        self.windows.copy_(snapshot.section("user_weights")["windows"])
-        self.initial_state = _on(self.windows.device, snapshot.section("objective"))
+        parameters = self.model.state_dict()
+        self.best = snapshot.section("best", parameters if self.progress.best_epoch else ())
+        self.windows.copy_(snapshot.section("user_weights", ["windows"])["windows"])
+        self.initial_state = _on(self.windows.device, snapshot.section("objective", self.initial_state))
         if not self.finished:
-            self.model.load_state_dict(snapshot.section("model"))
+            self.model.load_state_dict(snapshot.section("model", parameters))
             restore_optimizer(self.optimizer, snapshot.section("optimizer"))
 
     def result(self) -> Fitted:
