@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
 from fairrec_pipeline.training import cuda_graphs
 from fairrec_pipeline.training import fit as fit_module
@@ -190,7 +191,7 @@ def test_the_second_step_of_a_size_is_recorded(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(runner, "_launch", launch)
     monkeypatch.setattr(runner, "_records", True)
     with (
-        pytest.raises(RuntimeError, match=r"what went wrong\. train\.cuda_graphs=false")
+        pytest.raises(OptionError, match=r"what went wrong\. train\.cuda_graphs=false")
         if fails
         else (contextlib.nullcontext())
     ):

@@ -22,7 +22,8 @@ from fairrec_pipeline.metrics.ranking import rank_and_loss, user_metrics
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.rsr import cluster_table
 from fairrec_pipeline.training.checkpoint import Checkpoint
-from fairrec_pipeline.training.fit import DivergenceError, Fitted, TrainingData, resolve_device
+from fairrec_pipeline.training.divergence import DivergenceError
+from fairrec_pipeline.training.fit import Fitted, TrainingData, resolve_device
 from fairrec_pipeline.training.loss_groups import group_codes, population
 from fairrec_pipeline.training.scoring import ModelScorer, restore_model
 

@@ -18,11 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fairrec_pipeline import storage
+from fairrec_pipeline.errors import FairrecError
 
 logger = logging.getLogger(__name__)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(FairrecError, ValueError):
     """A checkpoint cannot be read: it is damaged, or of another program."""
 
 
