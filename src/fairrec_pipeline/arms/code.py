@@ -73,7 +73,9 @@ def _imports(file: Path, package: str) -> Iterator[str]:
     """Names within the package that a file imports, wherever in it but for types only; some are of functions."""
     prefix = f"{package}."
     tree = ast.parse(file.read_bytes())
-    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))]
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+    ]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
