@@ -4,6 +4,7 @@ import gc
 import os
 import warnings
 
+from fairrec_pipeline.hooks.check_plan import PlanCheck
 from fairrec_pipeline.hooks.prepare_data import DataPreparation
 from fairrec_pipeline.hooks.show_results import TerminalTable
 from fairrec_pipeline.hooks.tracking import Tracking
@@ -19,8 +20,8 @@ gc.set_threshold(50_000)
 
 # kedro-mlflow's hook is called by `Tracking`, which logs an arm and not a node
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
-# the last is called first: a run is tracked once its data are there
-HOOKS = (Tracking(), DataPreparation(), TerminalTable())
+# the last is called first: what cannot be trained is refused, then data are prepared, then the run is tracked
+HOOKS = (Tracking(), DataPreparation(), PlanCheck(), TerminalTable())
 
 # known and harmless: of other projects' code, or of names that a namespace gives
 for message in (

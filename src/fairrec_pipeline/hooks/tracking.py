@@ -15,8 +15,8 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 
 from fairrec_pipeline.arms.record import ArmRecord
-from fairrec_pipeline.arms.spec import Plan
 from fairrec_pipeline.errors import FairrecError
+from fairrec_pipeline.hooks.check_plan import plans_of
 from fairrec_pipeline.hooks.mlflow_database import prepared_database
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Tracking:
     def __init__(self) -> None:
         self._config: Any = None
         self._runs: MlflowRuns | None = None
+        self._process = os.getpid()
         self._logged: set[tuple[str, int | None] | str] = set()
 
     @hook_impl
@@ -63,18 +64,21 @@ class Tracking:
         loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
         settings = loader["mlflow"]
         project, server = Path(context.project_path), settings["server"]
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or server.get("mlflow_tracking_uri") or f"{_SQLITE}mlflow.db"
+        uri = _uri_of_the_user() or server.get("mlflow_tracking_uri") or f"{_SQLITE}mlflow.db"
         experiment = settings["tracking"]["experiment"]
         preparing: Any = nullcontext()
         if uri.startswith(_SQLITE):
             database = project / uri.removeprefix(_SQLITE)  # relative to the project, whatever the current directory
             uri = f"{_SQLITE}{database}"
             location = (experiment.get("create_experiment_kwargs") or {}).get("artifact_location") or "mlartifacts"
-            preparing = prepared_database(database, experiment["name"], project / location)
+            artifacts = project / location
+            experiment["create_experiment_kwargs"] = {"artifact_location": artifacts.as_uri()}
+            preparing = prepared_database(database, experiment["name"], artifacts)
         else:  # a server knows where its artifacts are
             experiment.pop("create_experiment_kwargs", None)
         server["mlflow_tracking_uri"] = uri
         loader["mlflow"] = settings
+        _set_here.add(uri)
         try:
             with preparing:
                 from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
@@ -90,7 +94,7 @@ class Tracking:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
-        self._runs, self._logged = None, set()
+        self._runs, self._process, self._logged = None, os.getpid(), set()
         names = run_params.get("pipeline_names") or ["__default__"]
         if self._config is None or set(names) & set(self._config.tracking.disable_tracking.pipelines):
             return
@@ -105,7 +109,7 @@ class Tracking:
         # opens the UI on the table of runs, not on what MLflow has for language models
         experiment = self._config.tracking.experiment._experiment.experiment_id
         client.set_experiment_tag(experiment, "mlflow.experimentKind", "custom_model_development")
-        plans = [Plan.model_validate(catalog.load(name)) for name in pipeline.inputs() if name.startswith("params:plans.")]
+        plans = plans_of(pipeline, catalog)
         active = mlflow.active_run()
         trains_experiment = "params:plans.experiment" in pipeline.inputs()
         tags = _code_version(Path(run_params["project_path"])) | {"dataset": dataset}
@@ -150,7 +154,7 @@ class Tracking:
 
     def _log(self, name: str, data: Any) -> None:
         runs = self._runs
-        if runs is None:
+        if runs is None or self._process != os.getpid():  # a forked worker of ParallelRunner leaves it to its parent
             return
         if isinstance(data, ArmRecord):
             if (data.arm, data.seed) not in self._logged:
@@ -174,6 +178,15 @@ class Tracking:
             "Nothing more of this run is written to MLflow: %s: %s. Results are saved all the same",
             *(type(error).__name__, str(error).strip().partition("\n")[0][:300]),
         )
+
+
+_set_here: set[str] = set()
+
+
+def _uri_of_the_user() -> str | None:
+    """MLFLOW_TRACKING_URI, unless MLflow has set it in an earlier session of this process."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    return None if uri in _set_here else uri
 
 
 def _as_text(name: str, data: Any) -> tuple[str, str, dict[str, str]]:

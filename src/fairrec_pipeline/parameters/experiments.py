@@ -15,6 +15,7 @@ from fairrec_pipeline.parameters.methods import METHODS, Options, arm_name, part
 
 MOST_POINTS = 10_000
 """Of a grid."""
+_SHOWN = 200  # characters of a value in a message
 
 
 class Experiment(Block):
@@ -70,7 +71,7 @@ def plans(parameters: Parameters, options: Mapping[str, Options]) -> dict[str, A
     """What every pipeline trains, as values of `arms.spec.Plan`.
 
     A grid that the run does not use need not fit the rest of the parameters. So a plan that cannot be run holds its
-    `problems` instead, and is refused by whoever wants it.
+    `problems` instead, and is refused when it is wanted.
 
     Args:
         parameters: the whole tree.
@@ -83,7 +84,9 @@ def plans(parameters: Parameters, options: Mapping[str, Options]) -> dict[str, A
     experiment = parameters.experiments[parameters.experiment]
     losses = [loss for loss, method in METHODS.items() if method.of_paper]
     alone = [parameters.seed]
-    names = [arm_name(loss, parameters.loss_groups) for loss in METHODS] if experiment.arms == "all" else experiment.arms
+    names = (
+        [arm_name(loss, parameters.loss_groups) for loss in METHODS] if experiment.arms == "all" else experiment.arms
+    )
     seeds = experiment.seeds
     if isinstance(seeds, int):
         seeds = tuple(range(parameters.seed, parameters.seed + seeds))
@@ -168,9 +171,15 @@ def messages(error: ValidationError, prefix: str = "") -> list[str]:
 
 def message_of(problem: Any, prefix: str) -> str:
     """What one problem of a validation says."""
-    name = ".".join(filter(None, [prefix, *map(str, problem["loc"])]))
+    parts = [str(part) for part in problem["loc"]]
+    if parts[:1] == ["datasets"]:
+        del parts[2:3]  # the adapter, by which pydantic has chosen the model
+    parts = [part for part in parts if not part.startswith(("constrained-", "tuple[", "literal["))]  # kinds of a union
+    name = ".".join(filter(None, [prefix, *parts]))
     if problem["type"] == "extra_forbidden":
         return f"unknown parameter {name}"
     text = problem["msg"].removeprefix("Value error, ")
+    if isinstance(problem["input"], Mapping):
+        return f"{name}: {text}"
     shown = repr(problem["input"])
-    return f"{name}: {text} (got {shown if len(shown) <= 200 else shown[:200] + ' ...'})"  # noqa: PLR2004
+    return f"{name}: {text} (got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + ' ...'})"
