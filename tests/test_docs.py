@@ -10,7 +10,7 @@ import yaml
 
 from fairrec_pipeline.objectives.base import LossBatch
 from fairrec_pipeline.objectives.erm import Erm
-from fairrec_pipeline.parameters.blocks import Source
+from fairrec_pipeline.parameters.datasets import Source
 
 DOCS = Path(__file__).parents[1] / "docs"
 
