@@ -28,7 +28,7 @@ SHARED = ROOT.parent / "shared" / "data"
 RETAILROCKET = SHARED / "retailrocket" / "events.csv.gz"
 MOVIELENS = SHARED / "movielens-1m" / "ml-1m.zip"
 GROUPS = Groups.model_validate(yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())["groups"])
-SPLIT = Split(core=5, validation_users=0.5, seed=42)
+SPLIT = Split(core=5, validation_users=0.5, seed=42, ties="item")
 SYNTHETIC = {"adapter": "synthetic", "n_users": 200, "n_items": 60, "seed": 1}
 
 # METHODS: groups. Percent of the users of RetailRocket, low to high.
@@ -172,7 +172,7 @@ def test_real_retailrocket_is_the_published_one(tmp_path: Path) -> None:
     folder = tmp_path / "data/01_raw/retailrocket"
     folder.mkdir(parents=True)
     shutil.copyfile(RETAILROCKET, folder / RETAILROCKET.name)
-    split = Split(core=5, validation_users=10_000, seed=42)
+    split = Split(core=5, validation_users=10_000, seed=42, ties="item")
     made = catalog(tmp_path, "retailrocket", {"adapter": "retailrocket"}, split)
     run(made)
     statistics = made.load("dataset_statistics")
@@ -189,7 +189,7 @@ def test_real_movielens_1m_is_the_published_one(tmp_path: Path) -> None:
     folder = tmp_path / "data/01_raw/movielens-1m"
     folder.mkdir(parents=True)
     shutil.copyfile(MOVIELENS, folder / MOVIELENS.name)
-    split = Split(core=5, validation_users=1.0, seed=42)
+    split = Split(core=5, validation_users=1.0, seed=42, ties="item")
     made = catalog(tmp_path, "movielens-1m", {"adapter": "movielens-1m"}, split)
     run(made)
     published = table1(made.load("dataset_statistics"), "movielens-1m").dropna(subset="published")
