@@ -255,7 +255,9 @@ def test_missing_files_and_columns(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"log.csv does not exist. Put the file there"):
         read_table(tmp_path)
     (tmp_path / "log.xlsx").touch()
-    with pytest.raises(DataError, match=r"log.xlsx has a suffix .* Allowed: .csv, .csv.gz, .tsv, .tsv.gz, and .parquet"):
+    with pytest.raises(
+        DataError, match=r"log.xlsx has a suffix .* Allowed: .csv, .csv.gz, .tsv, .tsv.gz, and .parquet"
+    ):
         read_table(tmp_path, "log.xlsx")
     write_table(tmp_path)
     with pytest.raises(DataError, match=r"users.csv does not exist"):

@@ -78,6 +78,10 @@ def _known_encoding(name: str) -> str:
         raise ValueError(message) from error
 
 
+DatasetName = Annotated[str, Field(pattern=r"^[^./\\*?\[\]\s~][^/\\*?\[\]]*$", coerce_numbers_to_str=True)]
+"""Name of a dataset, and so of a folder: no separators, no patterns. Numbers are names too."""
+
+
 class Csv(Block):
     """How a text file is written."""
 

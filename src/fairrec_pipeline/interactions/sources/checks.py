@@ -59,7 +59,7 @@ def checked_events(
         nulls = {column: events[column].isnull().sum() for column in names}
         found = events.agg(n_rows=events.count(), **nulls).to_pandas().iloc[0]
         n_rows = int(found.n_rows)
-        if n_rows == 0:
+        if n_rows == 0 and not n_malformed:
             message = f"{path} is empty: it has columns but no rows. Put a log with interactions there"
             raise DataError(message)
         bad = [f"{name} ({found[column]:.0f})" for column, name in names.items() if found[column]]

@@ -71,12 +71,14 @@ def label_text(column: ir.Column, name: str, path: Path) -> ir.Column:
     text = blank_to_null(_plain_text(column))
     if not column.type().is_string():
         return text
-    booleans = text.lower().isin(["true", "false"])
-    whole = text.re_search(r"^-?(0|[1-9]\d*)(\.0+)?$")
-    found = column.as_table().agg(booleans=booleans.all(), whole=whole.all()).to_pandas().iloc[0]
-    if found["booleans"] is True or found["booleans"] == True:  # noqa: E712  null for a column of nulls
+    is_boolean = text.lower().isin(["true", "false"])
+    is_number = text.re_search(r"^-?(0|[1-9]\d*)(\.\d+)?$")  # 007 is a code
+    every = {"booleans": is_boolean.all().fill_null(False), "numbers": is_number.all().fill_null(False)}
+    found = column.as_table().agg(**every)
+    booleans, numbers = found.to_pandas().iloc[0]
+    if booleans:
         return text.lower()
-    return text.re_replace(r"\.0+$", "") if found["whole"] == True else text  # noqa: E712
+    return text.re_replace(r"\.0+$", "") if numbers else text
 
 
 class Times(NamedTuple):

@@ -79,7 +79,7 @@ def split_leave_one_out(
     groups: Groups,
 ) -> tuple[ir.Table, PreparedHistories, dict[str, Any]]:
     """Interactions with their roles, the same as arrays, and what there is to say of the prepared data."""
-    described = prepared_with(dataset, source, split, groups)
+    described = prepared_with(str(dataset), source, split, groups)
     if ingested["split"] != described["split"]:
         message = (
             f"the log was ingested with split={ingested['split']}, the present parameters are {described['split']}. "
@@ -99,7 +99,7 @@ def split_leave_one_out(
     core = Step(what, len(rows), n_before - len(rows), "fewer partners than split.core")
     _log_step(core)
     statistics = {
-        "dataset": dataset,
+        "dataset": str(dataset),
         **counts,
         "targets": targets,
         "steps": [*ingested["steps"], core._asdict()],
