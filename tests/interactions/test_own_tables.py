@@ -178,6 +178,27 @@ def test_a_malformed_line_is_shown(tmp_path: Path, line: str, said: str) -> None
         read(tmp_path)
 
 
+def test_lines_that_end_in_different_ways(tmp_path: Path) -> None:
+    write(tmp_path, "who,what,when\r\n1,2,3\n1,2,4\r\n")
+    with pytest.raises(
+        DataError, match=r"log.csv cannot be read: .*If its lines end in different ways .*save it again"
+    ):
+        read(tmp_path)
+    assert len(rows(read(tmp_path, malformed=0.01))) == 2
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.parquet"])
+def test_rows_are_numbered_in_the_order_of_the_file(tmp_path: Path, name: str) -> None:
+    numbers = np.arange(300_000)
+    table = pd.DataFrame({"who": numbers, "what": -numbers, "when": numbers % 97})
+    if name.endswith("parquet"):
+        table.to_parquet(tmp_path / name, row_group_size=5_000)
+    else:
+        table.to_csv(tmp_path / name, index=False)
+    events = read(tmp_path, interactions=name).events.to_pandas()
+    assert (events.user_id == events.file_row).all()
+
+
 MALFORMED = (
     "who,what,when\n" + "".join(f"{n},{n % 7},{n}\n" for n in range(90)) + "1,2,3,4\n1,2\n,2,3\n1, ,3\n1,2,soon\n"
 )
@@ -247,6 +268,12 @@ def test_ids_of_a_parquet_file(tmp_path: Path, ids: pa.Array, expected: list[Any
 def test_lists_and_structures_are_no_ids(tmp_path: Path, ids: pa.Array) -> None:
     pq.write_table(pa.table({"who": ids, "what": [5, 6], "when": [10, 20]}), tmp_path / "log.parquet")
     with pytest.raises(DataError, match=r"log.parquet has ids of type .* in who. Allowed: numbers and texts"):
+        read(tmp_path, interactions="log.parquet")
+
+
+def test_lists_are_no_times(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"who": [1], "what": [5], "when": pa.array([[1]])}), tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log.parquet has times of type array<int64> in when. Allowed: one a row"):
         read(tmp_path, interactions="log.parquet")
 
 

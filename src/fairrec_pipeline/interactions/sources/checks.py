@@ -53,6 +53,9 @@ def checked_events(
         DataError: the log is empty, or more rows than allowed have no user, no item or no time that can be read.
     """
     names = {USER: columns.user, ITEM: columns.item, TIMESTAMP: columns.timestamp}
+    if log[columns.timestamp].type().is_nested():
+        message = f"{path} has times of type {log[columns.timestamp].type()} in {columns.timestamp}. Allowed: one a row"
+        raise DataError(message)
     with readable(path):
         values = {column: blank_to_null(log[name]) for column, name in names.items()}
         events = log.select(**values, **{FILE_ROW: log[FILE_ROW]}).cache()

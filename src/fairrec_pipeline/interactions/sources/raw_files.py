@@ -115,6 +115,7 @@ def find_member(archive: Path, name: str) -> str | None:
 
 
 _LINE_NEXT_STEP = "Correct that line, or let a share of the rows be malformed: `malformed` in the dataset's block"
+_LINE_ENDS = "If its lines end in different ways (\\r\\n and \\n), save it again, or set `malformed` above 0"
 _WHOLE_COPY = "The file is damaged or of another format; put a whole copy there"
 
 
@@ -130,6 +131,7 @@ def readable(path: Path) -> Iterator[None]:
         if "not utf-8 encoded" in reason:
             raise DataError(_encoding_message(path, reason)) from error
         next_step = _LINE_NEXT_STEP if re.search(r"on Line: \d+", reason) else _WHOLE_COPY
+        next_step = _LINE_ENDS if "state machine" in reason else next_step
         message = f"{path} cannot be read: {reason}. {next_step}"
         raise DataError(message) from error
 
