@@ -54,13 +54,13 @@ class Jtt(Objective):
     def history(self, state: State) -> dict[str, float]:
         return {"failed_users": float(state["failed"].sum())}
 '''
-OPTIONS = '''class Jtt(Options):
+OPTIONS = """class Jtt(Options):
     first_steps: Count
     share: float = Field(gt=0, lt=1, description="of the users that count as failed")
     upweight: float = Field(ge=1, description="of a failed user")
 
 
-'''
+"""
 ROW = '    "jtt": Method("jtt:Jtt", Jtt),\n'
 YAML = "jtt: {first_steps: 4, share: 0.2, upweight: 5.0}\n"
 
