@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,3 +161,7 @@ def record_of(
     return ArmRecord.of(
         {**common, **({} if seed is None else trained), **(card or {})}, user_metrics=user_metrics, **parts
     )
+
+
+ModelFolders = Callable[..., Path]
+"""Fixture `model_folder` of the serving tests: writes the folder of a model and returns it."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelConfig
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from fairrec_pipeline.serving.recommender import Recommender
-from fairrec_pipeline.serving.requests import MAX_QUERIES, Query, RequestError
+from fairrec_pipeline.serving.requests import MAX_QUERIES, Query, Recommendation, RequestError
 
-_Query = Query[int] if ModelConfig().get("item_type") == "int" else Query[str]  # type: ignore[no-untyped-call]
+_Item = int if ModelConfig().get("item_type") == "int" else str  # type: ignore[no-untyped-call]
 
 
 class ServedModel(PythonModel):
-    """`Recommender` as an MLflow model: a list of `Query` to a list of `Recommendation` as dictionaries."""
+    """`Recommender` as an MLflow model: a list of `Query` to a list of `Recommendation`."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the model folder that was logged, and have torch compute on one thread."""
@@ -25,10 +23,10 @@ class ServedModel(PythonModel):
         torch.set_num_threads(1)
         self.recommender = Recommender.load(context.artifacts["model"])
 
-    def predict(  # type: ignore[override]  # one of the forms that MLflow allows
+    def predict(  # type: ignore[override]  # MLflow reads the schema from these annotations
         self,
-        model_input: list[_Query],  # type: ignore[valid-type]
-    ) -> list[dict[str, Any]]:
+        model_input: list[Query[_Item]],  # type: ignore[valid-type]
+    ) -> list[Recommendation[_Item]]:  # type: ignore[valid-type]
         """Answer a list of queries.
 
         Raises:
@@ -38,7 +36,7 @@ class ServedModel(PythonModel):
             message = f"inputs: at most {MAX_QUERIES} histories at a time, got {len(model_input)}"
             raise MlflowException.invalid_parameter_value(message)
         try:
-            return [answer.model_dump() for answer in self.recommender.answer(model_input)]
+            return self.recommender.answer(model_input)
         except RequestError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
 

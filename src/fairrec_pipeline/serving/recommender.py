@@ -77,13 +77,13 @@ class Recommender:
         exclude: Sequence[int] | Sequence[str] = (),
         allow: Sequence[int] | Sequence[str] | None = None,
         filter_seen: bool | None = None,
-    ) -> Recommendation:
+    ) -> Recommendation[Any]:
         """The answer to one history; arguments and errors are those of `Query` and `answer`."""
         lists = {"history": list(history), "exclude": list(exclude), "allow": None if allow is None else list(allow)}
         query = Query[self.config.item_type]  # type: ignore[name-defined]
         return self.answer([query.model_validate({**lists, "k": k, "filter_seen": filter_seen})])[0]
 
-    def answer(self, queries: Sequence[Query[Any]]) -> list[Recommendation]:
+    def answer(self, queries: Sequence[Query[Any]]) -> list[Recommendation[Any]]:
         """The k best items for every history.
 
         Raises:

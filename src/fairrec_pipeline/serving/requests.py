@@ -41,7 +41,7 @@ class Queries(BaseModel, Generic[Item]):
     inputs: list[Query[Item]] = Field(min_length=1, max_length=MAX_QUERIES)
 
 
-class Recommendation(BaseModel):
+class Recommendation(BaseModel, Generic[Item]):
     """The answer to one query.
 
     Attributes:
@@ -52,17 +52,17 @@ class Recommendation(BaseModel):
         cold_start: no item of the history is known, so the list is that of a user of whom nothing is known.
     """
 
-    items: list[int] | list[str]
+    items: list[Item]
     scores: list[float]
     known_items: int
     unknown_items: int
     cold_start: bool
 
 
-class Predictions(BaseModel):
+class Predictions(BaseModel, Generic[Item]):
     """Body of an answer: one recommendation for every query, in their order."""
 
-    predictions: list[Recommendation]
+    predictions: list[Recommendation[Item]]
 
 
 class RequestError(ValueError):

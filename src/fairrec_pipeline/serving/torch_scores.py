@@ -31,6 +31,10 @@ class TorchScores:
 
     def __call__(self, items: np.ndarray, offsets: np.ndarray) -> ScoresOfUsers:
         """Encode the histories; what comes back scores a run of them, into a buffer that its next call overwrites."""
+        if not len(
+            items
+        ):  # a batch is cut from at least one event: one more user has it, and nobody asks for that user
+            items, offsets = np.zeros(1, dtype=np.int64), np.append(offsets, 1)
         n_users = len(offsets) - 1
         users, targets = np.arange(n_users), np.full(n_users, UNKNOWN)
         catalogue = np.arange(self.model.n_items)
@@ -51,7 +55,8 @@ def load_model(folder: ModelFolder) -> SASRec:
         ModelFolderError: the weights do not fit the configuration, or are not finite.
     """
     try:
-        weights = {name: tensor.float() for name, tensor in load_file(folder.weights).items()}
+        # copies: what is loaded is a map of the file, and who overwrote the file would kill the server
+        weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(folder.weights).items()}
         with torch.device("meta"):  # no random weights that would be overwritten
             model = SASRec(**folder.config.backbone.model_dump())
         model.load_state_dict(weights, assign=True)
