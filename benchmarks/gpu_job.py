@@ -248,23 +248,25 @@ def _job(
     filter_seen: bool,
 ) -> Job:
     # what these need is wanted here only, not where a prepared job is trained
-    from fairrec_pipeline.interactions.sources.readers import read_source
     from fairrec_pipeline.interactions.core_filter import core_filter
     from fairrec_pipeline.interactions.groups import assign_groups
-    from fairrec_pipeline.interactions.leave_one_out import split_roles
-    from fairrec_pipeline.parameters.blocks import Source
+    from fairrec_pipeline.interactions.leave_one_out import hold_out, split_roles, training_interactions
+    from fairrec_pipeline.interactions.sources import read_source
+    from fairrec_pipeline.parameters.datasets import Source
 
-    events, attributes = read_source(folder, Source.model_validate({"adapter": dataset, **options}))
-    n_users = events[USER].nunique().execute()
+    raw = read_source(folder, Source.model_validate({"adapter": dataset, **options}))
+    n_users = raw.events[USER].nunique().execute()
     if dataset == "movielens-1m" and n_users != USERS_OF_MOVIELENS_1M:
         message = (
             f"the log in {folder} has {n_users:,} users, but MovieLens-1M has {USERS_OF_MOVIELENS_1M:,}; put the real "
             "one there, or time generated histories of its lengths with --generated"
         )
         raise DataError(message)
-    interactions = split_roles(core_filter(events, 5), validation_users, 42)
-    user_groups = assign_groups(interactions, attributes, 0.8, SPLITS).to_pandas()[[USER, *SPLITS]]
-    rows = interactions.to_pandas()
+    core = core_filter(raw.events, 5)
+    held_out = hold_out(core, validation_users, 42)
+    training = training_interactions(core, held_out)
+    user_groups = assign_groups(training, raw.user_attributes, 0.8, SPLITS).to_pandas()[[USER, *SPLITS]]
+    rows = split_roles(core, held_out).to_pandas()
     train = training_histories(rows)
     validation, test = (evaluation_histories(rows, train.catalogue, role) for role in (VALIDATION, TEST))
     return Job(dataset, train, validation, test, user_groups, backbone, _shown(budget), filter_seen)

@@ -93,13 +93,13 @@ def with_catalogue(base: Workload, n_items: int) -> Workload:
 @cache
 def real_retailrocket(folder: Path) -> tuple[Histories, Histories, Histories]:
     """Training, validation and test histories of the published split (METHODS: data protocol)."""
-    from fairrec_pipeline.interactions.sources.readers import read_source
     from fairrec_pipeline.interactions.core_filter import core_filter
-    from fairrec_pipeline.interactions.leave_one_out import split_roles
-    from fairrec_pipeline.parameters.blocks import Source
+    from fairrec_pipeline.interactions.leave_one_out import hold_out, split_roles
+    from fairrec_pipeline.interactions.sources import read_source
+    from fairrec_pipeline.parameters.datasets import Source
 
-    events, _ = read_source(folder, Source.model_validate({"adapter": "retailrocket"}))
-    interactions: pd.DataFrame = split_roles(core_filter(events, 5), 10_000, 42).to_pandas()
+    core = core_filter(read_source(folder, Source.model_validate({"adapter": "retailrocket"})).events, 5)
+    interactions: pd.DataFrame = split_roles(core, hold_out(core, 10_000, 42)).to_pandas()
     train = training_histories(interactions)
     validation, test = (evaluation_histories(interactions, train.catalogue, role) for role in ("validation", "test"))
     return train, validation, test

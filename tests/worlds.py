@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import torch
 
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.spec import ArmSpec
-from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
+from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.parameters.methods import METHODS, parts_of_arm
 
@@ -163,5 +164,12 @@ def record_of(
     )
 
 
-ModelFolders = Callable[..., Path]
-"""Fixture `model_folder` of the serving tests: writes the folder of a model and returns it."""
+def prepared_data(**attributes: Any) -> PreparedData:
+    """The 60 users, ready to train on; attributes by name."""
+    events, groups = interactions(), user_groups(**attributes)
+    train = training_histories(events)
+    validation, test = (evaluation_histories(events, train.catalogue, role) for role in ("validation", "test"))
+    fingerprints = {
+        name: hashlib.sha256(",".join(groups[name]).encode()).hexdigest() for name in groups.columns[3:]
+    }
+    return PreparedData("small", FINGERPRINT, {}, train, validation, test, groups, fingerprints)

@@ -1,55 +1,47 @@
 """Files that are whole or absent, on this machine and on any file system that fsspec knows.
 
-A file is written under another name (or elsewhere) and gets its place when it is complete: who reads sees the old file
-or the new one, also after kill -9. What a killed process left half written is removed by the next write beside it.
+A file is written under another name in its folder and renamed when it is complete: who reads sees the old file or the
+new one, also after kill -9. What a killed process left half written is removed by the next write in that folder.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from datetime import datetime
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 _PARTIAL = ".partial"
+_ABANDONED = 86_400  # seconds after which a half-written file of another machine has no writer any more
 
 
-def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: str | Path, write: Callable[[Path], None], *, file_system: Any = None) -> None:
     """Have a file at `path`, whole or not at all; folders are made.
 
     Args:
-        path: local, or with a protocol such as `s3://`.
+        path: local, or with a protocol such as `s3://`; of `file_system`, if one is given.
         write: writes a new local file.
+        file_system: of fsspec, with its credentials.
+
+    Raises:
+        OSError: the disk is full; names the file.
     """
-    fs, target = _located(path)
-    if not isinstance(fs, LocalFileSystem):
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder, target.rpartition("/")[2])
-            write(local)
-            fs.makedirs(fs._parent(target), exist_ok=True)
-            fs.pipe_file(target, local.read_bytes())  # one upload: there when it is complete
-        return
-    final = Path(target)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_over(final)
-    partial = final.with_name(f".{final.name}.{socket.gethostname()}.{os.getpid()}{_PARTIAL}")
-    try:
-        write(partial)
-        _sync(partial)
-        partial.replace(final)
-        _sync(final.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        with suppress(OSError):  # other files may lie there
-            final.parent.rmdir()
-        raise
+    fs, target = _located(path, file_system)
+    with _named(target):
+        if isinstance(fs, LocalFileSystem):
+            _write_local(Path(target), write)
+        else:
+            _write_remote(fs, target, write)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -58,19 +50,19 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def as_local(path: str | Path) -> Iterator[Path]:
+def as_local(path: str | Path, *, file_system: Any = None) -> Iterator[Path]:
     """The file on this machine: itself, or a copy for as long as the context lasts.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    fs, source = _located(path)
+    fs, source = _located(path, file_system)
     if isinstance(fs, LocalFileSystem):
         yield Path(source)
         return
     with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder, source.rpartition("/")[2])
-        local.write_bytes(fs.cat_file(source))
+        local = Path(folder, PurePosixPath(source).name)
+        fs.get_file(source, str(local))
         yield local
 
 
@@ -86,14 +78,16 @@ def read_text(path: str | Path) -> str:
 
 def exists(path: str | Path) -> bool:
     """Whether there is a file or folder."""
-    fs, place = _located(path)
-    return bool(fs.exists(place))
+    fs, target = _located(path)
+    return bool(fs.exists(target))
 
 
 def find(folder: str | Path, pattern: str) -> list[str]:
     """Paths below a folder that match a glob pattern, ascending; with the protocol, if they have one."""
-    fs, place = _located(folder)
-    return sorted(str(fs.unstrip_protocol(name)) if _has_protocol(folder) else name for name in _glob(fs, place, pattern))
+    fs, target = _located(folder)
+    if isinstance(fs, LocalFileSystem):  # pathlib knows what a name with brackets is
+        return sorted(str(path) for path in Path(target).glob(pattern))
+    return sorted(str(fs.unstrip_protocol(name)) for name in fs.glob(f"{target.rstrip('/')}/{pattern}"))
 
 
 def sha256(path: str | Path) -> str:
@@ -102,35 +96,78 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _located(path: str | Path) -> tuple[Any, str]:
-    fs, place = url_to_fs(str(path))
-    return fs, place
+def _located(path: str | Path, file_system: Any = None) -> tuple[Any, str]:
+    if file_system is not None:
+        return file_system, str(path)
+    fs, target = url_to_fs(str(path))
+    return fs, target
 
 
-def _has_protocol(path: str | Path) -> bool:
-    return "://" in str(path)
+def _write_local(final: Path, write: Callable[[Path], None]) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(LocalFileSystem(), str(final))
+    partial = final.with_name(_partial_name(final.name))
+    try:
+        write(partial)
+        _sync(partial)
+        partial.replace(final)
+        _sync(final.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # other files may lie there
+            final.parent.rmdir()
+        raise
 
 
-def _glob(fs: Any, folder: str, pattern: str) -> list[str]:
-    if isinstance(fs, LocalFileSystem):  # pathlib knows what a name with brackets is
-        return [str(path) for path in Path(folder).glob(pattern)]
-    found: list[str] = fs.glob(f"{folder.rstrip('/')}/{pattern}")
-    return found
+def _write_remote(fs: Any, target: str, write: Callable[[Path], None]) -> None:
+    folder = fs._parent(target)
+    partial = f"{folder}/{_partial_name(PurePosixPath(target).name)}"
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch, PurePosixPath(target).name)
+        write(local)
+        fs.makedirs(folder, exist_ok=True)
+        _remove_left_over(fs, target)
+        try:
+            fs.put_file(str(local), partial)
+            fs.mv(partial, target)
+        except BaseException:
+            with suppress(Exception):
+                fs.rm_file(partial)
+            raise
 
 
-def _remove_left_over(final: Path) -> None:
-    """Remove what processes of this machine that have ended left of a file of that name, here or in another version."""
-    host = socket.gethostname()
-    name = f".{final.name}.{host}."
-    for left in [*final.parent.iterdir(), *final.parent.parent.glob(f"*/.*{_PARTIAL}")]:
-        if not (left.name.startswith(name) and left.name.endswith(_PARTIAL)):
-            continue
-        owner = left.name.removeprefix(name).removesuffix(_PARTIAL)
-        if owner.isdecimal() and not _alive(int(owner)):
-            left.unlink(missing_ok=True)
-            if left.parent != final.parent:
-                with suppress(OSError):
-                    left.parent.rmdir()
+def _partial_name(name: str) -> str:
+    return f".{name}.{socket.gethostname()}.{os.getpid()}{_PARTIAL}"
+
+
+def _remove_left_over(fs: Any, target: str) -> None:
+    """Remove what processes that have ended left of a file of that name, here or in another version of it."""
+    folder, name = fs._parent(target), PurePosixPath(target).name
+    is_versioned = PurePosixPath(fs._parent(folder)).name == name
+    folders = [folder]
+    with suppress(OSError):  # another process may remove a folder meanwhile
+        if is_versioned:
+            folders += [path for path in fs.ls(fs._parent(folder), detail=False) if path.rstrip("/") != folder]
+        for entry in [entry for other in folders for entry in fs.ls(other, detail=True)]:
+            path = PurePosixPath(entry["name"])
+            if (
+                path.name.startswith(f".{name}.")
+                and path.name.endswith(_PARTIAL)
+                and not _is_being_written(path, entry)
+            ):
+                fs.rm_file(entry["name"])
+                if is_versioned and str(path.parent) != folder:
+                    with suppress(OSError):
+                        fs.rmdir(str(path.parent))
+
+
+def _is_being_written(path: PurePosixPath, entry: dict[str, Any]) -> bool:
+    host, _, process = path.name.removesuffix(_PARTIAL).rpartition(".")
+    if host.endswith(f".{socket.gethostname()}") and process.isdecimal():
+        return _alive(int(process))
+    changed: Any = entry.get("mtime", entry.get("LastModified", entry.get("created")))
+    seconds = changed.timestamp() if isinstance(changed, datetime) else changed
+    return not isinstance(seconds, int | float) or time.time() - seconds < _ABANDONED
 
 
 def _alive(process: int) -> bool:
@@ -141,6 +178,18 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@contextmanager
+def _named(target: str) -> Iterator[None]:
+    """Say which file a full disk kept from being written; DuckDB and Arrow have errors of their own for that."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            message = "no space left on the device, so nothing was written. Free some and run the same command again"
+            raise OSError(errno.ENOSPC, message, target) from error
+        raise
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -3,37 +3,58 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import duckdb
 import ibis
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from kedro.io import AbstractVersionedDataset, DataCatalog, DatasetError, Version
 from kedro.validation.exceptions import DataValidationError
 
-from fairrec_pipeline.catalog.files import Csv, Folder, IbisParquet, Json, Parquet, Text
+from fairrec_pipeline.catalog.figures import PlotlyJson
+from fairrec_pipeline.catalog.files import Csv, Folder, HistoriesNpz, IbisParquet, Json, Parquet, Text
+from fairrec_pipeline.interactions.prepared import PreparedHistories
+from tests.worlds import interactions
 
 FRAME = pd.DataFrame({"user_id": [2, 1, 3], "name": ["b", "a", "c"]})
+HISTORIES = PreparedHistories.of(interactions())
 CASES = [
     (IbisParquet, "a.parquet", FRAME),
     (Parquet, "a.parquet", FRAME),
     (Csv, "a.csv", FRAME),
     (Json, "a.json", {"n": 1, "s": "é"}),
     (Text, "a.md", "é\n"),
+    (HistoriesNpz, "a.npz", HISTORIES),
+    (PlotlyJson, "a.json", go.Figure(layout={"title": {"text": "é"}})),
 ]
 
 Case = tuple[type[AbstractVersionedDataset], str, Any]
 
 
-def make(case: Case, folder: Path, save: str | None = None, load: str | None = None) -> AbstractVersionedDataset:
+def make(case: Case, folder: Path | str, save: str | None = None, load: str | None = None) -> AbstractVersionedDataset:
     version = Version(load, save) if save or load else None
-    return case[0](filepath=str(folder / case[1]), version=version)
+    return case[0](filepath=f"{folder}/{case[1]}", version=version)
 
 
 def plain(data: Any) -> Any:
     data = data.to_pandas() if isinstance(data, ibis.Table) else data
+    if isinstance(data, PreparedHistories):
+        return (data.fingerprint, data.train.items.tolist(), data.test.targets.tolist())
     return data.to_dict("list") if isinstance(data, pd.DataFrame) else data
+
+
+def newer(data: Any) -> Any:
+    """Something else of the same type."""
+    if isinstance(data, PreparedHistories):
+        return PreparedHistories.of(interactions().replace({"item_id": {3: 4}}))
+    return {dict: {"n": 2}, str: "n", pd.DataFrame: FRAME.head(1), go.Figure: go.Figure()}[type(data)]
 
 
 def files(folder: Path) -> list[str]:
@@ -53,12 +74,80 @@ def test_round_trip(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_versions(case: Case, tmp_path: Path) -> None:
     make(case, tmp_path, save="2026-01-01").save(case[2])
-    newer = {dict: {"n": 2}, str: "n", pd.DataFrame: FRAME.head(1)}[type(case[2])]
-    make(case, tmp_path, save="2026-01-02").save(newer)
-    assert plain(make(case, tmp_path, save="2026-01-03").load()) == plain(newer)
+    make(case, tmp_path, save="2026-01-02").save(newer(case[2]))
+    assert plain(make(case, tmp_path, save="2026-01-03").load()) == plain(newer(case[2]))
     assert plain(make(case, tmp_path, load="2026-01-01").load()) == plain(case[2])
     with pytest.raises(DatasetError, match="must not exist if versioning is enabled"):
-        make(case, tmp_path, save="2026-01-01").save(newer)
+        make(case, tmp_path, save="2026-01-01").save(newer(case[2]))
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """A folder of a file system that is not the local one."""
+    yield "memory:///data"  # not memory://data: there Kedro takes `data` for a host
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_another_file_system(case: Case, memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dataset = make(case, memory)
+    assert not dataset.exists()
+    dataset.save(case[2])
+    assert make(case, memory).exists()
+    assert plain(make(case, memory).load()) == plain(case[2])
+    assert list(MemoryFileSystem.store) == [f"/data/{case[1]}"]
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_versions_on_another_file_system(case: Case, memory: str) -> None:
+    make(case, memory, save="2026-01-01").save(case[2])
+    make(case, memory, save="2026-01-02").save(newer(case[2]))
+    assert plain(make(case, memory, save="2026-01-03").load()) == plain(newer(case[2]))
+    assert plain(make(case, memory, load="2026-01-01").load()) == plain(case[2])
+    with pytest.raises(DatasetError, match="must not exist if versioning is enabled"):
+        make(case, memory, save="2026-01-01").save(newer(case[2]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_upload_that_breaks_leaves_no_version(case: Case, memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(case, memory, save="2026-01-01").save(case[2])
+    put = MemoryFileSystem.put_file
+
+    def fail(self: Any, lpath: str, rpath: str, **options: Any) -> None:
+        put(self, lpath, rpath, **options)
+        self.store[rpath].truncate(2)
+        message = "connection reset"
+        raise OSError(message)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", fail)
+    with pytest.raises(DatasetError, match="connection reset"):
+        make(case, memory, save="2026-01-02").save(newer(case[2]))
+    assert list(MemoryFileSystem.store) == [f"/data/{case[1]}/2026-01-01/{case[1]}"]
+    assert plain(make(case, memory, save="2026-01-03").load()) == plain(case[2])
+
+
+def test_a_table_of_another_file_system_keeps_its_order_and_is_joined(memory: str) -> None:
+    many = pd.DataFrame({"user_id": range(300_000, 0, -1)})
+    dataset = IbisParquet(filepath=f"{memory}/a.parquet")
+    dataset.save(many)
+    assert dataset.load().to_pandas().equals(many)
+    assert len(dataset.load().join(ibis.memtable(FRAME), "user_id").to_pandas()) == 3
+
+
+def test_threads_share_a_table(tmp_path: Path) -> None:
+    IbisParquet(filepath=str(tmp_path / "a.parquet")).save(FRAME)
+
+    def work(n: int) -> int:
+        table = IbisParquet(filepath=str(tmp_path / "a.parquet")).load()
+        joined = table.join(ibis.memtable(pd.DataFrame({"user_id": [1, 2]})), "user_id")
+        IbisParquet(filepath=str(tmp_path / f"{n}.parquet")).save(joined.order_by("user_id"))
+        return len(pd.read_parquet(tmp_path / f"{n}.parquet"))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(work, range(40))) == {2}
 
 
 def test_an_ibis_table_is_saved_in_its_order(tmp_path: Path) -> None:
@@ -117,9 +206,33 @@ def test_a_damaged_file_is_named(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_an_error_that_is_no_damage_is_not_called_so(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(case, tmp_path).save(case[2])
+    for error in (
+        duckdb.InvalidInputException("Attempting to execute an unsuccessful or closed pending query result"),
+        PermissionError(13, "Permission denied"),
+        MemoryError(),
+        TypeError("unexpected keyword"),
+    ):
+        monkeypatch.setattr(case[0], "_read", Mock(side_effect=error))
+        with pytest.raises(DatasetError) as caught:
+            make(case, tmp_path).load()
+        assert caught.value.__cause__ is error
+        assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_missing_file_is_named(case: Case, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=f"{case[1]} does not exist. Run the pipeline that writes it first"):
         make(case, tmp_path).load()
+
+
+def test_a_figure_has_a_preview(tmp_path: Path) -> None:
+    figure = PlotlyJson(filepath=str(tmp_path / "a.json"))
+    figure.save(go.Figure(layout={"title": {"text": "é"}}))
+    assert figure.preview()["layout"]["title"]["text"] == "é"
 
 
 def test_folder(tmp_path: Path) -> None:
@@ -128,6 +241,8 @@ def test_folder(tmp_path: Path) -> None:
     assert folder.exists()
     with pytest.raises(DatasetError, match="is not written by a pipeline"):
         folder.save(FRAME)
+    with pytest.raises(DatasetError, match=r"read from a local folder, got s3://bucket/raw. Copy them into one"):
+        Folder("s3://bucket/raw")
 
 
 INTERACTIONS = pd.DataFrame(

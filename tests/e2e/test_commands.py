@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fairrec_pipeline.parameters.blocks import GROUP_DEPENDENT_LOSSES
-from fairrec_pipeline.pipeline_registry import PAPER_LOSSES
+from fairrec_pipeline.parameters.methods import arm_name
+from fairrec_pipeline.pipeline_registry import PAPER_METHODS
 from tests.conftest import Kedro
 
 pytestmark = pytest.mark.e2e
@@ -32,7 +32,7 @@ def test_kedro_run_compares_the_methods_of_the_paper_with_the_baselines(project:
     assert run.returncode == 0, run.stderr
     reports = project / "data/08_reporting/synthetic"
     comparison = pd.read_parquet(newest(reports, "comparison.parquet/*/comparison.parquet"))
-    arms = {f"{loss}-pop33" if loss in GROUP_DEPENDENT_LOSSES else loss for loss in PAPER_LOSSES}
+    arms = {arm_name(loss, "pop33") for loss in PAPER_METHODS}
     assert set(comparison["arm"]) == arms | {"popularity", "recency", "markov", "markov_recency"}
     report = (reports / "report.html").read_text()
     for arm in arms:

@@ -1,4 +1,4 @@
-"""Every adapter on files made here, and every error it can tell."""
+"""Every source on files made here, and every error it can tell."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import pooch
 import pytest
 import requests
 
-from fairrec_pipeline.interactions.sources.readers import read_source
-from fairrec_pipeline.interactions.sources.download import Archive, download
 from fairrec_pipeline.interactions.errors import DataError
-from fairrec_pipeline.parameters.blocks import Source
+from fairrec_pipeline.interactions.sources import read_source
+from fairrec_pipeline.interactions.sources.download import Archive, download
+from fairrec_pipeline.parameters.datasets import Source
 
 RETAILROCKET = """timestamp,visitorid,event,itemid,transactionid
 1433221332117,257597,view,355908,
@@ -34,7 +34,9 @@ USERS = "1::F::1::10::48067\n2::M::56::16::70072\n3::M::25::15::55117\n"
 
 
 def read(folder: Path, adapter: str, **block: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    events, users = read_source(folder, Source.model_validate({"adapter": adapter, **block}))
+    events, users, files = read_source(folder, Source.model_validate({"adapter": adapter, **block}))
+    assert all(path.is_relative_to(folder) for path in files)
+    assert bool(files) == (adapter != "synthetic")
     assert events.columns == ("user_id", "item_id", "timestamp")
     return events.to_pandas(), users.to_pandas()
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fairrec_pipeline.interactions.statistics import dataset_statistics, fingerprint, prepared_with
-from fairrec_pipeline.parameters.blocks import Groups, Source, Split
+from fairrec_pipeline.interactions.statistics import dataset_statistics, fingerprint, group_fingerprints
 
 INTERACTIONS = pd.DataFrame(
     {
@@ -32,25 +31,23 @@ def test_counts_and_shares() -> None:
     assert list(found["group_shares"]["pop33"]) == ["niche", "popular"]
 
 
-def test_fingerprint_is_of_the_content_alone() -> None:
-    same = fingerprint(INTERACTIONS.sample(frac=1, random_state=0)[INTERACTIONS.columns[::-1]], USER_GROUPS[::-1])
-    assert same == fingerprint(INTERACTIONS, USER_GROUPS)
+def test_the_fingerprint_of_the_interactions_is_of_what_decides_a_training() -> None:
+    same = fingerprint(INTERACTIONS.sample(frac=1, random_state=0)[INTERACTIONS.columns[::-1]])
+    assert same == fingerprint(INTERACTIONS) == fingerprint(INTERACTIONS.assign(timestamp=[1, 2, 9, 1, 2]))
     assert len(same) == 64
-    assert fingerprint(INTERACTIONS.replace({"item_id": {7: 8}}), USER_GROUPS) != same
-    assert fingerprint(INTERACTIONS, USER_GROUPS.replace("niche", "diverse")) != same
-    assert fingerprint(INTERACTIONS.rename(columns={"position": "place"}), USER_GROUPS) != same
+    for change in ({"item_id": {7: 8}}, {"user_id": {2: 3}}, {"role": {"validation": "train"}}, {"position": {2: 3}}):
+        assert fingerprint(INTERACTIONS.replace(change)) != same
 
 
-def test_prepared_with_holds_what_the_data_depend_on() -> None:
-    split = Split(core=5, validation_users=0.5, seed=1)
-    groups = Groups(popular_quantile=0.8, splits={"pop1080": (0.1, 0.8, 0.1)})
-    source = {"adapter": "synthetic", "n_users": 10, "n_items": 10, "seed": 0}
-    plain = prepared_with("a", Source.model_validate(source), split, groups)
-    other = Source.model_validate({**source, "parameters": {"train": {"epochs": 1}}})
-    assert prepared_with("a", other, split, groups) == plain
-    assert plain == {
-        "dataset": "a",
-        "source": source,
-        "split": {"core": 5, "validation_users": 0.5, "seed": 1},
-        "groups": {"popular_quantile": 0.8, "splits": {"pop1080": [0.1, 0.8, 0.1]}},
-    }
+def test_one_more_attribute_changes_only_its_entry() -> None:
+    before = group_fingerprints(USER_GROUPS)
+    more = USER_GROUPS.assign(plan=["free", "paid"])
+    after = group_fingerprints(more[::-1])
+    assert set(after) == {"pop33", "plan"}
+    assert after["pop33"] == before["pop33"]
+    other = group_fingerprints(more.assign(plan=["paid", "free"]))
+    assert other["plan"] != after["plan"]
+    assert other["pop33"] == after["pop33"]
+    statistics = dataset_statistics(INTERACTIONS, more)
+    assert statistics["group_fingerprints"] == after
+    assert statistics["fingerprint"] == dataset_statistics(INTERACTIONS, USER_GROUPS)["fingerprint"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.evaluation import ranking
+from fairrec_pipeline.metrics import ranking
 from fairrec_pipeline.metrics.ranking import ndcg, rank_and_loss, rank_targets, recall, user_metrics
 from fairrec_pipeline.interactions.histories import UNKNOWN, Histories
 

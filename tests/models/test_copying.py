@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.copying import Encounters, encounters, own_items, own_items_of_fixed_number
+from fairrec_pipeline.models.copying import Encounters, encounters, copied_items, copied_items_of_fixed_number
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import Additions, SoftmaxHead
@@ -63,14 +63,14 @@ def test_own_items_of_an_example() -> None:
     assert met.gaps.tolist()[0] == 2
     assert (met.gaps[1:] > 10).all()
     assert met.counts.tolist() == [1, 1, 2, 1]
-    own = own_items(torch.tensor([3, 1]), torch.tensor([4, 2]), torch.from_numpy(items), met)
+    own = copied_items(torch.tensor([3, 1]), torch.tensor([4, 2]), torch.from_numpy(items), met)
     found = {(row, item): rest for row, item, *rest in zip(*(part.tolist() for part in own[:4]), strict=True)}
     assert found == {(0, 2): [0, 1], (0, 0): [1, 2], (0, 1): [2, 1], (1, 1): [0, 1], (1, 0): [1, 1]}
     assert own.items.tolist() == sorted(own.items.tolist())
 
 
 def test_own_items_of_nobody() -> None:
-    nothing = own_items(
+    nothing = copied_items(
         torch.tensor([-1, -1]), torch.tensor([0, 0]), torch.arange(3), encounters(*np.zeros((2, 3), int))
     )
     assert [len(part) for part in nothing[:4]] == [0, 0, 0, 0]
@@ -98,8 +98,8 @@ def test_a_fixed_number_of_own_items_are_the_same_and_others_that_are_not_real()
         newest - torch.from_numpy(train.offsets)[torch.from_numpy(train.event_users)] + 1, torch.tensor(WINDOW)
     )
     items = torch.from_numpy(train.items)
-    packed = own_items(newest, reach, items, met)
-    fixed = own_items_of_fixed_number(newest, reach, items, met, WINDOW)
+    packed = copied_items(newest, reach, items, met)
+    fixed = copied_items_of_fixed_number(newest, reach, items, met, WINDOW)
     assert fixed.real is not None
     assert [len(part) for part in fixed] == [WINDOW * len(newest)] * 5
     real = [part[fixed.real].tolist() for part in fixed[:4]]

@@ -86,15 +86,15 @@ def test_artifacts_of_another_dataset_or_damaged_ones_are_not_trained_on(project
     shop(project, GOOD)
     run(project, "data", dataset="shop")
     run(project, "data")
-    (ours,) = project.glob("data/05_model_input/synthetic/interactions.parquet/*/interactions.parquet")
-    (other,) = project.glob("data/05_model_input/shop/interactions.parquet/*/interactions.parquet")
+    (ours,) = project.glob("data/05_model_input/synthetic/histories.npz/*/histories.npz")
+    (other,) = project.glob("data/05_model_input/shop/histories.npz/*/histories.npz")
 
     shutil.copy(other, ours)
     with pytest.raises(ValueError, match="not the prepared data of synthetic"):
         run(project, "train", loss="cvar")
 
     ours.write_bytes(ours.read_bytes()[:100])
-    with pytest.raises(DatasetError, match=r"interactions\.parquet cannot be read"):
+    with pytest.raises(DatasetError, match=r"histories\.npz cannot be read"):
         run(project, "train", loss="cvar")
     assert not list(project.glob("data/06_models/**/*.safetensors"))
     assert not list(project.glob("data/07_model_output/**/*.parquet"))

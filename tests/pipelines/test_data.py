@@ -6,19 +6,27 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from kedro.io import DataCatalog, MemoryDataset
-from kedro.runner import SequentialRunner
+from kedro.runner import SequentialRunner, ThreadRunner
 
+from fairrec_pipeline.comparison.paper.table1 import table1
 from fairrec_pipeline.interactions.errors import DataError
-from fairrec_pipeline.interactions.statistics import prepared_with
-from fairrec_pipeline.parameters.blocks import Groups, Source, Split
+from fairrec_pipeline.interactions.histories import evaluation_histories, training_histories
+from fairrec_pipeline.interactions.preparation import prepared_with, why_prepare
+from fairrec_pipeline.interactions.prepared import prepare_data
+from fairrec_pipeline.interactions.statistics import fingerprint
+from fairrec_pipeline.parameters.blocks import Groups, Split
+from fairrec_pipeline.parameters.datasets import Source
 from fairrec_pipeline.pipelines.data import create_pipeline
 
 ROOT = Path(__file__).parents[2]
-RETAILROCKET = ROOT.parent / "shared" / "data" / "retailrocket" / "events.csv.gz"
+SHARED = ROOT.parent / "shared" / "data"
+RETAILROCKET = SHARED / "retailrocket" / "events.csv.gz"
+MOVIELENS = SHARED / "movielens-1m" / "ml-1m.zip"
 GROUPS = Groups.model_validate(yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())["groups"])
 SPLIT = Split(core=5, validation_users=0.5, seed=42)
 SYNTHETIC = {"adapter": "synthetic", "n_users": 200, "n_items": 60, "seed": 1}
@@ -75,7 +83,49 @@ def test_every_step_is_kept_and_described(tmp_path: Path) -> None:
     assert set(statistics["group_shares"]) == {*GROUPS.splits, "segment"}
     for shares in statistics["group_shares"].values():
         assert sum(share["users"] for share in shares.values()) == pytest.approx(100)
-    assert statistics["prepared_with"] == prepared_with("synthetic", Source.model_validate(SYNTHETIC), SPLIT, GROUPS)
+    expected = prepared_with("synthetic", Source.model_validate(SYNTHETIC), SPLIT, GROUPS)
+    assert statistics["prepared_with"] == {**expected, "raw_files": {}}
+
+    histories = later.load("histories")
+    assert histories.fingerprint == statistics["fingerprint"] == fingerprint(interactions)
+    train = training_histories(interactions)
+    test = evaluation_histories(interactions, train.catalogue, "test")
+    np.testing.assert_array_equal(histories.train.items, train.items)
+    np.testing.assert_array_equal(histories.test.targets, test.targets)
+    assert histories.validation.n_users == statistics["n_validation"]
+    data = prepare_data(histories, user_groups, statistics, "synthetic")
+    assert data.split == SPLIT.model_dump()
+
+
+def test_threads_prepare_the_same_data(tmp_path: Path) -> None:
+    run(catalog(tmp_path / "a", "synthetic", SYNTHETIC))
+    for n, runner in enumerate((ThreadRunner(), SequentialRunner(is_async=True))):
+        made = catalog(tmp_path / str(n), "synthetic", SYNTHETIC)
+        runner.run(create_pipeline(), made)
+        expected = catalog(tmp_path / "a", "synthetic", SYNTHETIC).load("dataset_statistics")
+        assert made.load("dataset_statistics") == expected
+
+
+def test_data_of_another_split_are_not_gone_on_with(tmp_path: Path) -> None:
+    run(catalog(tmp_path, "synthetic", SYNTHETIC))
+    other = catalog(tmp_path, "synthetic", SYNTHETIC, SPLIT.model_copy(update={"seed": 43}))
+    with pytest.raises(DataError, match=r"ingested with split=.*'seed': 42.*'seed': 43.*from its first node, ingest"):
+        SequentialRunner().run(create_pipeline().from_nodes("filter_core"), other)
+
+
+def test_what_was_read_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "data/01_raw/mine"
+    folder.mkdir(parents=True)
+    rows = [(user, item, item) for user in range(12) for item in range(6)]
+    pd.DataFrame(rows, columns=["user", "item", "time"]).to_csv(folder / "log.csv", index=False)
+    source = {"adapter": "table", "interactions": "log.csv", "user": "user", "item": "item", "timestamp": "time"}
+    made = catalog(tmp_path, "mine", source)
+    run(made)
+    described = made.load("dataset_statistics")["prepared_with"]
+    wanted = prepared_with("mine", Source.model_validate(source), SPLIT, GROUPS)
+    assert why_prepare(described, wanted, folder) is None
+    (folder / "log.csv").write_text("user,item,time\n")
+    assert why_prepare(described, wanted, folder) == f"were prepared from another log.csv than the one in {folder}"
 
 
 def test_same_parameters_same_data(tmp_path: Path) -> None:
@@ -131,3 +181,17 @@ def test_real_retailrocket_is_the_published_one(tmp_path: Path) -> None:
     for name, published in PUBLISHED_SHARES.items():
         found = {group: share["users"] for group, share in statistics["group_shares"][name].items()}
         assert found == pytest.approx(published, abs=0.05), name
+
+
+@pytest.mark.skipif(not MOVIELENS.exists(), reason=f"MovieLens-1M is not at {MOVIELENS}")
+def test_real_movielens_1m_is_the_published_one(tmp_path: Path) -> None:
+    """Table 1 of the paper: counts, and shares of the groups that are printed as whole percent."""
+    folder = tmp_path / "data/01_raw/movielens-1m"
+    folder.mkdir(parents=True)
+    shutil.copyfile(MOVIELENS, folder / MOVIELENS.name)
+    split = Split(core=5, validation_users=1.0, seed=42)
+    made = catalog(tmp_path, "movielens-1m", {"adapter": "movielens-1m"}, split)
+    run(made)
+    published = table1(made.load("dataset_statistics"), "movielens-1m").dropna(subset="published")
+    assert len(published) == 39
+    assert published["difference"].abs().max() < 1

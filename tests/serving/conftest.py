@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import torch
 from safetensors.torch import save_file
 
 from fairrec_pipeline.models.sasrec import SASRec
-from tests.worlds import MODEL, ModelFolders
+from tests.worlds import MODEL
 
 N_ITEMS = 300
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolders:
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes a folder with a random model of 300 items; items 10, 13, 16 ..., or such texts."""
 
     def make(*, text: bool = False, config: dict[str, Any] | None = None, **backbone: Any) -> Path:
@@ -46,7 +47,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolders:
 
 
 @pytest.fixture(scope="session")
-def folder(model_folder: ModelFolders) -> Path:
+def folder(model_folder: Callable[..., Path]) -> Path:
     """A model with two blocks, two heads and a copy mechanism; items are integers."""
     return model_folder(blocks=2, heads=2)
 

@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ import uvicorn
 from fairrec_pipeline.serving.__main__ import main
 from fairrec_pipeline.serving.app import create_app
 from fairrec_pipeline.serving.recommender import Recommender
-from tests.worlds import ModelFolders
 
 BODY_BYTES = 200_000
 
@@ -73,7 +72,7 @@ def url(recommender: Recommender) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def url_of_text_items(model_folder: ModelFolders) -> Iterator[str]:
+def url_of_text_items(model_folder: Callable[..., Path]) -> Iterator[str]:
     yield from serve(Recommender.load(model_folder(text=True)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from fairrec_pipeline.interactions.histories import complete_histories
 from fairrec_pipeline.serving.batch import recommend_in_frames
 from fairrec_pipeline.serving.recommender import Recommender
 from fairrec_pipeline.serving.requests import RequestError
-from tests.worlds import ModelFolders
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_nothing_is_read_ahead(recommender: Recommender) -> None:
     assert len(asked) == 10
 
 
-def test_what_is_refused_is_refused_at_once(recommender: Recommender, model_folder: ModelFolders) -> None:
+def test_what_is_refused_is_refused_at_once(recommender: Recommender, model_folder: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match="k should be at least 1, got 0"):
         recommend_in_frames(recommender, [], 0)
     with pytest.raises(RequestError, match="allow: an item id of this model is an integer, got text"):

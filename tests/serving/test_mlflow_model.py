@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from mlflow.exceptions import MlflowException
 from fairrec_pipeline.serving.mlflow_model import local_folder, log_model, save_model
 from fairrec_pipeline.serving.model_folder import ModelFolderError, open_folder
 from fairrec_pipeline.serving.recommender import Recommender
-from tests.worlds import ModelFolders
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ print("items", len(answer.items))
 
 
 def test_registered_and_fetched_by_alias(
-    model_folder: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Text items; the folder that comes back is the one that went in."""
     monkeypatch.chdir(tmp_path)

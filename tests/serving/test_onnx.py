@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from fairrec_pipeline.serving.model_folder import ModelFolderError
 from fairrec_pipeline.serving.onnx_export import main
 from fairrec_pipeline.serving.recommender import Recommender
 from fairrec_pipeline.serving.requests import Query
-from tests.worlds import ModelFolders
 
 
 def exported(folder: Path) -> Path:
@@ -28,7 +28,7 @@ def exported(folder: Path) -> Path:
     "backbone", [{"blocks": 2, "heads": 2}, {"copy_window": 0}, {"tied_embeddings": True, "copy_window": 30}]
 )
 def test_the_answers_of_torch(
-    backbone: dict[str, int], filter_seen: bool, model_folder: ModelFolders, histories: list[list[int]]
+    backbone: dict[str, int], filter_seen: bool, model_folder: Callable[..., Path], histories: list[list[int]]
 ) -> None:
     folder = exported(model_folder(**backbone))
     queries = [Query[int](history=history, filter_seen=filter_seen) for history in histories]
@@ -38,7 +38,7 @@ def test_the_answers_of_torch(
         np.testing.assert_allclose(theirs.scores, ours.scores, atol=1e-5, rtol=0)
 
 
-def test_an_export_of_other_weights_and_a_damaged_one(model_folder: ModelFolders, tmp_path: Path) -> None:
+def test_an_export_of_other_weights_and_a_damaged_one(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder, other = exported(model_folder()), model_folder(tied_embeddings=True)
     shutil.copy(folder / "model.onnx", other / "model.onnx")
     with pytest.raises(ModelFolderError, match=r"model.onnx: was exported from other weights .* write it: python -m"):

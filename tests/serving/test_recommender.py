@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from fairrec_pipeline.serving.recommender import Recommender
 from fairrec_pipeline.serving.requests import Query, RequestError
 from fairrec_pipeline.serving.torch_scores import load_model
 from fairrec_pipeline.training.scoring import ModelScorer
-from tests.worlds import ModelFolders
 
 K = 20
 
@@ -38,7 +38,7 @@ def lists_of_the_pipeline(folder: Path, histories: list[list[int]], *, filter_se
 @pytest.mark.parametrize("filter_seen", [False, True])
 @pytest.mark.parametrize("backbone", [{}, {"copy_window": 0}, {"tied_embeddings": True, "blocks": 2, "heads": 2}])
 def test_the_lists_of_the_pipeline(
-    backbone: dict[str, int], filter_seen: bool, model_folder: ModelFolders, histories: list[list[int]]
+    backbone: dict[str, int], filter_seen: bool, model_folder: Callable[..., Path], histories: list[list[int]]
 ) -> None:
     folder = model_folder(**backbone)
     recommender = Recommender.load(folder)
@@ -108,13 +108,13 @@ def test_filters_of_a_query_stay_with_it(folder: Path) -> None:
     assert only.items == order[:1]
 
 
-def test_the_filter_of_the_model_is_the_default(model_folder: ModelFolders) -> None:
+def test_the_filter_of_the_model_is_the_default(model_folder: Callable[..., Path]) -> None:
     recommender = Recommender.load(model_folder(config={"filter_seen": True}))
     assert not {10, 13} & set(recommender.recommend([10, 13], k=300).items)
     assert {10, 13} <= set(recommender.recommend([10, 13], k=300, filter_seen=False).items)
 
 
-def test_text_items(model_folder: ModelFolders) -> None:
+def test_text_items(model_folder: Callable[..., Path]) -> None:
     recommender = Recommender.load(model_folder(text=True))
     answer = recommender.recommend(["i10", "i11"], exclude=["i13"])
     assert (answer.known_items, answer.unknown_items) == (1, 1)
@@ -128,7 +128,7 @@ def test_ids_of_another_type(bad: list[object], folder: Path) -> None:
         recommender.recommend(bad)  # type: ignore[arg-type]
 
 
-def test_codes_of_another_type(folder: Path, model_folder: ModelFolders) -> None:
+def test_codes_of_another_type(folder: Path, model_folder: Callable[..., Path]) -> None:
     """Of histories that no query checked."""
     with pytest.raises(RequestError, match="history: an item id of this model is an integer, got text"):
         Recommender.load(folder).codes([10, "x"], "history")

@@ -120,7 +120,7 @@ def test_a_model_from_before_there_was_a_calibration() -> None:
 def test_training_does_not_see_the_calibration() -> None:
     sequences, model = histories(3, repeats=0.5), copying_model(window=6)
     scorer, users = ModelScorer(model, sequences), torch.arange(5)
-    states, own = torch.randn(5, 8), scorer.own_items(users)
+    states, own = torch.randn(5, 8), scorer.copied_items(users)
     plain = model.copy(states, own).values
     model.copy.calibration.copy_(torch.tensor([2.0, 1.5]))
     expected = plain + 2 + 1.5 * torch.log(own.counts / (1.0 + own.recency))

@@ -1,86 +1,120 @@
-"""Datasets of the catalog; what they save appears whole or not at all."""
+"""Datasets of the catalog; what they save appears whole or not at all, on every file system that fsspec knows."""
 
 from __future__ import annotations
 
 import json
-import os
+import zipfile
 from abc import abstractmethod
-from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
+import duckdb
 import ibis
 import pandas as pd
-from kedro.io import AbstractDataset, DatasetError
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
+from kedro.io.core import get_protocol_and_path
 from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from kedro_datasets.text import TextDataset
+
+from fairrec_pipeline.interactions.engine import engine
+from fairrec_pipeline.interactions.prepared import PreparedHistories
+from fairrec_pipeline.storage import as_local, write_whole
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
     from ibis import BaseBackend
     from kedro_datasets._typing import TablePreview
 
+_DAMAGE = (
+    pa.ArrowInvalid,
+    pd.errors.EmptyDataError,
+    pd.errors.ParserError,
+    UnicodeError,
+    json.JSONDecodeError,
+    zipfile.BadZipFile,
+    EOFError,
+)
+
 
 class Atomic:
-    """Mixin of a local file dataset: a killed save leaves nothing that could be loaded.
+    """Mixin of a file dataset: a killed save leaves nothing that could be loaded.
 
-    The file is written under another name in its folder and renamed when it is complete; a version counts only when
-    its file has the right name. Stands before the Kedro dataset among the bases.
+    Stands before the Kedro dataset among the bases.
     """
 
     @abstractmethod
     def _write(self, data: Any, path: Path) -> None:
-        """Write a new file."""
+        """Write a new local file."""
 
     @abstractmethod
     def _read(self, path: Path) -> Any:
-        """Read a file that exists."""
+        """Read a local file that exists."""
 
     def save(self, data: Any) -> None:
-        path = Path(self._get_save_path())  # type: ignore[attr-defined]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            self._write(data, partial)
-            _sync(partial)
-            partial.replace(path)
-            _sync(path.parent)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            with suppress(OSError):  # other files may lie there
-                path.parent.rmdir()
-            raise
+        path = str(self._get_save_path())  # type: ignore[attr-defined]
+        write_whole(path, lambda local: self._write(data, local), file_system=self._file_system())
 
     def load(self) -> Any:
-        path = Path(self._get_load_path())  # type: ignore[attr-defined]
-        if not path.exists():
+        path, fs = str(self._get_load_path()), self._file_system()  # type: ignore[attr-defined]
+        if not fs.exists(path):
             message = f"{path} does not exist. Run the pipeline that writes it first"
             raise DatasetError(message)
         try:
-            return self._read(path)
+            return self._load_from(fs, path)
         except Exception as error:
+            if not _is_damage(error, path):
+                raise
             reason = str(error).strip().partition("\n")[0]
             versioned = self._version is not None  # type: ignore[attr-defined]
-            damaged = path.parent if versioned else path
+            damaged = PurePosixPath(path).parent if versioned else path
             message = (
                 f"{path} cannot be read ({reason}): it is damaged or was not written by this project. "
                 f"Delete {damaged} and run the pipeline that writes it again"
             )
             raise DatasetError(message) from error
 
+    def _load_from(self, fs: Any, path: str) -> Any:
+        with as_local(path, file_system=fs) as local:
+            return self._read(local)
+
+    def _file_system(self) -> Any:
+        return self._fs  # type: ignore[attr-defined]
+
+
+def _is_damage(error: Exception, path: str) -> bool:
+    """Whether an error says that the content of a file is not what it should be."""
+    if isinstance(error, duckdb.Error):
+        return PurePosixPath(path).name in str(error)
+    if isinstance(error, OSError):
+        return error.errno is None  # Arrow has no other error for pages that cannot be decoded
+    return isinstance(error, _DAMAGE)
+
 
 class IbisParquet(Atomic, FileDataset):
     """A Parquet file as an Ibis table, in the order of its rows; saves an Ibis table or a pandas frame."""
 
-    def _connect(self) -> BaseBackend:
-        # The embedded DuckDB that Ibis itself falls back to: what nodes build and what the catalog loads may be joined.
-        return ibis.get_backend() if self._connection_config == self.DEFAULT_CONNECTION_CONFIG else super()._connect()
+    @property
+    def connection(self) -> BaseBackend:
+        """The database of the process, unless the entry names another one."""
+        return engine() if self._connection_config == self.DEFAULT_CONNECTION_CONFIG else super().connection
+
+    def _file_system(self) -> Any:
+        return self._filesystem() if self._fs_prefix else LocalFileSystem()
 
     def _write(self, data: ir.Table | pd.DataFrame, path: Path) -> None:
         table = ibis.memtable(data) if isinstance(data, pd.DataFrame) else data
         table.to_parquet(path, **self._save_args)
+
+    def _load_from(self, fs: Any, path: str) -> ir.Table:
+        if isinstance(fs, LocalFileSystem):
+            return self._read(Path(path))
+        import pyarrow.dataset as arrow  # a copy would be gone when the table is worked out
+
+        return ibis.memtable(arrow.dataset(path.lstrip("/"), filesystem=fs, format="parquet"))
 
     def _read(self, path: Path) -> ir.Table:
         return self.connection.read_parquet(path, table_name=self._table_name, **self._load_args)
@@ -130,11 +164,39 @@ class Text(Atomic, TextDataset):
         return path.read_text(encoding="utf-8")
 
 
+class HistoriesNpz(Atomic, AbstractVersionedDataset[PreparedHistories, PreparedHistories]):
+    """The histories of a prepared dataset as arrays of NumPy (.npz), without pickles."""
+
+    def __init__(self, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
+        import fsspec
+
+        protocol, path = get_protocol_and_path(filepath, version)
+        self._protocol, self._fs, self.metadata = protocol, fsspec.filesystem(protocol), metadata
+        super().__init__(PurePosixPath(path), version, exists_function=self._fs.exists, glob_function=self._fs.glob)
+
+    def _write(self, data: PreparedHistories, path: Path) -> None:
+        with path.open("wb") as file:  # given a name, NumPy would add a suffix to it
+            data.save(file)
+
+    def _read(self, path: Path) -> PreparedHistories:
+        return PreparedHistories.load(path)
+
+    def _exists(self) -> bool:
+        return bool(self._fs.exists(str(self._get_load_path())))
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "protocol": self._protocol, "version": self._version}
+
+
 class Folder(AbstractDataset[Any, Path]):
     """The path of a folder of raw files, whatever lies in it; the folder need not exist."""
 
     def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
+        protocol, path = get_protocol_and_path(filepath)
+        if protocol != "file":
+            message = f"raw files are read from a local folder, got {filepath}. Copy them into one and name that"
+            raise DatasetError(message)
+        self._filepath = Path(path)
         self.metadata = metadata
 
     def load(self) -> Path:
@@ -145,17 +207,8 @@ class Folder(AbstractDataset[Any, Path]):
         raise DatasetError(message)
 
     def _exists(self) -> bool:
-        # A source may need no files (synthetic) or fetch them; what is missing is told by the adapter.
+        # A source may need no files (synthetic) or fetch them; what is missing is told by the reader of the source.
         return True
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}
-
-
-def _sync(path: Path) -> None:
-    """Have a file or the entries of a folder on disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

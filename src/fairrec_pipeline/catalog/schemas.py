@@ -14,6 +14,8 @@ from pandera.ibis import Check, Column, DataFrameSchema
 
 from fairrec_pipeline.interactions.columns import (
     ITEM,
+    N_HELD_OUT,
+    N_INTERACTIONS,
     POPULARITY_RATIO,
     POSITION,
     ROLE,
@@ -49,6 +51,17 @@ user_attributes = DataFrameSchema(
 )
 
 core_interactions = DataFrameSchema({**_EVENT, POSITION: _POSITION}, name="core_interactions", strict=True)
+
+held_out = DataFrameSchema(
+    {
+        USER: Column(nullable=False),
+        N_INTERACTIONS: Column(dt.int64, Check.ge(2), nullable=False),
+        N_HELD_OUT: Column(dt.int64, Check.isin([1, 2]), nullable=False),
+    },
+    checks=Check(_one_row_per_user, error="one row per user"),
+    name="held_out",
+    strict=True,
+)
 
 interactions = DataFrameSchema(
     {**_EVENT, POSITION: _POSITION, ROLE: Column(str, Check.isin([TRAIN, VALIDATION, TEST]), nullable=False)},

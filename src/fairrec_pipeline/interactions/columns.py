@@ -10,5 +10,7 @@ TRAIN = "train"
 VALIDATION = "validation"
 TEST = "test"
 
+N_INTERACTIONS = "n_interactions"
+N_HELD_OUT = "n_held_out"
 TRAIN_LENGTH = "train_length"
 POPULARITY_RATIO = "popularity_ratio"

@@ -10,10 +10,10 @@ from fairrec_pipeline.interactions.errors import DataError
 
 
 def core_filter(events: ir.Table, core: int) -> ir.Table:
-    """Keep the users and items with at least `core` distinct partners, until nothing changes, in order of time.
+    """Keep the events of the core (see `core_events`), in order of time.
 
-    Counted on distinct (user, item) pairs; a kept pair keeps all its repeated events. The order of a history is
-    (timestamp, item), so that events of the same instant have one order whatever the order of the rows.
+    The order of a history is (timestamp, item), so that events of the same instant have one order whatever the order
+    of the rows.
 
     Args:
         events: columns user_id, item_id, timestamp; rows in any order.
@@ -21,6 +21,25 @@ def core_filter(events: ir.Table, core: int) -> ir.Table:
 
     Returns:
         Columns user_id, item_id, timestamp, position (0-based in the user's history), ordered by (user, position).
+
+    Raises:
+        DataError: nothing is left.
+    """
+    position = ibis.row_number().over(group_by=USER, order_by=[TIMESTAMP, ITEM])
+    return core_events(events, core).mutate(**{POSITION: position}).cache().order_by(USER, POSITION)
+
+
+def core_events(events: ir.Table, core: int) -> ir.Table:
+    """Keep the users and items with at least `core` distinct partners, until nothing changes.
+
+    Counted on distinct (user, item) pairs; a kept pair keeps all its repeated events.
+
+    Args:
+        events: columns user_id, item_id, timestamp.
+        core: least number of distinct items of a user and of distinct users of an item.
+
+    Returns:
+        The same columns, in no order.
 
     Raises:
         DataError: nothing is left.
@@ -41,14 +60,7 @@ def core_filter(events: ir.Table, core: int) -> ir.Table:
             f"Set a smaller split.core (1 keeps everything) or bring more data"
         )
         raise DataError(message)
-    position = ibis.row_number().over(group_by=USER, order_by=[TIMESTAMP, ITEM])
-    return (
-        events.select(USER, ITEM, TIMESTAMP)
-        .semi_join(pairs, [USER, ITEM])
-        .mutate(**{POSITION: position})
-        .cache()
-        .order_by(USER, POSITION)
-    )
+    return events.select(USER, ITEM, TIMESTAMP).semi_join(pairs, [USER, ITEM])
 
 
 def _with_partners(pairs: ir.Table, core: int) -> ir.Table:

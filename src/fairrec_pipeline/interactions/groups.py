@@ -7,23 +7,20 @@ from collections.abc import Mapping
 import ibis
 import ibis.expr.types as ir
 
-from fairrec_pipeline.interactions.columns import ITEM, POPULARITY_RATIO, ROLE, TRAIN, TRAIN_LENGTH, USER
+from fairrec_pipeline.interactions.columns import ITEM, POPULARITY_RATIO, TRAIN_LENGTH, USER
 from fairrec_pipeline.interactions.errors import DataError
-from fairrec_pipeline.parameters.blocks import TAKEN_NAMES
+from fairrec_pipeline.parameters.datasets import RESERVED_NAMES
 
 POPULARITY_GROUPS = ("niche", "diverse", "popular")
 LENGTH_GROUPS = ("short", "medium", "long")
 UNKNOWN_LABEL = "unknown"
-
-# Names that tables and parameters give to something else than an attribute.
-_TAKEN = set(TAKEN_NAMES)
 
 # Shares such as 1/3 have no exact float; far below one interaction for any log that fits on a machine.
 _ROUNDING = 1e-12
 
 
 def assign_groups(
-    interactions: ir.Table,
+    training: ir.Table,
     user_attributes: ir.Table,
     popular_quantile: float,
     splits: Mapping[str, tuple[float, float, float]],
@@ -38,7 +35,7 @@ def assign_groups(
     for the 33 splits, the published user shares of RetailRocket come out within 0.013 points (0.33/0.34/0.33: 0.7).
 
     Args:
-        interactions: columns user_id, item_id, role; only the role train is read.
+        training: columns user_id, item_id; a row per training interaction, nothing that is held out.
         user_attributes: user_id and one string column per attribute; users may be absent.
         popular_quantile: in (0, 1).
         splits: name -> shares of the interactions, low to high; a name starts with `pop` (by popularity ratio:
@@ -49,18 +46,17 @@ def assign_groups(
         attribute ("unknown" for users without a row of attributes).
 
     Raises:
-        DataError: an attribute bears a name that is already taken.
+        DataError: an attribute bears a reserved name.
     """
     attributes = [name for name in user_attributes.columns if name != USER]
-    taken = {name.casefold() for name in _TAKEN | set(splits)}
-    clashes = [name for name in attributes if name.casefold() in taken]
+    reserved = {*RESERVED_NAMES, *splits}
+    clashes = [name for name in attributes if name.casefold() in {other.casefold() for other in reserved}]
     if clashes:
         message = (
-            f"the user attribute {', '.join(clashes)} bears a name that is already taken; taken are "
-            f"{', '.join(sorted(_TAKEN | set(splits)))}. Rename the column in the users' file"
+            f"the user attribute {', '.join(clashes)} bears a reserved name; reserved are "
+            f"{', '.join(sorted(reserved))}. Rename the column in the users' file"
         )
         raise DataError(message)
-    training = interactions.filter(interactions[ROLE] == TRAIN).select(USER, ITEM)
     users = _statistics(training, popular_quantile)
     groups = users.select(
         USER, TRAIN_LENGTH, POPULARITY_RATIO, **{name: _group(name, shares) for name, shares in splits.items()}

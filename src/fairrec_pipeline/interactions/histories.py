@@ -1,4 +1,4 @@
-"""CutHistories as flat arrays: what training and evaluation read instead of a table."""
+"""Histories as flat arrays: what training and evaluation read instead of a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Histories:
-    """CutHistories of users, back to back, oldest item first.
+    """Histories of users, back to back, oldest item first.
 
     Attributes:
         users: (n_users,) user ids, ascending.
@@ -61,7 +61,7 @@ class Histories:
 
 
 def training_histories(interactions: pd.DataFrame) -> Histories:
-    """CutHistories of training interactions only; they define the catalogue.
+    """Histories of training interactions only; they define the catalogue.
 
     Args:
         interactions: columns user_id, item_id, position, role; rows in any order.
@@ -73,7 +73,7 @@ def training_histories(interactions: pd.DataFrame) -> Histories:
 
 
 def evaluation_histories(interactions: pd.DataFrame, catalogue: np.ndarray, role: str) -> Histories:
-    """CutHistories with a held-out target.
+    """Histories with a held-out target.
 
     For `validation` the history is the training part; for `test` the validation item belongs to it (METHODS: data
     protocol). Items outside the catalogue have no embedding and are left out of the history.

@@ -7,67 +7,84 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 
-from fairrec_pipeline.interactions.columns import ITEM, POSITION, ROLE, TEST, TIMESTAMP, TRAIN, USER, VALIDATION
+from fairrec_pipeline.interactions.columns import (
+    ITEM,
+    N_HELD_OUT,
+    N_INTERACTIONS,
+    POSITION,
+    ROLE,
+    TEST,
+    TIMESTAMP,
+    TRAIN,
+    USER,
+    VALIDATION,
+)
 from fairrec_pipeline.interactions.errors import DataError
 
-_LENGTH = "history_length"
 
+def hold_out(interactions: ir.Table, validation_users: int | float, seed: int) -> ir.Table:
+    """Decide how many of a user's last interactions are held out: 2 for the drawn validation users, else 1.
 
-def split_roles(core_interactions: ir.Table, validation_users: int | float, seed: int) -> ir.Table:
-    """Give every interaction its role.
-
-    A user's last interaction is the test target; for the drawn validation users the one before is the validation
-    target; everything else is training. The draw is `numpy.random.default_rng(seed).choice` over the ascending user
-    ids (METHODS: data protocol), so it depends on the set of users and the seed alone.
+    The draw is `numpy.random.default_rng(seed).choice` over the ascending user ids (METHODS: data protocol), so it
+    depends on the set of users and the seed alone.
 
     Args:
-        core_interactions: columns user_id, item_id, timestamp, position.
+        interactions: one row per interaction, with a column user_id.
         validation_users: a count (int), or a share of the users (float in (0, 1]).
         seed: of the draw.
 
     Returns:
-        Columns user_id, item_id, timestamp, position, role (train, validation, test), ordered by (user, position).
+        One row per user, ordered by user_id: user_id, n_interactions, n_held_out.
 
     Raises:
         DataError: more validation users than users, none at all, or a history too short to be split.
     """
-    lengths = core_interactions.group_by(USER).agg(**{_LENGTH: ibis._.count()}).order_by(USER).to_pandas()
-    drawn = _draw(lengths[USER], validation_users, seed)
-    needed = np.where(drawn, 3, 2)
-    short = lengths[_LENGTH].to_numpy() < needed
-    if short.any():
-        examples = ", ".join(
-            f"{row.user} ({row.length} of {row.needed})"
-            for row in pd.DataFrame({"user": lengths[USER], "length": lengths[_LENGTH], "needed": needed})[short]
-            .head(3)
-            .itertuples()
-        )
+    users: pd.DataFrame = interactions.group_by(USER).agg(**{N_INTERACTIONS: ibis._.count()}).order_by(USER).to_pandas()
+    users[N_HELD_OUT] = 1 + _draw(len(users), validation_users, seed)
+    short = users[users[N_INTERACTIONS] <= users[N_HELD_OUT]]
+    if len(short):
+        examples = ", ".join(f"{user} ({n} of {held_out + 1})" for user, n, held_out in short.head(3).to_numpy())
         message = (
-            f"{short.sum()} of {len(lengths)} users have too few interactions to be split: {examples}. A user needs 2 "
+            f"{len(short)} of {len(users)} users have too few interactions to be split: {examples}. A user needs 2 "
             f"(one to train on, one for the test), a validation user 3. Raise split.core to at least 3, or lower "
             f"split.validation_users={validation_users}"
         )
         raise DataError(message)
-    chosen = ibis.memtable(pd.DataFrame({USER: lengths[USER], "drawn": drawn}))
-    from_end = ibis._.count().over(group_by=USER) - 1 - ibis._[POSITION]
-    role = ibis.cases(
-        (ibis._.from_end == 0, TEST),
-        ((ibis._.from_end == 1) & ibis._.drawn, VALIDATION),
-        else_=TRAIN,
-    )
-    return (
-        core_interactions.mutate(from_end=from_end)
-        .join(chosen, USER)
-        .mutate(**{ROLE: role})
-        .select(USER, ITEM, TIMESTAMP, POSITION, ROLE)
-        .cache()
-        .order_by(USER, POSITION)
-    )
+    return ibis.memtable(users)
 
 
-def _draw(users: pd.Series, validation_users: int | float, seed: int) -> np.ndarray:
-    """(n_users,) bool, the user is a validation user; `users` ascending."""
-    n_users = len(users)
+def training_interactions(core_interactions: ir.Table, held_out: ir.Table) -> ir.Table:
+    """The interactions that are not held out: user_id, item_id.
+
+    Args:
+        core_interactions: columns user_id, item_id, position.
+        held_out: see `hold_out`.
+    """
+    both = core_interactions.join(held_out, USER)
+    return both.filter(both[POSITION] < both[N_INTERACTIONS] - both[N_HELD_OUT]).select(USER, ITEM)
+
+
+def split_roles(core_interactions: ir.Table, held_out: ir.Table) -> ir.Table:
+    """Give every interaction its role.
+
+    A user's last interaction is the test target, the one before the validation target if two are held out. Everything
+    else is training.
+
+    Args:
+        core_interactions: columns user_id, item_id, timestamp, position.
+        held_out: see `hold_out`.
+
+    Returns:
+        Columns user_id, item_id, timestamp, position, role (train, validation, test), ordered by (user, position).
+    """
+    both = core_interactions.join(held_out, USER)
+    from_end = both[N_INTERACTIONS] - 1 - both[POSITION]
+    role = ibis.cases((from_end == 0, TEST), (from_end < both[N_HELD_OUT], VALIDATION), else_=TRAIN)
+    return both.select(USER, ITEM, TIMESTAMP, POSITION, **{ROLE: role}).cache().order_by(USER, POSITION)
+
+
+def _draw(n_users: int, validation_users: int | float, seed: int) -> np.ndarray:
+    """(n_users,) int64, 1 for a validation user, else 0."""
     count = round(validation_users * n_users) if isinstance(validation_users, float) else validation_users
     if not 1 <= count <= n_users:
         message = (
@@ -76,6 +93,6 @@ def _draw(users: pd.Series, validation_users: int | float, seed: int) -> np.ndar
             f"such as 0.5) of at least one user and at most 1.0"
         )
         raise DataError(message)
-    drawn = np.zeros(n_users, dtype=bool)
-    drawn[np.random.default_rng(seed).choice(n_users, count, replace=False)] = True
+    drawn = np.zeros(n_users, dtype=np.int64)
+    drawn[np.random.default_rng(seed).choice(n_users, count, replace=False)] = 1
     return drawn

@@ -3,13 +3,72 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
+import numpy as np
 import pandas as pd
+from numpy.lib.npyio import NpzFile
 
-from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.interactions.columns import TEST, VALIDATION
+from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
+from fairrec_pipeline.interactions.statistics import fingerprint, group_fingerprints
+
+_PARTS = ("train", "validation", "test")
+_NUMBERS = ("items", "offsets", "targets", "repeats")
+
+
+@dataclass(frozen=True)
+class PreparedHistories:
+    """Every history of a prepared dataset.
+
+    Attributes:
+        train, validation, test: the last two with targets; one catalogue for all.
+        fingerprint: of the interactions with their roles (see `statistics.fingerprint`).
+    """
+
+    train: Histories
+    validation: Histories
+    test: Histories
+    fingerprint: str
+
+    @classmethod
+    def of(cls, interactions: pd.DataFrame) -> PreparedHistories:
+        """Arrays of a table with the columns user_id, item_id, position, role; rows in any order."""
+        train = training_histories(interactions)
+        validation, test = (evaluation_histories(interactions, train.catalogue, role) for role in (VALIDATION, TEST))
+        return cls(train, validation, test, fingerprint(interactions))
+
+    def save(self, file: IO[bytes]) -> None:
+        """Write the arrays as `numpy.savez` does."""
+        arrays = {"fingerprint": np.frombuffer(self.fingerprint.encode(), np.uint8)}
+        arrays |= _packed("catalogue", self.train.catalogue)
+        for name in _PARTS:
+            histories: Histories = getattr(self, name)
+            arrays |= _packed(f"{name}.users", histories.users)
+            numbers = {f"{name}.{key}": getattr(histories, key) for key in _NUMBERS}
+            arrays |= {key: value for key, value in numbers.items() if value is not None}
+        np.savez(file, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> PreparedHistories:
+        """Read what `save` wrote.
+
+        Raises:
+            zipfile.BadZipFile: the file is damaged or holds something else.
+        """
+        try:
+            with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
+                arrays = dict(archive)
+            catalogue = _unpacked("catalogue", arrays)
+            train, validation, test = (_histories(name, catalogue, arrays) for name in _PARTS)
+            return cls(train, validation, test, bytes(arrays["fingerprint"]).decode())
+        except (KeyError, ValueError, EOFError) as error:
+            message = f"it does not hold prepared histories: {error}"
+            raise zipfile.BadZipFile(message) from error
 
 
 @dataclass(frozen=True)
@@ -42,6 +101,54 @@ class PreparedData:
         return combined_fingerprint(self.group_fingerprints, groups)
 
 
+def prepare_data(
+    histories: PreparedHistories, user_groups: pd.DataFrame, statistics: Mapping[str, Any], dataset: str
+) -> PreparedData:
+    """Put together what training and evaluation read.
+
+    Args:
+        histories: of the data pipeline.
+        user_groups: one row per user, with labels.
+        statistics: what the data pipeline says of both.
+        dataset: the name that is asked for.
+
+    Raises:
+        ValueError: they belong to another dataset or to different preparations.
+    """
+    check_prepared(statistics, dataset, histories.fingerprint, user_groups)
+    return PreparedData(
+        dataset=dataset,
+        fingerprint=histories.fingerprint,
+        split=statistics["prepared_with"]["split"],
+        train=histories.train,
+        validation=histories.validation,
+        test=histories.test,
+        user_groups=user_groups,
+        group_fingerprints=statistics["group_fingerprints"],
+    )
+
+
+def check_prepared(
+    statistics: Mapping[str, Any], dataset: str, interactions_fingerprint: str, user_groups: pd.DataFrame
+) -> None:
+    """Make sure that interactions and groups are those that the statistics describe, and of the dataset asked for.
+
+    Raises:
+        ValueError: they are not.
+    """
+    present = {"interactions": interactions_fingerprint, **group_fingerprints(user_groups)}
+    described = {"interactions": statistics.get("fingerprint"), **statistics.get("group_fingerprints", {})}
+    other = sorted(name for name in {*present, *described} if present.get(name) != described.get(name))
+    if statistics["dataset"] == dataset and not other:
+        return
+    what = f" that differ in {', '.join(other)}" if other else ""
+    message = (
+        f"interactions and user_groups are not the prepared data of {dataset}: dataset_statistics describes data of "
+        f"{statistics['dataset']}{what}; run: kedro run --pipelines=data --params dataset={dataset}"
+    )
+    raise ValueError(message)
+
+
 def combined_fingerprint(of_columns: Mapping[str, str], groups: str | None) -> str | None:
     """Fingerprint of a column of labels or of `atomic`; None without groups, or where there is no such column."""
     if groups is None:
@@ -50,3 +157,30 @@ def combined_fingerprint(of_columns: Mapping[str, str], groups: str | None) -> s
         return of_columns.get(groups)
     parts = [of_columns.get(name, "") for name in ("pop33", "seq33")]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _histories(name: str, catalogue: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Histories:
+    items, offsets = arrays[f"{name}.items"], arrays[f"{name}.offsets"]
+    targets, repeats = arrays.get(f"{name}.targets"), arrays.get(f"{name}.repeats")
+    return Histories(_unpacked(f"{name}.users", arrays), catalogue, items, offsets, targets, repeats)
+
+
+def _packed(name: str, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Ids as arrays without objects: numbers as they are, texts as UTF-8 with the end of each.
+
+    Not as an array of texts, where every id takes the room of the longest.
+    """
+    if ids.dtype != object:
+        return {name: ids}
+    texts = [text.encode() for text in ids]
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    return {f"{name}.text": np.frombuffer(b"".join(texts), np.uint8), f"{name}.ends": ends}
+
+
+def _unpacked(name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    if name in arrays:
+        return arrays[name]
+    text, ends = arrays[f"{name}.text"].tobytes(), arrays[f"{name}.ends"].tolist()
+    ids = np.empty(len(ends), dtype=object)
+    ids[:] = [text[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+    return ids

@@ -1,4 +1,4 @@
-"""What the prepared data are: counts, shares of the groups, a fingerprint, and the parameters they came from."""
+"""What the prepared data are: counts, shares of the groups, fingerprints."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from fairrec_pipeline.interactions.columns import (
     ITEM,
     POPULARITY_RATIO,
+    POSITION,
     ROLE,
     TEST,
     TRAIN,
@@ -19,22 +20,21 @@ from fairrec_pipeline.interactions.columns import (
     VALIDATION,
 )
 from fairrec_pipeline.interactions.groups import LENGTH_GROUPS, POPULARITY_GROUPS
-from fairrec_pipeline.parameters.blocks import Groups, Source, Split
 
 
 def dataset_statistics(interactions: pd.DataFrame, user_groups: pd.DataFrame) -> dict[str, Any]:
-    """Counts, group shares and fingerprint of the prepared data.
+    """Counts, group shares and fingerprints of the prepared data.
 
     Args:
-        interactions: columns user_id, item_id, role.
+        interactions: columns user_id, item_id, position, role.
         user_groups: one row per user: train_length and one column of labels per split and attribute.
 
     Returns:
         n_users, n_items, n_interactions, n_train, n_validation, n_test; group_shares {split: {group: {users,
-        interactions}}} in percent of the users and of the training interactions; fingerprint.
+        interactions}}} in percent of the users and of the training interactions; fingerprint of the interactions;
+        group_fingerprints {column of labels: fingerprint}.
     """
     roles = interactions[ROLE].value_counts()
-    splits = [name for name in user_groups.columns if name not in (USER, TRAIN_LENGTH, POPULARITY_RATIO)]
     return {
         "n_users": int(interactions[USER].nunique()),
         "n_items": int(interactions[ITEM].nunique()),
@@ -42,51 +42,32 @@ def dataset_statistics(interactions: pd.DataFrame, user_groups: pd.DataFrame) ->
         "n_train": int(roles.get(TRAIN, 0)),
         "n_validation": int(roles.get(VALIDATION, 0)),
         "n_test": int(roles.get(TEST, 0)),
-        "group_shares": {split: _shares(user_groups, split) for split in splits},
-        "fingerprint": fingerprint(interactions, user_groups),
+        "group_shares": {split: _shares(user_groups, split) for split in _label_columns(user_groups)},
+        "fingerprint": fingerprint(interactions),
+        "group_fingerprints": group_fingerprints(user_groups),
     }
 
 
-def prepared_with(dataset: str, source: Source, split: Split, groups: Groups) -> dict[str, Any]:
-    """The parameters that the prepared data depend on, as JSON values; equal if and only if the data need no change.
-
-    The `parameters` of a dataset's block are left out: those that matter here are already in `split` and `groups`.
-    """
-    return {
-        "dataset": dataset,
-        "source": source.root.model_dump(mode="json", exclude={"parameters"}),
-        "split": split.model_dump(mode="json"),
-        "groups": groups.model_dump(mode="json"),
-    }
+def fingerprint(interactions: pd.DataFrame) -> str:
+    """SHA-256 of what decides a training and its targets: user, item, position and role of every interaction."""
+    return _content(interactions[[USER, ITEM, POSITION, ROLE]])
 
 
-def fingerprint(*tables: pd.DataFrame) -> str:
-    """SHA-256 over the content of the tables, whatever the order of their rows and columns."""
-    digest = hashlib.sha256()
-    for table in tables:
-        columns = sorted(table.columns)
-        rows = pd.util.hash_pandas_object(table[columns], index=False).to_numpy()
-        digest.update("\0".join(columns).encode())
-        digest.update(np.sort(rows).tobytes())
+def group_fingerprints(user_groups: pd.DataFrame) -> dict[str, str]:
+    """SHA-256 of (user, label), for every column of labels."""
+    return {name: _content(user_groups[[USER, name]]) for name in _label_columns(user_groups)}
+
+
+def _content(table: pd.DataFrame) -> str:
+    """SHA-256 over the content of a table, whatever the order of its rows."""
+    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
+    digest = hashlib.sha256("\0".join(table.columns).encode())
+    digest.update(np.sort(rows).tobytes())
     return digest.hexdigest()
 
 
-def check_fingerprint(
-    statistics: dict[str, Any], dataset: str, interactions: pd.DataFrame, user_groups: pd.DataFrame
-) -> None:
-    """Make sure that the tables are those that the statistics describe, and of the dataset that is asked for.
-
-    Raises:
-        ValueError: they belong to another dataset or preparation.
-    """
-    found = fingerprint(interactions, user_groups)
-    if statistics["dataset"] != dataset or statistics["fingerprint"] != found:
-        message = (
-            f"interactions and user_groups are not the prepared data of {dataset}: dataset_statistics describes "
-            f"{statistics['dataset']} with fingerprint {statistics['fingerprint'][:12]}, the tables have {found[:12]}; "
-            f"run: kedro run --pipelines=data --params dataset={dataset}"
-        )
-        raise ValueError(message)
+def _label_columns(user_groups: pd.DataFrame) -> list[str]:
+    return [name for name in user_groups.columns if name not in (USER, TRAIN_LENGTH, POPULARITY_RATIO)]
 
 
 def _shares(user_groups: pd.DataFrame, split: str) -> dict[str, dict[str, float]]:

@@ -65,9 +65,9 @@ def _ragged_attention(qkv: Tensor, sequences: Ragged, heads: int, rate: float) -
             q, k, v, offsets, offsets, longest, longest, rate, True, False
         )[0]
         return cast(Tensor, attended.flatten(1))
-    places = torch.arange(len(qkv), device=qkv.device)
-    rows = torch.searchsorted(offsets, places, right=True)
-    visible = (rows[:, None] == rows) & (places[:, None] >= places)
+    positions = torch.arange(len(qkv), device=qkv.device)
+    rows = torch.searchsorted(offsets, positions, right=True)
+    visible = (rows[:, None] == rows) & (positions[:, None] >= positions)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
     attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=rate)
     return attended[0].transpose(0, 1).flatten(1)

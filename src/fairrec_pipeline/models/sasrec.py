@@ -59,7 +59,7 @@ class SASRec(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, feed_forward, heads, dropout) for _ in range(blocks))
         self.final_norm = nn.LayerNorm(dim)
         self.copy = CopyMechanism(copy_window, dim) if copy_window else None
-        self.mask_source = MaskSource(0)  # a training sets its own, epoch by epoch
+        self.mask_source = MaskSource(0)  # a training sets another one for every epoch
 
     @property
     def start_token(self) -> int:

@@ -1,7 +1,7 @@
 """A small generated world in which methods can differ between groups of users.
 
 One mainstream taste and a few small niche tastes, each with its own items and its own order in which they are looked
-at. Users of a niche are few, so a model trained on the mean learns their order last. CutHistories have a heavy tail;
+at. Users of a niche are few, so a model trained on the mean learns their order last. Histories have a heavy tail;
 items a skewed popularity; people come back to items of their own.
 """
 

@@ -10,44 +10,68 @@ from typing import Any
 
 import ibis.expr.types as ir
 
-from fairrec_pipeline.interactions.sources.readers import read_source
-from fairrec_pipeline.interactions.core_filter import core_filter
+from fairrec_pipeline.interactions.core_filter import core_events, core_filter
+from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.groups import assign_groups as assign_user_groups
-from fairrec_pipeline.interactions.leave_one_out import split_roles
-from fairrec_pipeline.interactions.statistics import dataset_statistics, prepared_with
-from fairrec_pipeline.parameters.blocks import Groups, Source, Split
+from fairrec_pipeline.interactions.leave_one_out import hold_out, split_roles, training_interactions
+from fairrec_pipeline.interactions.preparation import prepared_with
+from fairrec_pipeline.interactions.prepared import PreparedHistories
+from fairrec_pipeline.interactions.sources import read_source
+from fairrec_pipeline.interactions.sources.raw_files import describe_file
+from fairrec_pipeline.interactions.statistics import dataset_statistics
+from fairrec_pipeline.parameters.blocks import Groups, Split
+from fairrec_pipeline.parameters.datasets import Source
 
 
-def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir.Table]:
-    """Events and user attributes of the raw files.
+def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir.Table, dict[str, Any]]:
+    """Events and user attributes of the raw files, and what was read and how it is to be split.
 
     What the later nodes would refuse (nothing left after the filter, histories too short to split) is refused here,
     before the first artifact is written.
     """
-    events, user_attributes = read_source(raw_folder, source)
-    split_roles(core_filter(events, split.core), split.validation_users, split.seed)
-    return events, user_attributes
+    raw = read_source(raw_folder, source)
+    hold_out(core_events(raw.events, split.core), split.validation_users, split.seed)
+    files = {path.relative_to(raw_folder).as_posix(): describe_file(path) for path in raw.files}
+    return raw.events, raw.user_attributes, {"raw_files": files, "split": split.model_dump(mode="json")}
 
 
-def filter_core(events: ir.Table, split: Split) -> ir.Table:
-    """Interactions of the core, chronological per user."""
-    return core_filter(events, split.core)
+def filter_core(events: ir.Table, split: Split) -> tuple[ir.Table, ir.Table]:
+    """Interactions of the core, chronological per user, and how many of a user's last ones are held out."""
+    core_interactions = core_filter(events, split.core)
+    return core_interactions, hold_out(core_interactions, split.validation_users, split.seed)
 
 
-def assign_groups(core_interactions: ir.Table, user_attributes: ir.Table, split: Split, groups: Groups) -> ir.Table:
-    """Groups of the users, from what will be their training interactions: nothing held out can leak into a group."""
-    interactions = split_roles(core_interactions, split.validation_users, split.seed)
-    return assign_user_groups(interactions, user_attributes, groups.popular_quantile, groups.splits)
+def assign_groups(
+    core_interactions: ir.Table, held_out: ir.Table, user_attributes: ir.Table, groups: Groups
+) -> ir.Table:
+    """Groups of the users, from training interactions: nothing held out can leak into a group."""
+    training = training_interactions(core_interactions, held_out)
+    return assign_user_groups(training, user_attributes, groups.popular_quantile, groups.splits)
 
 
 def split_leave_one_out(
-    core_interactions: ir.Table, user_groups: ir.Table, dataset: str, source: Source, split: Split, groups: Groups
-) -> tuple[ir.Table, dict[str, Any]]:
-    """Interactions with their roles, and what there is to say of the prepared data."""
-    interactions = split_roles(core_interactions, split.validation_users, split.seed)
-    statistics = dataset_statistics(interactions.to_pandas(), user_groups.to_pandas())
-    return interactions, {
+    core_interactions: ir.Table,
+    held_out: ir.Table,
+    user_groups: ir.Table,
+    ingested: dict[str, Any],
+    dataset: str,
+    source: Source,
+    split: Split,
+    groups: Groups,
+) -> tuple[ir.Table, PreparedHistories, dict[str, Any]]:
+    """Interactions with their roles, the same as arrays, and what there is to say of the prepared data."""
+    described = prepared_with(dataset, source, split, groups)
+    if ingested["split"] != described["split"]:
+        message = (
+            f"the log was ingested with split={ingested['split']}, the present parameters are {described['split']}. "
+            f"Run the data pipeline from its first node, ingest"
+        )
+        raise DataError(message)
+    interactions = split_roles(core_interactions, held_out)
+    rows = interactions.to_pandas()
+    statistics = {
         "dataset": dataset,
-        **statistics,
-        "prepared_with": prepared_with(dataset, source, split, groups),
+        **dataset_statistics(rows, user_groups.to_pandas()),
+        "prepared_with": {**described, "raw_files": ingested["raw_files"]},
     }
+    return interactions, PreparedHistories.of(rows), statistics

@@ -14,13 +14,18 @@ def create_pipeline() -> Pipeline:
             Node(
                 ingest,
                 inputs=["raw_folder", "params:source", "params:split"],
-                outputs=["events", "user_attributes"],
+                outputs=["events", "user_attributes", "ingested"],
                 name="ingest",
             ),
-            Node(filter_core, inputs=["events", "params:split"], outputs="core_interactions", name="filter_core"),
+            Node(
+                filter_core,
+                inputs=["events", "params:split"],
+                outputs=["core_interactions", "held_out"],
+                name="filter_core",
+            ),
             Node(
                 assign_groups,
-                inputs=["core_interactions", "user_attributes", "params:split", "params:groups"],
+                inputs=["core_interactions", "held_out", "user_attributes", "params:groups"],
                 outputs="user_groups",
                 name="assign_groups",
             ),
@@ -28,13 +33,15 @@ def create_pipeline() -> Pipeline:
                 split_leave_one_out,
                 inputs=[
                     "core_interactions",
+                    "held_out",
                     "user_groups",
+                    "ingested",
                     "params:dataset",
                     "params:source",
                     "params:split",
                     "params:groups",
                 ],
-                outputs=["interactions", "dataset_statistics"],
+                outputs=["interactions", "histories", "dataset_statistics"],
                 name="split_leave_one_out",
             ),
         ]

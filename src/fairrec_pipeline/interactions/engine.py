@@ -1,0 +1,87 @@
+"""The embedded DuckDB on which every table is worked out, fit for threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
+
+
+class SharedDuckDB(Backend):
+    """Ibis' DuckDB backend with one database, and one connection to it for every thread.
+
+    A DuckDB connection holds one query at a time, so threads that share it close each other's results. What one thread
+    makes (views of files, cached tables) lies in the database and not in its connection: the others can read it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._database: duckdb.DuckDBPyConnection | None = None
+        self._of_thread = threading.local()
+        super().__init__(*args, **kwargs)
+
+    @property
+    def con(self) -> duckdb.DuckDBPyConnection:
+        """Connection of the calling thread."""
+        if not hasattr(self._of_thread, "con"):
+            assert self._database is not None  # set when the backend connects
+            connection = self._database.cursor()
+            connection.execute("SET TimeZone = 'UTC'").execute("SET python_enable_replacements = false")
+            self._of_thread.con = connection
+        connected: duckdb.DuckDBPyConnection = self._of_thread.con
+        return connected
+
+    @con.setter
+    def con(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._database = connection
+
+    @property
+    def _memtables(self) -> weakref.WeakSet[Any]:
+        """Tables in memory that the connection of the calling thread knows."""
+        if not hasattr(self._of_thread, "memtables"):
+            self._of_thread.memtables = weakref.WeakSet()
+        known: weakref.WeakSet[Any] = self._of_thread.memtables
+        return known
+
+    @_memtables.setter
+    def _memtables(self, known: weakref.WeakSet[Any]) -> None:
+        self._of_thread.memtables = known
+
+    def _create_cached_table(self, name: str, expr: ir.Table) -> ir.Table:
+        return self.create_table(name, expr, schema=expr.schema())
+
+    def _create_temp_view(self, table_name: str, source: Any) -> None:
+        view = self._get_temp_view_definition(table_name, source)
+        view.set("properties", None)
+        with self._safe_raw_sql(view):
+            pass
+
+
+_making = threading.Lock()
+
+
+def engine() -> SharedDuckDB:
+    """The database of this process; from the first call on it is the default of Ibis."""
+    with _making:
+        default = ibis.options.default_backend
+        if isinstance(default, SharedDuckDB):
+            return default
+        backend: SharedDuckDB = SharedDuckDB().connect()
+        ibis.set_backend(backend)
+        return backend
+
+
+def _forget() -> None:
+    """A forked process has a copy of the database without the threads that work for it."""
+    global _making  # noqa: PLW0603
+    _making = threading.Lock()
+    if isinstance(ibis.options.default_backend, SharedDuckDB):
+        ibis.options.default_backend = None
+
+
+os.register_at_fork(after_in_child=_forget)

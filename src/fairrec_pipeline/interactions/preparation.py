@@ -1,0 +1,61 @@
+"""When data have to be prepared: what they depend on, and what has changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fairrec_pipeline.interactions.sources.raw_files import describe_file
+from fairrec_pipeline.parameters.blocks import Groups, Split
+from fairrec_pipeline.parameters.datasets import Source
+
+FORMAT = 2
+"""Of the prepared data; raised when their tables, or what they mean, change."""
+
+
+def prepared_with(dataset: str, source: Source, split: Split, groups: Groups) -> dict[str, Any]:
+    """The parameters that the prepared data depend on, as JSON values.
+
+    The `parameters` of a dataset's block are left out: those that matter here are already in `split` and `groups`.
+    """
+    return {
+        "format": FORMAT,
+        "dataset": dataset,
+        "source": source.root.model_dump(mode="json", exclude={"parameters"}),
+        "split": split.model_dump(mode="json"),
+        "groups": groups.model_dump(mode="json"),
+    }
+
+
+def why_prepare(described: Mapping[str, Any] | None, wanted: Mapping[str, Any], folder: Path) -> str | None:
+    """Say why data have to be prepared (again); None if they are there and as wanted.
+
+    Args:
+        described: `prepared_with` of the dataset's statistics, with its `raw_files`; None without statistics.
+        wanted: `prepared_with` of the present parameters.
+        folder: of the raw files. A raw file that is no longer there does not make the prepared data worse.
+
+    Returns:
+        The end of the sentence "the data ...".
+    """
+    if described is None:
+        return "are not prepared yet"
+    if described.get("format") != wanted["format"]:
+        return "were prepared by an older version of this project"
+    changed = [name for name in wanted if described.get(name) != wanted[name]]
+    if changed:
+        return f"were prepared with other parameters ({', '.join(changed)})"
+    for name, before in described.get("raw_files", {}).items():
+        if _is_replaced(folder / name, before):
+            return f"were prepared from another {name} than the one in {folder}"
+    return None
+
+
+def _is_replaced(path: Path, before: Mapping[str, Any]) -> bool:
+    if not path.exists():
+        return False
+    status = path.stat()
+    if (status.st_size, status.st_mtime_ns) == (before["size"], before["mtime_ns"]):
+        return False  # spares reading a large log before every training
+    return bool(status.st_size != before["size"] or describe_file(path)["sha256"] != before["sha256"])

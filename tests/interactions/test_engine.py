@@ -1,0 +1,51 @@
+"""The database of the process under threads and forks."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import ibis
+import pandas as pd
+
+from fairrec_pipeline.interactions.engine import engine
+
+FRAME = pd.DataFrame({"user_id": range(1000), "item_id": [n % 7 for n in range(1000)]})
+
+
+def test_threads_read_join_and_cache_at_the_same_time(tmp_path: Path) -> None:
+    FRAME.to_parquet(tmp_path / "a.parquet")
+    few = ibis.memtable(pd.DataFrame({"item_id": [1, 2]}))
+    shared = engine().read_parquet(tmp_path / "a.parquet").filter(ibis._.user_id < 500).cache()
+
+    def work(_: int) -> int:
+        table = engine().read_parquet(tmp_path / "a.parquet").join(few, "item_id")
+        return len(table.join(shared.select("user_id"), "user_id").cache().order_by("user_id").to_pandas())
+
+    expected = (FRAME.item_id.isin([1, 2]) & (FRAME.user_id < 500)).sum()
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(work, range(64))) == {expected}
+
+
+def test_what_one_thread_makes_another_can_read(tmp_path: Path) -> None:
+    FRAME.to_parquet(tmp_path / "a.parquet")
+    with ThreadPoolExecutor(1) as pool:
+        table = pool.submit(lambda: engine().read_parquet(tmp_path / "a.parquet").head(3).cache()).result()
+    assert len(table.join(ibis.memtable(FRAME)[["user_id"]], "user_id").to_pandas()) == 3
+
+
+def test_times_have_one_zone_in_every_thread() -> None:
+    zone = "SELECT current_setting('TimeZone')"
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: engine().con.execute(zone).fetchone()).result() == ("UTC",)
+    assert engine().con.execute(zone).fetchone() == ("UTC",)
+
+
+def test_a_forked_process_has_a_database_of_its_own() -> None:
+    before = engine()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if engine() is not before and ibis.memtable(FRAME).count().execute() == 1000 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert engine() is before is ibis.get_backend()
