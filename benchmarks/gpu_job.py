@@ -38,10 +38,10 @@ import fairrec_pipeline
 from benchmarks.floors import step_flops
 from benchmarks.reference import PaddedBatches, PaddedSASRec, PaddedStep
 from benchmarks.workloads import PUBLISHED, TOY, generated_like
-from fairrec_pipeline.metrics.ranking import Scorer, ndcg, rank_targets
 from fairrec_pipeline.interactions.columns import TEST, USER, VALIDATION
 from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
+from fairrec_pipeline.metrics.ranking import Scorer, ndcg, rank_targets
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.base import Objective

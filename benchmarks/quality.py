@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from benchmarks.workloads import RETAILROCKET_FOLDERS, real_retailrocket, workload
-from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.base import Population

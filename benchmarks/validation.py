@@ -13,8 +13,8 @@ from benchmarks.isolation import Isolated
 from benchmarks.reference import PaddedSASRec, copy_weights, mean_ndcg
 from benchmarks.step import SEED, ratio, spread
 from benchmarks.workloads import Workload
-from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.training.scoring import ModelScorer
 

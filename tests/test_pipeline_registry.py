@@ -84,7 +84,15 @@ def test_parts_of_an_arm_are_those_of_its_record(shared_project: Path, loss: str
     with KedroSession.create(shared_project, env="test", runtime_params=runtime) as session:
         catalog = session.load_context().catalog
     name = "gdro-seq33" if METHODS[loss].needs_groups else loss
-    for part in ("model", "training_history", "user_weights", "user_metrics", "group_metrics", "run_card", "tuning_runs"):
+    for part in (
+        "model",
+        "training_history",
+        "user_weights",
+        "user_metrics",
+        "group_metrics",
+        "run_card",
+        "tuning_runs",
+    ):
         described = catalog.get(part)._describe()
         assert (described["arm"], described["seed"], described["part"]) == (name, 3, part)
         assert not catalog.exists(part)

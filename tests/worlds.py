@@ -169,7 +169,5 @@ def prepared_data(**attributes: Any) -> PreparedData:
     events, groups = interactions(), user_groups(**attributes)
     train = training_histories(events)
     validation, test = (evaluation_histories(events, train.catalogue, role) for role in ("validation", "test"))
-    fingerprints = {
-        name: hashlib.sha256(",".join(groups[name]).encode()).hexdigest() for name in groups.columns[3:]
-    }
+    fingerprints = {name: hashlib.sha256(",".join(groups[name]).encode()).hexdigest() for name in groups.columns[3:]}
     return PreparedData("small", FINGERPRINT, {}, train, validation, test, groups, fingerprints)

@@ -52,7 +52,8 @@ def test_everything_that_is_imported_at_run_time_is_seen(loss: str) -> None:
         name
         for name in loaded
         if not name.startswith("fairrec_pipeline.parameters")
-        and not {f"{(path := name.removeprefix('fairrec_pipeline.').replace('.', '/'))}.py", f"{path}/__init__.py"} & seen
+        and not {f"{(path := name.removeprefix('fairrec_pipeline.').replace('.', '/'))}.py", f"{path}/__init__.py"}
+        & seen
     }
     assert missing == set()
 

@@ -21,7 +21,9 @@ def data(**changes: Any) -> PreparedData:
     return PreparedData("small", "f", {"core": 5}, train, train, train, user_groups(2), fingerprints, **changes)
 
 
-def key(arm: str = "erm", world: PreparedData | None = None, environment: dict[str, str] = ENVIRONMENT, **changes: Any) -> str:
+def key(
+    arm: str = "erm", world: PreparedData | None = None, environment: dict[str, str] = ENVIRONMENT, **changes: Any
+) -> str:
     return spec_of(arm, **changes).key(world or data(), environment)
 
 

@@ -113,7 +113,9 @@ def test_a_flipped_bit_is_not_used(tmp_path: Path, file: str, part: str) -> None
     (path,) = (path for path in tmp_path.rglob(file) if path.is_file())
     flip(path, len(path.read_bytes()) // 2)
     (found,) = store.records()
-    with pytest.raises(DamagedArmError, match=rf"{path} was changed after it was written.*Train the arm again, or delete"):
+    with pytest.raises(
+        DamagedArmError, match=rf"{path} was changed after it was written.*Train the arm again, or delete"
+    ):
         found.open_part(part)
     with pytest.raises(DamagedArmError):
         store.check(found)
@@ -139,7 +141,9 @@ def test_a_damaged_card_is_named(tmp_path: Path, text: str) -> None:
         store.records()
 
 
-def test_what_an_earlier_version_has_left_is_said_and_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_an_earlier_version_has_left_is_said_and_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = store_at(tmp_path)
     store.save(record())
     (path,) = (path for path in tmp_path.rglob("run_card.json") if path.is_file())

@@ -33,8 +33,8 @@ from benchmarks.gpu_job import (
     write_job,
 )
 from benchmarks.reference import PaddedSASRec, mean_ndcg
-from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 
 CPU = torch.device("cpu")
 

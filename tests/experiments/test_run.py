@@ -6,7 +6,7 @@ import json
 import logging
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,13 +86,13 @@ class Session:
 def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one an epoch that is trained in this process."""
     trained: list[int] = []
-    train_epoch: Callable[..., Any] = fit_module._train_epoch
+    run_epoch = fit_module._Training.run_epoch
 
-    def counted(*arguments: Any, **named: Any) -> Any:
+    def counted(training: Any) -> Any:
         trained.append(1)
-        return train_epoch(*arguments, **named)
+        return run_epoch(training)
 
-    monkeypatch.setattr(fit_module, "_train_epoch", counted)
+    monkeypatch.setattr(fit_module._Training, "run_epoch", counted)
     return trained
 
 
@@ -177,7 +177,12 @@ def test_test_targets_decide_nothing(tmp_path: Path, data: PreparedData) -> None
 
 def test_a_grid_reaches_the_blocks_of_model_and_train(tmp_path: Path, data: PreparedData) -> None:
     grid = [
-        spec_of("erm", model={"dim": dim}, train={"learning_rate": 0.02}, point={"model.dim": dim, "train.learning_rate": 0.02})
+        spec_of(
+            "erm",
+            model={"dim": dim},
+            train={"learning_rate": 0.02},
+            point={"model.dim": dim, "train.learning_rate": 0.02},
+        )
         for dim in (4, 8)
     ]
     (record,) = Session(tmp_path, data)(grid, seeds=(0,))

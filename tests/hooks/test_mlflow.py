@@ -24,7 +24,11 @@ from fairrec_pipeline.hooks.mlflow_runs import MlflowRuns
 from fairrec_pipeline.metrics.by_group import group_metrics
 from tests.worlds import metrics_of, record_of, user_groups
 
-RUN = {"parameters": {"seed": 0, "loss": "cvar", "cvar": {"alpha": 0.3}}, "started": "2026-01-01T00:00:00+00:00", "torch": "2"}
+RUN = {
+    "parameters": {"seed": 0, "loss": "cvar", "cvar": {"alpha": 0.3}},
+    "started": "2026-01-01T00:00:00+00:00",
+    "torch": "2",
+}
 HISTORY = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "validation_ndcg_at_20": [0.1, 0.2]})
 
 
@@ -228,7 +232,9 @@ def saved(project: Path) -> list[Path]:
     return list((project / "data/07_model_output/synthetic").glob("*/seed-*/run_card.json/*/run_card.json"))
 
 
-def test_a_server_that_is_away_costs_a_warning(project: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+def test_a_server_that_is_away_costs_a_warning(
+    project: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from mlflow.utils.validation import _validate_metric_name
 
+from fairrec_pipeline.interactions.columns import ATOMIC
 from fairrec_pipeline.metrics.by_group import (
-    ATOMIC,
     METRICS,
     attribute_names,
     extremes,
@@ -130,7 +130,21 @@ def test_names_for_a_tracker(users, four_groups):
     assert names["test/ndcg_at_20/worst_group"] == 0
 
 
-HOSTILE = ["a/b", "a_b", "a:b", "a\\b", "", ".", "..", "x" * 300, "x" * 300 + "y", "ü" * 240, "K-12 student", "56+", "56_"]
+HOSTILE = [
+    "a/b",
+    "a_b",
+    "a:b",
+    "a\\b",
+    "",
+    ".",
+    "..",
+    "x" * 300,
+    "x" * 300 + "y",
+    "ü" * 240,
+    "K-12 student",
+    "56+",
+    "56_",
+]
 
 
 def test_different_labels_have_different_names_that_mlflow_accepts(users):

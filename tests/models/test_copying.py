@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.copying import Encounters, encounters, copied_items, copied_items_of_fixed_number
+from fairrec_pipeline.models.copying import Encounters, copied_items, copied_items_of_fixed_number, encounters
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import Additions, SoftmaxHead

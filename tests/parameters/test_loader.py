@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +174,9 @@ def test_a_grid_that_the_run_does_not_use_need_not_fit() -> None:
         plan("tune", **short, loss="arl")
     heads = {"grids": {"erm": {"model.heads": [1, 3]}}}
     assert points(plan("train", **heads)) == {"erm": 0}
-    with pytest.raises(FairrecError, match=r"grids\.erm\.model: dim must be a multiple of heads, got dim 64 and heads 3"):
+    with pytest.raises(
+        FairrecError, match=r"grids\.erm\.model: dim must be a multiple of heads, got dim 64 and heads 3"
+    ):
         plan("tune", **heads)
 
 
@@ -199,7 +200,9 @@ def test_an_environment_wins_over_the_dataset(project: Path) -> None:
     general."""
     mine = project / "conf" / "mine"
     mine.mkdir()
-    (mine / "parameters.yml").write_text("train: {epochs: 77}\ndatasets: {retailrocket: {parameters: {model: {dim: 8}}}}\n")
+    (mine / "parameters.yml").write_text(
+        "train: {epochs: 77}\ndatasets: {retailrocket: {parameters: {model: {dim: 8}}}}\n"
+    )
     (project / "conf/local/parameters.yml").write_text("train: {epochs: 78}\n")
     rocket = {"dataset": "retailrocket"}
     assert load(rocket)["train"]["epochs"] == 16
@@ -218,7 +221,9 @@ def test_names_of_datasets_may_be_numbers(project: Path) -> None:
     assert (found["dataset"], found["source"]["interactions"]) == ("2024", "a.csv")
 
 
-@pytest.mark.parametrize("text", ["train: [", "train: {epochs: ${nothing}}", "x: !!python/object:os.system {}", "a: 1\na: 2"])
+@pytest.mark.parametrize(
+    "text", ["train: [", "train: {epochs: ${nothing}}", "x: !!python/object:os.system {}", "a: 1\na: 2"]
+)
 def test_a_file_that_is_no_yaml_is_a_message(project: Path, text: str) -> None:
     (project / "conf/local/parameters.yml").write_text(text)
     with pytest.raises(ParameterError):
@@ -226,10 +231,21 @@ def test_a_file_that_is_no_yaml_is_a_message(project: Path, text: str) -> None:
 
 
 def test_folders_of_arms_are_different_for_different_arms() -> None:
-    names = ["gdro-a/b", "gdro-a_b", "gdro-a%2Fb", "gdro-a:b", "gdro-a{b}", "gdro-a*", "gdro-" + "x" * 300, "gdro-" + "x" * 301]
+    names = [
+        "gdro-a/b",
+        "gdro-a_b",
+        "gdro-a%2Fb",
+        "gdro-a:b",
+        "gdro-a{b}",
+        "gdro-a*",
+        "gdro-" + "x" * 300,
+        "gdro-" + "x" * 301,
+    ]
     folders = [arm_folder(name, 0) for name in names]
     assert len(set(folders)) == len(names)
-    assert all(folder.count("/") == 1 and not set("*?[]{}:\\") & set(folder) and len(folder) < 255 for folder in folders)
+    assert all(
+        folder.count("/") == 1 and not set("*?[]{}:\\") & set(folder) and len(folder) < 255 for folder in folders
+    )
     assert arm_folder("gdro-pop33", 3) == "gdro-pop33/seed-3"
     assert arm_folder("..", 0) == "%2E%2E/seed-0"
 
@@ -276,7 +292,9 @@ def test_the_backbone_grid_is_that_of_appendix_b() -> None:
         "train.batch_size": 2,
     }  # fmt: skip
     assert len(specs) == 216
-    assert {(spec.model.dim, spec.train.batch_size) for spec in specs} == {(d, b) for d in (128, 256) for b in (128, 256)}
+    assert {(spec.model.dim, spec.train.batch_size) for spec in specs} == {
+        (d, b) for d in (128, 256) for b in (128, 256)
+    }
 
 
 def test_an_attribute_groups_an_arm_where_the_dataset_has_it() -> None:

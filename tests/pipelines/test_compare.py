@@ -15,9 +15,9 @@ from kedro.runner import SequentialRunner
 
 from fairrec_pipeline.catalog.arms import TrainedArmsDataset
 from fairrec_pipeline.comparison.comparison import IncomparableArmsError, TrainedArm
-from fairrec_pipeline.metrics.ranking import user_metrics
 from fairrec_pipeline.interactions.histories import evaluation_histories, training_histories
 from fairrec_pipeline.interactions.statistics import dataset_statistics
+from fairrec_pipeline.metrics.ranking import user_metrics
 from fairrec_pipeline.parameters.blocks import Evaluate
 from fairrec_pipeline.pipelines.compare import create_pipeline
 

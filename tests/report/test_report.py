@@ -12,6 +12,8 @@ import pytest
 
 from fairrec_pipeline.comparison.baselines import BASELINES
 from fairrec_pipeline.comparison.comparison import compare_arms, select_arms
+from fairrec_pipeline.comparison.trainings import training_curves, trainings
+from fairrec_pipeline.comparison.user_weights import found_users, weight_shares
 from fairrec_pipeline.report.evidence import Evidence
 from fairrec_pipeline.report.figures import draw
 from fairrec_pipeline.report.figures.by_group import relative_change
@@ -20,8 +22,6 @@ from fairrec_pipeline.report.figures.style import arm_colours
 from fairrec_pipeline.report.findings import findings
 from fairrec_pipeline.report.page import Subject, comparison_table, html_report, markdown_report, run_cards
 from fairrec_pipeline.report.tables import group_table, paper_tables
-from fairrec_pipeline.comparison.user_weights import found_users, weight_shares
-from fairrec_pipeline.comparison.trainings import training_curves, trainings
 
 FINGERPRINT = "f" * 64
 WARM = {"warm_start_steps": 256, "steps_per_epoch": 128}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.interactions.histories import UNKNOWN, Histories
+from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives.erm import Erm
 from fairrec_pipeline.training.calibration import BIASES, EXPONENTS, _decisive_scores, _total_ndcg, calibrate

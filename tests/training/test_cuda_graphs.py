@@ -21,10 +21,10 @@ from fairrec_pipeline.training import fit as fit_module
 from fairrec_pipeline.training import steps as steps_module
 from fairrec_pipeline.training.batches import Batches, FixedSizeBatches
 from fairrec_pipeline.training.checkpoint import CheckpointStore
+from fairrec_pipeline.training.cuda_graphs import RecordedSteps, Steps, steps_for
 from fairrec_pipeline.training.distillation.causald import DistillationStep
 from fairrec_pipeline.training.fit import Budget, Fitted, fit
 from fairrec_pipeline.training.step import TrainingStep
-from fairrec_pipeline.training.cuda_graphs import RecordedSteps, Steps, steps_for
 from tests.objectives.test_every_objective import NothingFromTheCpu
 from tests.training.test_exactness import LENGTHS, OPTIONS, groups_of, objective_of
 

@@ -37,7 +37,6 @@ from fairrec_pipeline.training.distillation.causald import (
     trainer,
     users_of_teachers,
 )
-from fairrec_pipeline.training.fit import Budget, DivergenceError, Fitted, fit
 from fairrec_pipeline.training.distillation.front_door import (
     FrontDoor,
     Predictor,
@@ -45,6 +44,7 @@ from fairrec_pipeline.training.distillation.front_door import (
     drawn_positions,
     predictor_loss_gradients,
 )
+from fairrec_pipeline.training.fit import Budget, DivergenceError, Fitted, fit
 from fairrec_pipeline.training.step import TrainingStep
 
 CPU = torch.device("cpu")

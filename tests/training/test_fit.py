@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.metrics.ranking import SeenItems
 from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.metrics.ranking import SeenItems
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.base import LossBatch, Objective, Population, State

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from tests.training.test_steps import RATES, RECORDABLE, USERS, state_of, step_of
 
 from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.attention import causal_attention, has_ragged_kernel
@@ -18,7 +19,6 @@ from fairrec_pipeline.objectives.base import State
 from fairrec_pipeline.training.batches import Batches
 from fairrec_pipeline.training.cuda_graphs import RecordedSteps, Taken
 from tests.training.test_exactness import LENGTHS
-from tests.training.test_steps import RATES, RECORDABLE, USERS, state_of, step_of
 
 CUDA = torch.device("cuda")
 pytestmark = pytest.mark.skipif(

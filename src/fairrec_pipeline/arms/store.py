@@ -134,7 +134,9 @@ class ArmStore:
         if name not in parts:
             return None
         value = self._check(folder, name, parts[name], _read_part)
-        return SavedModel(value, self._check(folder, "config", parts["config"], _read_part)) if name == "model" else value
+        return (
+            SavedModel(value, self._check(folder, "config", parts["config"], _read_part)) if name == "model" else value
+        )
 
     def _check(self, folder: str, part: str, entry: dict[str, str], read: Callable[[Path], Any] | None = None) -> Any:
         """Make sure that a part is what its card says; returns what `read` makes of it."""
@@ -143,7 +145,9 @@ class ArmStore:
         try:
             with storage.as_local(path) as local:
                 if storage.sha256(local) != entry["sha256"]:
-                    message = f"{path} was changed after it was written: its SHA-256 is not that of its card. {next_step}"
+                    message = (
+                        f"{path} was changed after it was written: its SHA-256 is not that of its card. {next_step}"
+                    )
                     raise DamagedArmError(message)
                 return read(local) if read else None
         except FileNotFoundError as error:

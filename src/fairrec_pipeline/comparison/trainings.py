@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from fairrec_pipeline.arms.record import ArmRecord, flat
-from fairrec_pipeline.interactions.columns import POPULARITY_RATIO, TRAIN_LENGTH, USER
-from fairrec_pipeline.metrics.by_group import OVERALL, STANDARD_SPLITS, extremes, group_means, group_metrics
+from fairrec_pipeline.interactions.columns import POPULARITY_RATIO, STANDARD_SPLITS, TRAIN_LENGTH, USER
+from fairrec_pipeline.metrics.by_group import OVERALL, extremes, group_means, group_metrics
 
 VALIDATION_NDCG = "validation_ndcg_at_20"
 SEED, GRID, UNTRAINED = "seed", "grid", "untrained"

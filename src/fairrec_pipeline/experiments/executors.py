@@ -41,9 +41,7 @@ class LocalExecutor:
         description: its label.
     """
 
-    def __init__(
-        self, data: PreparedData, trainings: Trainings, *, at_once: int, total: int, description: str
-    ) -> None:
+    def __init__(self, data: PreparedData, trainings: Trainings, *, at_once: int, total: int, description: str) -> None:
         self._data, self._trainings, self._at_once = data, trainings, at_once
         self._pool: ProcessPoolExecutor | None = None
         self._futures: dict[str, Future[Card]] = {}

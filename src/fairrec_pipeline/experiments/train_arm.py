@@ -26,7 +26,6 @@ from fairrec_pipeline.training.fit import DivergenceError, Fitted, TrainingData,
 from fairrec_pipeline.training.loss_groups import group_codes, population
 from fairrec_pipeline.training.scoring import ModelScorer, restore_model
 
-
 _ONE_AT_A_TIME = threading.Lock()
 """Trainings in threads would share torch's random numbers, which belong to the process."""
 

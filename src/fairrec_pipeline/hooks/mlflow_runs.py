@@ -39,7 +39,14 @@ class MlflowRuns:
     """
 
     def __init__(
-        self, client: MlflowClient, experiment: str, *, name: str, tags: Mapping[str, str], one_arm: bool, active: str | None
+        self,
+        client: MlflowClient,
+        experiment: str,
+        *,
+        name: str,
+        tags: Mapping[str, str],
+        one_arm: bool,
+        active: str | None,
     ) -> None:
         self._client, self._experiment, self._name, self._one_arm = client, experiment, name, one_arm
         self._tags = {**tags, _PROCESS: f"{socket.gethostname()}:{os.getpid()}"}
@@ -48,7 +55,9 @@ class MlflowRuns:
     def close_killed(self) -> None:
         """End, as KILLED, the runs of processes of this machine that are no more."""
         host = socket.gethostname()
-        running = self._client.search_runs([self._experiment], f"attributes.status = 'RUNNING' AND tags.`{_PROCESS}` != ''")
+        running = self._client.search_runs(
+            [self._experiment], f"attributes.status = 'RUNNING' AND tags.`{_PROCESS}` != ''"
+        )
         for run in running:
             owner, _, process = run.data.tags[_PROCESS].rpartition(":")
             if owner == host and process.isdecimal() and not _is_alive(int(process)):

@@ -1,4 +1,4 @@
-"""Data that a pipeline needs and that are not there, or were made with other parameters, are prepared first."""
+"""Data that a pipeline needs and that are not there, or were made from something else, are prepared first."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ class DataPreparation:
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         if "dataset_statistics" not in pipeline.inputs():
             return
-        from fairrec_pipeline.interactions.statistics import prepared_with
+        from fairrec_pipeline.interactions.preparation import prepared_with, why_prepare
 
         # typed here too: Kedro types the parameters of the pipeline that was asked for only
         source = Source.model_validate(catalog.load("params:source"))
         split = Split.model_validate(catalog.load("params:split"))
         groups = Groups.model_validate(catalog.load("params:groups"))
         dataset = catalog.load("params:dataset")
+        statistics = catalog.load("dataset_statistics") if catalog.exists("dataset_statistics") else None
+        described = None if statistics is None else statistics.get("prepared_with", {})
         wanted = prepared_with(dataset, source, split, groups)
-        statistics = catalog.load("dataset_statistics") if catalog.exists("dataset_statistics") else {}
-        if statistics.get("prepared_with") == wanted and catalog.exists("histories"):
+        reason = why_prepare(described, wanted, catalog.load("raw_folder"))
+        if reason is None:
             return
         if run_params.get("load_versions"):
             message = (
-                f"the pinned data of {dataset} were prepared with other parameters than the present ones. Leave out "
-                "--load-versions to prepare them anew, or give the parameters that they were prepared with"
+                f"the pinned data of {dataset} {reason}. Leave out --load-versions to prepare them anew, or give the "
+                "parameters that they were prepared with"
             )
             raise FairrecError(message)
-        reason = "were prepared with other parameters" if statistics else "are not prepared yet"
         logger.info("The data of %s %s: running the data pipeline first", dataset, reason)
         catalog["params:source"], catalog["params:split"], catalog["params:groups"] = source, split, groups
         SequentialRunner().run(pipelines["data"], catalog)

@@ -71,7 +71,9 @@ class Tracking:
             database = project / uri.removeprefix(_SQLITE)  # relative to the project, whatever the current directory
             uri = f"{_SQLITE}{database}"
             location = (experiment.get("create_experiment_kwargs") or {}).get("artifact_location") or "mlartifacts"
-            preparing = prepared_database(database, experiment["name"], project / location)
+            artifacts = project / location
+            experiment["create_experiment_kwargs"] = {"artifact_location": artifacts.as_uri()}
+            preparing = prepared_database(database, experiment["name"], artifacts)
         else:  # a server knows where its artifacts are
             experiment.pop("create_experiment_kwargs", None)
         server["mlflow_tracking_uri"] = uri

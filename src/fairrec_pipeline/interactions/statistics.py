@@ -10,6 +10,8 @@ import pandas as pd
 
 from fairrec_pipeline.interactions.columns import (
     ITEM,
+    LENGTH_GROUPS,
+    POPULARITY_GROUPS,
     POPULARITY_RATIO,
     POSITION,
     ROLE,
@@ -19,7 +21,6 @@ from fairrec_pipeline.interactions.columns import (
     USER,
     VALIDATION,
 )
-from fairrec_pipeline.interactions.groups import LENGTH_GROUPS, POPULARITY_GROUPS
 
 
 def dataset_statistics(interactions: pd.DataFrame, user_groups: pd.DataFrame) -> dict[str, Any]:

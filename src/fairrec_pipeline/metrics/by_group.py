@@ -9,8 +9,16 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fairrec_pipeline.interactions.columns import POPULARITY_RATIO, TRAIN_LENGTH, USER
-from fairrec_pipeline.interactions.groups import LENGTH_GROUPS, POPULARITY_GROUPS, UNKNOWN_LABEL
+from fairrec_pipeline.interactions.columns import (
+    ATOMIC,
+    LENGTH_GROUPS,
+    POPULARITY_GROUPS,
+    POPULARITY_RATIO,
+    STANDARD_SPLITS,
+    TRAIN_LENGTH,
+    UNKNOWN_LABEL,
+    USER,
+)
 
 RANK = "rank"
 REPEAT_TARGET = "repeat_target"
@@ -28,11 +36,8 @@ OVERALL = "overall"
 TARGET = "target"
 REPEAT = "repeat"
 NEW = "new"
-ATOMIC = "atomic"
 BY_TARGET = " by target"
 """Ends the name of a balanced split whose groups are cut by `target`: `pop33 by target`, `niche-repeat`."""
-STANDARD_SPLITS = ("pop33", "seq33")
-"""The balanced splits. Their crossing is `atomic`, and the worst group is the worst of theirs."""
 
 _NO_SPLITS = (USER, TRAIN_LENGTH, POPULARITY_RATIO)
 _QUANTILE_GROUPS = {"pop": POPULARITY_GROUPS, "seq": LENGTH_GROUPS}

@@ -84,7 +84,9 @@ def plans(parameters: Parameters, options: Mapping[str, Options]) -> dict[str, A
     experiment = parameters.experiments[parameters.experiment]
     losses = [loss for loss, method in METHODS.items() if method.of_paper]
     alone = [parameters.seed]
-    names = [arm_name(loss, parameters.loss_groups) for loss in METHODS] if experiment.arms == "all" else experiment.arms
+    names = (
+        [arm_name(loss, parameters.loss_groups) for loss in METHODS] if experiment.arms == "all" else experiment.arms
+    )
     seeds = experiment.seeds
     if isinstance(seeds, int):
         seeds = tuple(range(parameters.seed, parameters.seed + seeds))

@@ -147,9 +147,7 @@ def _lay(tree: dict[str, Any], layer: Mapping[str, Any], where: str, problems: l
 
 def _with_text_keys(tree: Mapping[Any, Any]) -> dict[str, Any]:
     """The same with names that are text: YAML reads `2024:` as a number."""
-    return {
-        str(name): _with_text_keys(value) if isinstance(value, Mapping) else value for name, value in tree.items()
-    }
+    return {str(name): _with_text_keys(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
 
 
 def _options(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Options]:
@@ -187,7 +185,9 @@ def _grid_errors(parameters: Parameters, options: Mapping[str, Options]) -> Iter
     """
     tuned_by = {experiment.tune for experiment in parameters.experiments.values()}
     blocks: dict[str, BaseModel] = {"model": parameters.model, "train": parameters.train}
-    dotted = {f"{block}.{option}" for block, model in (("model", Model), ("train", Train)) for option in model.model_fields}
+    dotted = {
+        f"{block}.{option}" for block, model in (("model", Model), ("train", Train)) for option in model.model_fields
+    }
     for name, grid in parameters.grids.items():
         # a grid of another name is that of an experiment, so that a mistyped loss does not pass for one
         if name not in METHODS and name not in tuned_by:

@@ -27,7 +27,9 @@ class InversePropensity(Options):
 
 class GroupDro(Options):
     eta: float = Field(gt=0, description="step of the exponentiated gradient")
-    absent_groups: Literal["climb", "keep", "decay"] = Field(description="weight of a group without a user in the batch")
+    absent_groups: Literal["climb", "keep", "decay"] = Field(
+        description="weight of a group without a user in the batch"
+    )
     adjustment: float = Field(ge=0, description="C / sqrt(users of the group) is added to a group's loss, in nats")
     balanced_batches: bool = Field(strict=True, description="every group has an equal share of every batch")
 

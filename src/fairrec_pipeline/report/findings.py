@@ -8,6 +8,7 @@ import pandas as pd
 
 from fairrec_pipeline.comparison.comparison import LEAST_SEEDS, REFERENCE
 from fairrec_pipeline.comparison.trainings import GRID, budgets
+from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
 from fairrec_pipeline.metrics.by_group import (
     GROUP,
     HEADLINE_METRIC,
@@ -16,7 +17,6 @@ from fairrec_pipeline.metrics.by_group import (
     OVERALL,
     REPEAT,
     SPLIT,
-    STANDARD_SPLITS,
     TARGET,
     VALUE,
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
 from fairrec_pipeline.metrics.by_group import (
     GROUP,
     HEADLINE_METRIC,
@@ -15,7 +16,6 @@ from fairrec_pipeline.metrics.by_group import (
     METRICS,
     OVERALL,
     SPLIT,
-    STANDARD_SPLITS,
     TARGET,
     VALUE,
     Extremes,

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairrec_pipeline.interactions.columns import USER
+from fairrec_pipeline.interactions.columns import ATOMIC, STANDARD_SPLITS, USER
 from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.metrics.by_group import ATOMIC, STANDARD_SPLITS
 from fairrec_pipeline.objectives.base import Population
 
 

@@ -10,8 +10,8 @@ from importlib import resources
 
 import pandas as pd
 
-from fairrec_pipeline.interactions.groups import POPULARITY_GROUPS
-from fairrec_pipeline.metrics.by_group import GROUP, METRIC, OVERALL, SPLIT, STANDARD_SPLITS
+from fairrec_pipeline.interactions.columns import POPULARITY_GROUPS, STANDARD_SPLITS
+from fairrec_pipeline.metrics.by_group import GROUP, METRIC, OVERALL, SPLIT
 
 _BOTH_SPLITS = "popseq33"
 _LOSS_GROUPS = {"pop": "pop33", "seq": "seq33"}

@@ -8,9 +8,8 @@ from pathlib import Path
 import ibis
 import ibis.expr.types as ir
 
-from fairrec_pipeline.interactions.columns import ITEM, TIMESTAMP, USER
+from fairrec_pipeline.interactions.columns import ITEM, TIMESTAMP, UNKNOWN_LABEL, USER
 from fairrec_pipeline.interactions.errors import DataError
-from fairrec_pipeline.interactions.groups import UNKNOWN_LABEL
 from fairrec_pipeline.interactions.sources.raw_files import readable
 
 _MILLIONTHS = 1_000_000

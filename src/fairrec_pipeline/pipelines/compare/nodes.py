@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import ibis
 import pandas as pd
 import plotly.graph_objects as go
 
 from fairrec_pipeline.arms.record import ArmRecord, Card
+from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.comparison import comparison as comparisons
 from fairrec_pipeline.comparison import selection, user_weights
 from fairrec_pipeline.comparison.baselines import BASELINES
 from fairrec_pipeline.comparison.paper import table1 as paper_table1
 from fairrec_pipeline.comparison.trainings import VALIDATION_NDCG, training_curves, trainings
-from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.interactions.prepared import PreparedHistories
 from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC
 from fairrec_pipeline.metrics.ranking import rank_targets, user_metrics
 from fairrec_pipeline.parameters.blocks import Evaluate
@@ -22,22 +23,6 @@ from fairrec_pipeline.report.evidence import Evidence
 from fairrec_pipeline.report.figures import draw
 from fairrec_pipeline.report.page import Subject, html_report, markdown_report
 from fairrec_pipeline.report.training_tables import run_cards
-
-
-class Arms(Protocol):
-    """What keeps the trained arms of a dataset."""
-
-    def records(self) -> list[ArmRecord]:
-        """Every trained arm and seed."""
-
-
-class PreparedHistories(Protocol):
-    """The interactions of a dataset as flat arrays."""
-
-    train: Histories
-    validation: Histories
-    test: Histories
-    fingerprint: str
 
 
 def score_baselines(
@@ -74,7 +59,7 @@ def score_baselines(
 
 
 def select_arms(
-    arms: Arms,
+    arms: ArmStore,
     baseline_user_metrics: pd.DataFrame,
     baseline_validation: dict[str, float],
     dataset_statistics: dict[str, Any],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,13 +10,10 @@ import ibis
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.spec import Plan
 from fairrec_pipeline.arms.store import ArmStore
-from fairrec_pipeline.comparison.comparison import IncomparableArmsError, comparability
+from fairrec_pipeline.comparison.selection import refuse_incomparable
 from fairrec_pipeline.experiments.run import run
-from fairrec_pipeline.interactions.histories import PreparedHistories
-from fairrec_pipeline.interactions.prepared import prepare_data
+from fairrec_pipeline.interactions.prepared import PreparedHistories, prepare_data
 from fairrec_pipeline.parameters.blocks import Evaluate
-
-logger = logging.getLogger(__name__)
 
 
 def train_arms(
@@ -36,12 +32,12 @@ def train_arms(
 
 
 def check_arms(arms: ArmStore, statistics: dict[str, Any], plan: Plan, evaluate: Evaluate) -> ArmStore:
-    """Make sure, before anything is trained, that the arms that are there can stand in one table with those of the plan.
+    """Make sure, before anything is trained, that the arms that are there can be compared with those of the plan.
 
     Raises:
         IncomparableArmsError: an arm is of other data, and the plan does not train it again.
     """
     planned = {(name, seed) for name in plan.arms for seed in plan.seeds}
     left = [record.card for record in arms.records() if (record.arm, record.seed) not in planned]
-    comparability(left, statistics, evaluate)
+    refuse_incomparable(left, statistics, evaluate)
     return arms

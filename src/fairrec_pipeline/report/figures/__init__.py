@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from fairrec_pipeline.metrics.by_group import (
-    ATOMIC,
-    BY_TARGET,
-    GROUP,
-    OVERALL,
-    SPLIT,
-    STANDARD_SPLITS,
-    TARGET,
-    is_quantile_split,
-)
+from fairrec_pipeline.interactions.columns import ATOMIC, STANDARD_SPLITS
+from fairrec_pipeline.metrics.by_group import BY_TARGET, GROUP, OVERALL, SPLIT, TARGET, is_quantile_split
 from fairrec_pipeline.report.evidence import Evidence
 from fairrec_pipeline.report.figures.by_group import (
     group_values,

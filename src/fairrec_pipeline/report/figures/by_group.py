@@ -9,7 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fairrec_pipeline.comparison.comparison import REFERENCE
-from fairrec_pipeline.metrics.by_group import GROUP, NEW, OVERALL, REPEAT, SPLIT, STANDARD_SPLITS, TARGET, VALUE
+from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
+from fairrec_pipeline.metrics.by_group import GROUP, NEW, OVERALL, REPEAT, SPLIT, TARGET, VALUE
 from fairrec_pipeline.report.figures.style import arm_colours, finish, headline, height_of, note, panels
 from fairrec_pipeline.report.tables import arms, extremes_of_arms
 

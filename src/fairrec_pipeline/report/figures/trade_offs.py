@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from fairrec_pipeline.comparison.comparison import REFERENCE
 from fairrec_pipeline.comparison.trainings import GRID, SEED, UNTRAINED, VALIDATION_NDCG, budgets
-from fairrec_pipeline.metrics.by_group import OVERALL, STANDARD_SPLITS, VALUE
+from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
+from fairrec_pipeline.metrics.by_group import OVERALL, VALUE
 from fairrec_pipeline.report.figures.style import arm_colours, finish, headline, height_of, level_lines, panels
 from fairrec_pipeline.report.tables import arms, records
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from fairrec_pipeline.metrics.by_group import GROUP, SPLIT, STANDARD_SPLITS
+from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
+from fairrec_pipeline.metrics.by_group import GROUP, SPLIT
 from fairrec_pipeline.report.figures.style import GROUP_COLOURS, cycled, finish, height_of, note, panels
 
 _MOST_SPLITS = 6
