@@ -17,7 +17,7 @@ from fairrec_pipeline.metrics.top_k import top_k
 from fairrec_pipeline.serving.model_folder import open_folder
 from fairrec_pipeline.serving.recommender import Recommender
 from fairrec_pipeline.serving.requests import Query, RequestError
-from fairrec_pipeline.serving.torch_scores import load_model
+from fairrec_pipeline.serving.torch_scores import FEW, load_model
 from fairrec_pipeline.training.scoring import ModelScorer
 
 K = 20
@@ -75,6 +75,14 @@ def test_a_cold_start_says_so(folder: Path) -> None:
     assert len(nothing.items) == K
     assert (nothing.known_items, nothing.unknown_items, nothing.cold_start) == (0, 0, True)
     assert (unknown.known_items, unknown.unknown_items, unknown.cold_start) == (0, 2, True)
+
+
+@pytest.mark.parametrize("n_users", [FEW, FEW + 1])
+def test_nobody_is_known(n_users: int, folder: Path) -> None:
+    """All histories of a request are empty, padded and packed."""
+    recommender = Recommender.load(folder)
+    answers = recommender.answer([Query[int](history=[])] * n_users)
+    assert [answer.items for answer in answers] == [recommender.recommend([]).items] * n_users
 
 
 def test_filters(folder: Path) -> None:

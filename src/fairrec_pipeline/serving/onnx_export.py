@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
-from fairrec_pipeline.models.sasrec import Block, SASRec
 from fairrec_pipeline.serving.model_folder import ModelFolder, ModelFolderError, open_folder
-from fairrec_pipeline.serving.onnx_scores import INSTALL, ONNX, WEIGHTS_SHA256, padded_inputs, sha256_of
+from fairrec_pipeline.serving.onnx_scores import INSTALL, ONNX, WEIGHTS_SHA256, sha256_of
+from fairrec_pipeline.serving.padded_scores import PaddedScores
+from fairrec_pipeline.serving.padding import padded_inputs
 from fairrec_pipeline.serving.torch_scores import load_model
 from fairrec_pipeline.storage import write_whole
 
@@ -55,7 +55,7 @@ def export(folder: Path) -> Path:
 
 def _program(folder: ModelFolder) -> Any:
     backbone = folder.config.backbone
-    examples = padded_inputs([[0] * (i + 1) for i in range(3)], backbone)
+    examples = padded_inputs(np.zeros(6, np.int64), np.array([0, 1, 3, 6]), backbone)  # three histories
     inputs = tuple(torch.from_numpy(array) for array in examples.values())
     batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=1, max=backbone.max_length)
     shapes = tuple({0: batch, 1: length} if name == "tokens" else {0: batch} for name in examples)
@@ -68,46 +68,6 @@ def _program(folder: ModelFolder) -> Any:
         dynamic_shapes=(shapes,),
         verbose=False,
     )
-
-
-class PaddedScores(nn.Module):
-    """The scores of a SASRec for left-padded histories: what is exported."""
-
-    def __init__(self, model: SASRec) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: Tensor) -> Any:
-        """(b, n_items) scores from the inputs of `padded_inputs`, in their order."""
-        tokens, lengths, *copied = inputs
-        model, length = self.model, tokens.shape[1]
-        columns = torch.arange(length, device=tokens.device)
-        positions = model.position_embedding.weight[:length].flip(0)
-        x = positions + model.item_embedding(tokens) * model.input_scale
-        real = columns >= length - lengths[:, None]  # (b, l)
-        # a padded position sees itself, for a softmax over nothing is not a number; no real one sees it
-        visible = (columns[:, None] >= columns) & (real[:, None, :] | torch.eye(length, dtype=torch.bool))
-        for number, block in enumerate(model.blocks):
-            newest_only = number == len(model.blocks) - 1
-            x = _block(cast(Block, block), x, visible[:, None], newest_only=newest_only)
-        states = model.final_norm(x[:, -1])
-        scores = states @ model.output_table.T
-        if model.copy is None:
-            return scores
-        items, features, there = copied
-        bias, exponent = model.copy.calibration
-        by_recency = states @ model.copy.recency_embedding.weight.T
-        return scores.scatter_add(1, items, (by_recency + bias + exponent * features) * there)
-
-
-def _block(block: Block, x: Tensor, visible: Tensor, *, newest_only: bool) -> Any:
-    """(b, l, dim) after the block, or (b, 1, dim) of the newest position."""
-    q, k, v = block.qkv(block.attention_norm(x)).unflatten(2, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
-    if newest_only:
-        x, q, visible = x[:, -1:], q[:, :, -1:], visible[:, :, -1:]
-    weights = (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).masked_fill(~visible, float("-inf")).softmax(3)
-    x = x + block.attention_out((weights @ v).transpose(1, 2).flatten(2))
-    return x + block.contract(functional.relu(block.expand(block.feed_forward_norm(x))))
 
 
 if __name__ == "__main__":

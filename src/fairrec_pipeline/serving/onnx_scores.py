@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fairrec_pipeline.serving.model_folder import Backbone, ModelFolder, ModelFolderError
+from fairrec_pipeline.serving.model_folder import ModelFolder, ModelFolderError
+from fairrec_pipeline.serving.padding import padded_inputs
 
 ONNX = "model.onnx"
 WEIGHTS_SHA256 = "weights_sha256"
@@ -54,45 +53,13 @@ class OnnxScores:
 
     def __call__(self, items: np.ndarray, offsets: np.ndarray) -> Any:
         """What comes back scores a run of users; see `recommender.Scores`."""
-        histories = [part.tolist() for part in np.split(items, offsets[1:-1])]
 
         def scores(start: int, stop: int) -> np.ndarray:
-            inputs = padded_inputs(histories[start:stop], self._backbone)
+            inputs = padded_inputs(items, offsets[start : stop + 1], self._backbone)
             of_users: np.ndarray = self._session.run(None, inputs)[0]
             return of_users
 
         return scores
-
-
-def padded_inputs(histories: Sequence[Sequence[int]], backbone: Backbone) -> dict[str, np.ndarray]:
-    """Inputs of the exported model.
-
-    Args:
-        histories: b histories of item codes, oldest first, complete.
-        backbone: of the model.
-
-    Returns:
-        tokens (b, l) int64, padded on the left with the start token, which itself comes first in a history that fits;
-        lengths (b,) int64, real tokens of each row;
-        with a copy mechanism also items (b, window) int64 and features, real (b, window) float32: of the distinct
-        items among the newest `window` of the history, newest first, code, `log(n / (1 + r))` and whether there is one.
-    """
-    cut = [(backbone.n_items, *history)[-backbone.max_length :] for history in histories]
-    lengths = np.array([len(tokens) for tokens in cut])
-    tokens = np.full((len(cut), int(lengths.max())), backbone.n_items)
-    for row, of_user in zip(tokens, cut, strict=True):
-        row[-len(of_user) :] = of_user
-    if not backbone.copy_window:
-        return {"tokens": tokens, "lengths": lengths}
-    shape = (len(cut), backbone.copy_window)
-    items, features, real = np.zeros(shape, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for number, history in enumerate(histories):
-        times = Counter(history)
-        newest = list(dict.fromkeys(reversed(history[-backbone.copy_window :])))
-        n = len(newest)
-        items[number, :n], real[number, :n] = newest, 1
-        features[number, :n] = np.log(np.array([times[item] for item in newest]) / (1 + np.arange(n)))
-    return {"tokens": tokens, "lengths": lengths, "items": items, "features": features, "real": real}
 
 
 def sha256_of(path: Path) -> str:
