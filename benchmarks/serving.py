@@ -2,7 +2,8 @@
 
 The model is generated, of RetailRocket's size and with the small backbone; the histories have its lengths, cut
 to 200 items. The load comes from a process of its own on the same cores, over kept connections: every client sends its
-next request when it has the answer to the last one. So what other work on the machine takes is in all numbers.
+next request when it has the answer to the last one. So what other work on the machine takes is in all numbers but one:
+the CPU milliseconds that the workers use for a request.
 """
 
 from __future__ import annotations
@@ -89,14 +90,16 @@ def measure(
 ) -> dict[str, Any]:
     """Start a server, load it in every combination of clients and batch, and look at its workers at the end."""
     with server(folder, backend, workers) as (port, process, ready):
-        loads = [
-            {"clients": clients, "batch": batch}
-            | asyncio.run(load(port, bodies(histories, batch), clients, options.seconds))
-            for batch, clients in product(options.batches, options.clients)
-        ]
+        of_workers = [process] if workers == 1 else _children(process)
+        loads = []
+        for batch, clients in product(options.batches, options.clients):
+            used = _cpu_seconds(of_workers)
+            row = asyncio.run(load(port, bodies(histories, batch), clients, options.seconds))
+            cpu_ms = 1000 * (_cpu_seconds(of_workers) - used) / row.pop("answered")
+            loads.append({"clients": clients, "batch": batch, **row, "cpu_ms": cpu_ms})
         return {
             "backend": backend, "workers": workers, "ready_seconds": ready, "loads": loads,
-            "worker_mib": memory(process, workers),
+            "worker_mib": memory(of_workers),
         }  # fmt: skip
 
 
@@ -176,7 +179,7 @@ class Client(asyncio.Protocol):
 
 
 async def load(port: int, requests: list[bytes], clients: int, seconds: float) -> dict[str, float]:
-    """Requests a second and quantiles of the milliseconds, after a warm-up."""
+    """Requests a second and quantiles of the milliseconds after a warm-up; how many were answered, with the warm-up."""
     loop = asyncio.get_running_loop()
     connections = [
         loop.create_connection(lambda n=number: Client(requests, 7 * n), "127.0.0.1", port) for number in range(clients)
@@ -186,25 +189,34 @@ async def load(port: int, requests: list[bytes], clients: int, seconds: float) -
     begun = time.perf_counter()
     await asyncio.sleep(seconds)
     lasted = time.perf_counter() - begun
+    answered = sum(len(protocol.took) for protocol in protocols)
     took = np.array(
         [took for p in protocols for sent, took in zip(p.sent, p.took, strict=True) if begun <= sent < begun + lasted]
     )
     for protocol in protocols:
         protocol.close()
     p50, p99 = 1000 * np.quantile(took, [0.5, 0.99])
-    return {"requests_per_second": len(took) / lasted, "p50_ms": float(p50), "p99_ms": float(p99)}
+    return {
+        "requests_per_second": len(took) / lasted, "p50_ms": float(p50), "p99_ms": float(p99), "answered": answered
+    }  # fmt: skip
 
 
-def memory(process: int, workers: int) -> dict[str, float]:
+def memory(workers: list[int]) -> dict[str, float]:
     """Resident MiB of the largest worker, and its share where pages are shared (PSS)."""
-    of_workers = [process] if workers == 1 else _children(process)
-    sizes = [(_kibibytes(pid, "status", "VmRSS:"), _kibibytes(pid, "smaps_rollup", "Pss:")) for pid in of_workers]
+    sizes = [(_kibibytes(pid, "status", "VmRSS:"), _kibibytes(pid, "smaps_rollup", "Pss:")) for pid in workers]
     resident, shared = max(sizes)
     return {"resident": resident / 1024, "proportional": shared / 1024}
 
 
+def _cpu_seconds(processes: list[int]) -> float:
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split() for pid in processes]
+    return sum(int(of_one[11]) + int(of_one[12]) for of_one in fields) / os.sysconf("SC_CLK_TCK")
+
+
 def _children(process: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    """The workers: what multiprocessing started beside its tracker of resources."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(pid) for pid in children if "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def _kibibytes(process: int, file: str, field: str) -> int:
@@ -221,7 +233,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     for row in result["loads"]:
         cell = f"{name}_{row['clients']}c_batch{row['batch']}"
         lines.append(f"{cell}_requests_per_second={row['requests_per_second']:.0f}")
-        lines += [f"{cell}_{quantile}_ms={row[f'{quantile}_ms']:.2f}" for quantile in ("p50", "p99")]
+        lines += [f"{cell}_{quantile}_ms={row[f'{quantile}_ms']:.2f}" for quantile in ("p50", "p99", "cpu")]
     return lines
 
 
