@@ -37,12 +37,11 @@ def best_items(scores: np.ndarray, k: int) -> Best:
     """
     b, n = scores.shape
     groups = n // _BLOCK
+    bound = np.full((b, 1), np.finfo(np.float32).min)
     if k < groups:
         peaks = scores[:, : groups * _BLOCK].reshape(b, _BLOCK, groups).max(axis=1)
-        bound = np.partition(peaks, groups - k, axis=1)[:, groups - k, None]
-        competing = (scores >= bound) & (scores > -np.inf)
-    else:
-        competing = scores > -np.inf
+        bound = np.maximum(bound, np.partition(peaks, groups - k, axis=1)[:, groups - k, None])
+    competing = scores >= bound
     rows, items = np.divmod(np.flatnonzero(competing), n)
     values = scores[rows, items]
     order = np.lexsort((items, -values, rows))
