@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairrec_pipeline.arms.record import ArmRecord
+from fairrec_pipeline.arms.record import PARTS, ArmRecord
 from fairrec_pipeline.arms.spec import ArmSpec
 from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
-from fairrec_pipeline.interactions.prepared import PreparedData
+from fairrec_pipeline.interactions.prepared import PreparedData, combined_fingerprint
 from fairrec_pipeline.models.sasrec import SASRec
+from fairrec_pipeline.parameters.blocks import Evaluate
 from fairrec_pipeline.parameters.methods import METHODS, parts_of_arm
 
 _RSR = {"clusters": 3, "temperature": 0.5, "weight_learning_rate": 0.5}
@@ -171,3 +172,42 @@ def prepared_data(**attributes: Any) -> PreparedData:
     validation, test = (evaluation_histories(events, train.catalogue, role) for role in ("validation", "test"))
     fingerprints = {name: hashlib.sha256(",".join(groups[name]).encode()).hexdigest() for name in groups.columns[3:]}
     return PreparedData("small", FINGERPRINT, {}, train, validation, test, groups, fingerprints)
+
+
+EVALUATE = Evaluate(
+    filter_seen=False, confidence=0.95, significance=0.05, correction="holm", other_data="refuse", top_k=20
+)
+STATISTICS: dict[str, Any] = {
+    "dataset": "synthetic",
+    "fingerprint": FINGERPRINT,
+    "group_fingerprints": {"pop33": "a" * 64, "seq33": "b" * 64},
+}
+"""Of the data that the records of `record_at` were trained on."""
+N_COMPARED = 240
+
+
+def compared_groups() -> pd.DataFrame:
+    """Groups of the 240 users of `record_at`, and an attribute."""
+    users = np.arange(N_COMPARED)
+    groups = user_groups(N_COMPARED, segment=np.where(users % 2 == 0, "even", "odd"))
+    return groups.assign(train_length=3 + users % 7, popularity_ratio=users / N_COMPARED)
+
+
+def record_at(
+    level: float, arm: str, seed: int | None = 0, *, card: Mapping[str, Any] | None = None, **parameters: Any
+) -> ArmRecord:
+    """A record of 240 users with a mean NDCG@20 of about `level`; users differ alike in every arm."""
+    noise = np.random.default_rng([seed or 0, len(arm)]).normal(0, 0.01, N_COMPARED)
+    groups = combined_fingerprint(STATISTICS["group_fingerprints"], parts_of_arm(arm)[1])
+    trained = {
+        "parameters": {"seed": seed, "evaluate": {"filter_seen": False}, **parameters},
+        "best_epoch": 30 if arm == "cvar" else 12,
+    }
+    of_arm = {"groups_fingerprint": groups, **({"validation_ndcg_at_20": level - 0.1} if seed is None else trained)}
+    metrics = metrics_of(level + 0.1 * np.sin(np.arange(N_COMPARED)) + noise)
+    return record_of(arm, metrics, seed, card={**of_arm, **(card or {})})
+
+
+def with_parts(record: ArmRecord, card: Mapping[str, Any] | None = None, **parts: Any) -> ArmRecord:
+    """The same record with other parts and other values in its card."""
+    return ArmRecord.of({**record.card, **(card or {})}, **{name: record.open_part(name) for name in PARTS} | parts)

@@ -66,7 +66,7 @@ class MlflowRuns:
     def log_record(self, record: ArmRecord) -> None:
         """Write a saved arm, and the points of its grid below it."""
         parent = None if self._one_arm else self._session_run()
-        run = self._new_run(record.label, record.card["started"], parent)
+        run = self._new_run(f"{record.arm} seed {record.seed}", record.card["started"], parent)
         self._log(run, record.card, record.training_history, record.group_metrics)
         for point in record.tuning_runs or []:
             self._log_point(point, parent or run)

@@ -64,7 +64,7 @@ class Tracking:
         loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
         settings = loader["mlflow"]
         project, server = Path(context.project_path), settings["server"]
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or server.get("mlflow_tracking_uri") or f"{_SQLITE}mlflow.db"
+        uri = _uri_of_the_user() or server.get("mlflow_tracking_uri") or f"{_SQLITE}mlflow.db"
         experiment = settings["tracking"]["experiment"]
         preparing: Any = nullcontext()
         if uri.startswith(_SQLITE):
@@ -78,6 +78,7 @@ class Tracking:
             experiment.pop("create_experiment_kwargs", None)
         server["mlflow_tracking_uri"] = uri
         loader["mlflow"] = settings
+        _set_here.add(uri)
         try:
             with preparing:
                 from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
@@ -177,6 +178,15 @@ class Tracking:
             "Nothing more of this run is written to MLflow: %s: %s. Results are saved all the same",
             *(type(error).__name__, str(error).strip().partition("\n")[0][:300]),
         )
+
+
+_set_here: set[str] = set()
+
+
+def _uri_of_the_user() -> str | None:
+    """MLFLOW_TRACKING_URI, unless MLflow has set it in an earlier session of this process."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    return None if uri in _set_here else uri
 
 
 def _as_text(name: str, data: Any) -> tuple[str, str, dict[str, str]]:

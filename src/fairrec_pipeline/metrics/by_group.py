@@ -20,9 +20,7 @@ from fairrec_pipeline.interactions.columns import (
     USER,
 )
 
-RANK = "rank"
 REPEAT_TARGET = "repeat_target"
-LOSS = "loss"
 METRICS = ("ndcg_at_10", "ndcg_at_20", "recall_at_10", "recall_at_20")
 HEADLINE_METRIC = "ndcg_at_20"
 

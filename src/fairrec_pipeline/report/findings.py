@@ -31,7 +31,7 @@ def findings(comparison: pd.DataFrame, *, significance: float) -> list[str]:
 
     Args:
         comparison: from `comparison.compare_arms`.
-        significance: level of the uncorrected test; `comparison.significant` has its own.
+        significance: level of the uncorrected test; the column `significant` is corrected.
     """
     rows = comparison[comparison[METRIC] == HEADLINE_METRIC]
     trained = rows[rows["n_seeds"] > 0]

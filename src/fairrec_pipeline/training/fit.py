@@ -156,7 +156,10 @@ def fit(
             logger.info("Continuing from %s, after epoch %d", checkpoint.path, training.progress.epoch)
     progress, saved_at = training.progress, time.monotonic()
     kept = snapshot is not None
-    with tqdm(total=spec.train.epochs, initial=progress.epoch, desc=description, unit="epoch") as bar:
+    bar = tqdm(
+        total=spec.train.epochs, initial=progress.epoch, desc=description, unit="epoch", disable=training.finished
+    )
+    with bar:
         while not training.finished:
             try:
                 loss, score = training.run_epoch()

@@ -36,8 +36,6 @@ def relative_change(comparison: pd.DataFrame) -> go.Figure:
                 x=cells[GROUP],
                 y=cells["relative_change"],
                 name=str(arm),
-                legendgroup=str(arm),
-                showlegend=index == 0,
                 marker_color=colours[str(arm)],
                 hovertemplate=f"{arm}, %{{x}}: %{{y:+.1f}} %<extra></extra>",
                 **at[index],
@@ -93,17 +91,9 @@ def worst_group(comparison: pd.DataFrame) -> go.Figure:
     if not extremes:
         note(figure, "there are no pop33 and seq33 groups")
     else:
-        colours = arm_colours(comparison)
-        figure.add_bar(
-            y=list(extremes),
-            x=[of_arm.worst for of_arm in extremes.values()],
-            orientation="h",
-            marker_color=[colours[arm] for arm in extremes],
-            text=[f" {of_arm.worst:.3f} {of_arm.worst_group}" for of_arm in extremes.values()],
-            textposition="auto",
-            insidetextanchor="start",
-            hovertemplate="%{y}: %{x:.4f}<extra></extra>",
-        )
+        worst = pd.Series({arm: of_arm.worst for arm, of_arm in extremes.items()})
+        texts = [f" {of_arm.worst:.3f} {of_arm.worst_group}" for of_arm in extremes.values()]
+        _add_bars(figure, worst, texts, arm_colours(comparison))
     figure.update_yaxes(autorange="reversed")
     return finish(
         figure, "NDCG@20 of the worst group", "lowest mean among the groups of pop33 and seq33; grey: untrained"
@@ -124,19 +114,8 @@ def repeat_and_new(comparison: pd.DataFrame) -> go.Figure:
     figure, at = panels(titles, shared_yaxes=True, horizontal_spacing=0.05)
     for index, group in enumerate((REPEAT, NEW)):
         cells = rows[rows[GROUP] == group].set_index("arm").reindex(order).dropna(subset=VALUE)
-        figure.add_bar(
-            y=cells.index,
-            x=cells[VALUE],
-            orientation="h",
-            marker_color=[colours[arm] for arm in cells.index],
-            error_x=_interval(cells, color="#555555"),
-            text=[f" {value:.3f}" for value in cells[VALUE]],
-            textposition="auto",
-            insidetextanchor="start",
-            showlegend=False,
-            hovertemplate="%{y}: %{x:.4f}<extra></extra>",
-            **at[index],
-        )
+        texts = [f" {value:.3f}" for value in cells[VALUE]]
+        _add_bars(figure, cells[VALUE], texts, colours, error_x=_interval(cells, color="#555555"), **at[index])
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(rangemode="tozero")
     return finish(figure, "NDCG@20 of repeat and new targets", "each panel has its own scale; grey: untrained")
@@ -147,7 +126,7 @@ def _values_by_group(figure: go.Figure, comparison: pd.DataFrame, at: Mapping[st
     rows = headline(comparison, list(at))
     colours = arm_colours(comparison)
     for index, (arm, of_arm) in enumerate(rows.groupby("arm", sort=False)):
-        for panel, (split, of_split) in enumerate(at.items()):
+        for split, of_split in at.items():
             cells = of_arm[of_arm[SPLIT] == split]
             figure.add_scatter(
                 x=cells[GROUP],
@@ -156,14 +135,30 @@ def _values_by_group(figure: go.Figure, comparison: pd.DataFrame, at: Mapping[st
                 mode="markers",
                 marker={"color": colours[str(arm)], "size": 9, "symbol": _SYMBOLS[index % len(_SYMBOLS)]},
                 name=str(arm),
-                legendgroup=str(arm),
-                showlegend=panel == 0,
                 offsetgroup=str(arm),
                 hovertemplate=f"{arm}, %{{x}}: %{{y:.4f}}<extra></extra>",
                 **of_split,
             )
     figure.update_layout(scattermode="group", scattergap=0.25)
     figure.update_yaxes(rangemode="tozero")
+
+
+def _add_bars(
+    figure: go.Figure, values: pd.Series[float], texts: Sequence[str], colours: Mapping[str, str], **more: Any
+) -> None:
+    """A horizontal bar with a text for every arm of the index."""
+    figure.add_bar(
+        y=values.index,
+        x=values,
+        orientation="h",
+        marker_color=[colours[arm] for arm in values.index],
+        text=texts,
+        textposition="auto",
+        insidetextanchor="start",
+        showlegend=False,
+        hovertemplate="%{y}: %{x:.4f}<extra></extra>",
+        **more,
+    )
 
 
 def _interval(cells: pd.DataFrame, **look: Any) -> dict[str, Any]:

@@ -34,7 +34,6 @@ def learning_curves(curves: pd.DataFrame, trainings: pd.DataFrame, comparison: p
     titles = {"step": "over optimiser steps", "seconds": "over seconds (training and validation)"}
     figure, at = panels(list(titles.values()), shared_yaxes=True, horizontal_spacing=0.04)
     colours = arm_colours(comparison)
-    shown: set[str] = set()
     for (arm, seed), epochs in curves.groupby(["arm", "seed"], sort=False):
         kept = epochs["selected"].astype(bool).to_numpy()
         for axis, of_axis in zip(titles, at, strict=True):
@@ -45,12 +44,9 @@ def learning_curves(curves: pd.DataFrame, trainings: pd.DataFrame, comparison: p
                 line={"color": colours[str(arm)], "width": 2},
                 marker={"size": np.where(kept, 11, 1), "symbol": "star"},
                 name=str(arm),
-                legendgroup=str(arm),
-                showlegend=str(arm) not in shown,
                 hovertemplate=f"{arm}, seed {seed}, {axis} %{{x:,.0f}}: %{{y:.4f}}<extra></extra>",
                 **of_axis,
             )
-            shown.add(str(arm))
     if curves.empty:
         note(figure, "no history was kept")
     else:
@@ -69,7 +65,6 @@ def group_weights(curves: pd.DataFrame) -> go.Figure:
     colours = dict(zip(columns, cycled(GROUP_COLOURS, len(columns)), strict=True))
     by_arm = dict(list(curves[curves[columns].notna().any(axis=1)].groupby("arm", sort=False)))
     figure, at = panels([str(arm) for arm in by_arm], across=4, shared_yaxes=True)
-    shown: set[str] = set()
     for of_arm, epochs in zip(at, by_arm.values(), strict=True):
         for seed, run in epochs.groupby("seed"):
             for name in (name for name in columns if run[name].notna().any()):
@@ -80,12 +75,9 @@ def group_weights(curves: pd.DataFrame) -> go.Figure:
                     mode="lines",
                     line={"color": colours[name], "width": 2},
                     name=group,
-                    legendgroup=group,
-                    showlegend=group not in shown,
                     hovertemplate=f"{group}, seed {seed}, step %{{x:,.0f}}: %{{y:.3f}}<extra></extra>",
                     **of_arm,
                 )
-                shown.add(group)
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(rangemode="tozero")
     return finish(
@@ -103,7 +95,6 @@ def method_columns(curves: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
     columns = reported_columns(curves)
     colours = arm_colours(comparison)
     figure, at = panels([name.replace("_", " ") for name in columns])
-    shown: set[str] = set()
     for of_column, name in zip(at, columns, strict=True):
         for (arm, seed), run in curves[curves[name].notna()].groupby(["arm", "seed"], sort=False):
             figure.add_scatter(
@@ -112,12 +103,9 @@ def method_columns(curves: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
                 mode="lines",
                 line={"color": colours[str(arm)], "width": 2},
                 name=str(arm),
-                legendgroup=str(arm),
-                showlegend=str(arm) not in shown,
                 hovertemplate=f"{arm}, seed {seed}, step %{{x:,.0f}}: %{{y:.4g}}<extra></extra>",
                 **of_column,
             )
-            shown.add(str(arm))
     subtitle = "over steps; a line per seed"
     return finish(figure, "What the methods report of themselves", subtitle, height=height_of(at, 320))
 

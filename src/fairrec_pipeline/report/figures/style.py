@@ -91,7 +91,13 @@ def level_lines(figure: go.Figure, levels: pd.Series[float]) -> None:
 
 
 def finish(figure: go.Figure, title: str, subtitle: str, height: int = HEIGHT) -> go.Figure:
-    """Title, legend and size, the same for all."""
+    """Title, legend and size, the same for all; a name stands in the legend once and hides all its traces."""
+    named = set()
+    for trace in figure.data:
+        trace.legendgroup = trace.legendgroup or trace.name
+        if trace.showlegend is not False:
+            trace.showlegend = trace.name is not None and trace.legendgroup not in named
+            named.add(trace.legendgroup)
     figure.update_layout(
         template="plotly_white",
         width=WIDTH,

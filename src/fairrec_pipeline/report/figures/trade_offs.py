@@ -51,8 +51,7 @@ def trade_off(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
                     "line": {"width": 2 * (kind == GRID)},
                 },
                 name=str(arm),
-                legendgroup=str(arm),
-                showlegend=index == 0 and kind != GRID,
+                showlegend=kind != GRID,
                 text=names,
                 hovertemplate="%{text}<br>overall %{x:.4f}, %{y:.4f}<extra></extra>",
                 **at[index],
@@ -80,7 +79,7 @@ def option_curves(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figur
     curves = {f"{arm}: {option}": points for (arm, option), points in grid.groupby(["arm", "option"], sort=False)}
     figure, at = panels(list(curves))
     looks = {VALIDATION_NDCG: ("validation", "#7c7c7c", "dash"), "overall": ("test", "#d5301f", "solid")}
-    for index, (of_curve, points) in enumerate(zip(at, curves.values(), strict=True)):
+    for of_curve, points in zip(at, curves.values(), strict=True):
         values = points["option_value"].unique()
         if values.min() > 0 and values.max() / values.min() >= 50:
             figure.update_xaxes(type="log", **of_curve)
@@ -96,8 +95,6 @@ def option_curves(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figur
                         "symbol": np.where(run["selected"], "star", "circle").tolist(),
                     },
                     name=name,
-                    legendgroup=name,
-                    showlegend=index == 0 and bool(seed == points["seed"].min()),
                     hovertemplate=f"{name}, seed {seed}, %{{x:g}}: %{{y:.4f}}<extra></extra>",
                     **of_curve,
                 )

@@ -88,7 +88,6 @@ def lifts_over_training(shares: pd.DataFrame, of_splits: Sequence[str] = STANDAR
             line={"color": colours[str(split), str(group)], "width": 2},
             name=str(group),
             legendgroup=f"{split} {group}",
-            showlegend=arm == moving[0],
             hovertemplate=f"{arm}, {group}, %{{x}} % of the budget: %{{y:.3f}}<extra></extra>",
             **at[moving.index(str(arm)) * len(splits) + splits.index(str(split))],
         )
