@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError, field_validator, model_validator
 
+from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.parameters.blocks import Count, Model
 from fairrec_pipeline.serving.requests import first_error
 
@@ -17,7 +18,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _TRAIN_AGAIN = "train the arm again: kedro run --pipeline=train"
 
 
-class ModelFolderError(ValueError):
+class ModelFolderError(FairrecError):
     """A folder that cannot be served; the message names the file and the next step."""
 
 

@@ -6,6 +6,8 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fairrec_pipeline.errors import FairrecError
+
 MAX_K, MAX_HISTORY, MAX_LIST, MAX_QUERIES = 1_000, 20_000, 100_000, 256
 """Bounds of a request: items asked for, items of a history, items of `exclude` and `allow`, histories."""
 
@@ -65,7 +67,7 @@ class Predictions(BaseModel, Generic[Item]):
     predictions: list[Recommendation[Item]]
 
 
-class RequestError(ValueError):
+class RequestError(FairrecError):
     """A request that cannot be answered; the message says why in a sentence."""
 
 
