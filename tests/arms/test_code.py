@@ -68,9 +68,9 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fingerprints() -> tuple[str, str, str]:
-    code._fingerprint.cache_clear()
+    code.fingerprint.cache_clear()
     found = (code_fingerprint("cvar"), code_fingerprint("rsr_soft"), evaluation_fingerprint())
-    code._fingerprint.cache_clear()
+    code.fingerprint.cache_clear()
     return found
 
 

@@ -24,7 +24,8 @@ from fairrec_pipeline.experiments.grid import best_point
 from fairrec_pipeline.experiments.run import run
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.training import fit as fit_module
-from fairrec_pipeline.training.fit import DivergenceError, fit
+from fairrec_pipeline.training.divergence import DivergenceError
+from fairrec_pipeline.training.fit import fit
 from tests.worlds import N_ITEMS, TRAIN, prepared_data, spec_of
 
 EPOCHS = TRAIN["epochs"]

@@ -48,7 +48,7 @@ def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_an_arm_on_other_data_stops_a_comparison_before_anything_is_trained(project: Path, epochs: list[int]) -> None:
     run_pipeline(project, "train", loss="kl")
     assert len(epochs) == 2
-    with pytest.raises(IncomparableArmsError, match=r"kl .*was trained on data .*other_data=skip"):
+    with pytest.raises(IncomparableArmsError, match=r"(?s)kl .*was trained on data .*other_data=skip"):
         run_pipeline(project, "experiment", experiments=SMALL, split={"validation_users": 20})
     assert len(epochs) == 2
     # what the run trains again is no obstacle

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from fairrec_pipeline.parameters.methods import METHODS
-
 _PACKAGE = Path(__file__).parents[1]
 _EVALUATION = ("metrics.ranking", "metrics.by_group", "training.scoring")
 
@@ -20,18 +18,21 @@ def code_fingerprint(loss: str) -> str:
     Args:
         loss: a name of `METHODS`.
     """
+    from fairrec_pipeline.parameters.methods import METHODS  # needs pydantic
+
     method = METHODS[loss]
     objective, trainer = f"objectives.{method.objective.partition(':')[0]}", method.trainer.partition(":")[0]
-    return _fingerprint(objective, trainer, "training.loss_groups")
+    return fingerprint(objective, trainer, "training.loss_groups")
 
 
 def evaluation_fingerprint() -> str:
     """SHA-256 of the code that turns a model into metrics: metrics of other code are made again."""
-    return _fingerprint(*_EVALUATION)
+    return fingerprint(*_EVALUATION)
 
 
 @cache
-def _fingerprint(*modules: str) -> str:
+def fingerprint(*modules: str) -> str:
+    """SHA-256 of the code of some modules of this package, such as `training.fit`, and of all that they import."""
     files = imported_files(_PACKAGE, *modules)
     digest = hashlib.sha256()
     for file in files:
@@ -69,9 +70,13 @@ def _files_of(package: Path, module: str) -> list[Path]:
 
 
 def _imports(file: Path, package: str) -> Iterator[str]:
-    """Names within the package that a file imports, wherever in it; some are of functions."""
+    """Names within the package that a file imports, wherever in it but for types only; some are of functions."""
     prefix = f"{package}."
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    tree = ast.parse(file.read_bytes())
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+    ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

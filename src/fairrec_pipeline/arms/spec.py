@@ -29,7 +29,7 @@ class ArmSpec(Block):
     filter_seen: bool = Field(description="as in the evaluation: validation chooses the best epoch")
     seed: Seed = Field(description="of initialisation, order of users and dropout")
     device: Literal["auto", "cpu", "cuda"]
-    point: dict[str, Any] = {}
+    point: dict[str, Any] = Field(default={})
 
     @property
     def name(self) -> str:

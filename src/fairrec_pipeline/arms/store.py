@@ -43,7 +43,7 @@ class ArmStore:
     is whole or not there, whoever wrote the parts and when. A part is checked against its card when it is opened.
 
     Attributes:
-        models, outputs: folders of the weights and of everything else: `<folder>/<arm>/seed-<n>/<file>/<version>/<file>`.
+        models, outputs: folders of weights and of everything else: `<folder>/<arm>/seed-<n>/<file>/<version>/<file>`.
         trials: folder of checkpoints and of cards of complete trainings, by their keys.
         version: of what is saved; versions sort by time.
     """

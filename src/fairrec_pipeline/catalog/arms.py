@@ -74,10 +74,10 @@ class ArmPart(AbstractDataset[None, Any]):
             raise DatasetError(str(error)) from error
         loss, _, groups = self._arm.partition("-")
         options = f"loss={loss}" + (f",loss_groups={groups}" if groups else "")
+        version = f" in version {self._version}" if self._version else ""
         message = (
-            f"{self._arm} with seed {self._seed} is not trained{f' in version {self._version}' if self._version else ''} "
-            f"({self._store.outputs}). Train it first: kedro run --pipeline=train --params {options},seed={self._seed}, "
-            "with the other parameters of this run"
+            f"{self._arm} with seed {self._seed} is not trained{version} ({self._store.outputs}). Train it first, with "
+            f"the other parameters of this run: kedro run --pipeline=train --params {options},seed={self._seed}"
         )
         raise DatasetError(message)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fairrec_pipeline.arms.record import ArmRecord, Card, flat
+from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.interactions.prepared import combined_fingerprint
 from fairrec_pipeline.parameters.blocks import Evaluate
 from fairrec_pipeline.parameters.methods import METHODS
@@ -14,7 +15,7 @@ from fairrec_pipeline.parameters.methods import METHODS
 logger = logging.getLogger(__name__)
 
 
-class IncomparableArmsError(ValueError):
+class IncomparableArmsError(FairrecError, ValueError):
     """Arms whose numbers must not stand in one table."""
 
 

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from fairrec_pipeline.arms.record import Card
 from fairrec_pipeline.arms.spec import ArmSpec
+from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.experiments.train_arm import Trainings, environment, key_of, train_or_diverge
 from fairrec_pipeline.interactions.prepared import PreparedData
 
@@ -115,7 +116,7 @@ def _end_with(sentinel: int) -> None:
 def _train_here(spec: ArmSpec, expected: dict[str, str]) -> Card:
     if environment(spec) != expected:
         message = "the code was changed while trainings were running; start the same command again"
-        raise RuntimeError(message)
+        raise FairrecError(message)
     return train_or_diverge(spec, _shared["data"], _shared["trainings"])
 
 

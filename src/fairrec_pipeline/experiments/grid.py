@@ -16,7 +16,7 @@ from fairrec_pipeline.arms.spec import ArmSpec, point_name
 from fairrec_pipeline.experiments.train_arm import Trainings, point_record
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC, metric_names
-from fairrec_pipeline.training.fit import DivergenceError
+from fairrec_pipeline.training.divergence import DivergenceError
 
 
 def best_point(cards: Sequence[Card]) -> int:

@@ -28,9 +28,9 @@ class Store(Trainings, Protocol):
 def run(plan: Plan, data: PreparedData, store: Store, *, at_once: int = 1) -> Iterator[ArmRecord]:
     """Train every arm of a plan with every seed, and evaluate it.
 
-    Every point of an arm's grid is trained with the first seed. The one with the best overall validation NDCG@20 is then
-    trained with the other seeds. The first seed of all arms comes before the second, so that an interrupted run has a
-    table. What the store has is neither trained nor yielded again.
+    Every point of an arm's grid is trained with the first seed. The one with the best overall validation NDCG@20 is
+    then trained with the other seeds. The first seed of all arms comes before the second, so that an interrupted run
+    has a table. What the store has is neither trained nor yielded again.
 
     Args:
         at_once: trainings side by side.

@@ -22,12 +22,13 @@ from fairrec_pipeline.metrics.ranking import rank_and_loss, user_metrics
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.rsr import cluster_table
 from fairrec_pipeline.training.checkpoint import Checkpoint
-from fairrec_pipeline.training.fit import DivergenceError, Fitted, TrainingData, resolve_device
+from fairrec_pipeline.training.divergence import DivergenceError
+from fairrec_pipeline.training.fit import Fitted, TrainingData, resolve_device
 from fairrec_pipeline.training.loss_groups import group_codes, population
 from fairrec_pipeline.training.scoring import ModelScorer, restore_model
 
 _ONE_AT_A_TIME = threading.Lock()
-"""Trainings in threads would share torch's random numbers, which belong to the process."""
+"""What draws from torch's random numbers, which belong to the process: a training, and every new model."""
 
 
 class Trainings(Protocol):
@@ -123,7 +124,8 @@ def record_of(
 
 def evaluate(model: SavedModel, spec: ArmSpec, data: PreparedData) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rank every test target; returns one row per user, and the metrics of every group."""
-    trained = restore_model(model, resolve_device(spec.device))
+    with _ONE_AT_A_TIME:
+        trained = restore_model(model, resolve_device(spec.device))
     scorer = ModelScorer(trained.model, data.test)
     ranks, losses = rank_and_loss(scorer, data.test, filter_seen=spec.filter_seen, device=trained.device)
     metrics = user_metrics(data.test, ranks, losses)

@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +150,7 @@ class Tracking:
                 if record.card.get("version") == store.version:
                     self._log("trained_arms", record)
         for name in _ARTIFACTS.keys() & outputs:
-            if name not in self._logged and self._try(lambda name=name: catalog.exists(name)):
+            if name not in self._logged and self._try(partial(catalog.exists, name)):
                 self._log(name, catalog.load(name))
 
     def _log(self, name: str, data: Any) -> None:

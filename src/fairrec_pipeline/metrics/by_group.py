@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import (
     ATOMIC,
     LENGTH_GROUPS,
@@ -75,7 +76,7 @@ def membership(user_metrics: pd.DataFrame, user_groups: pd.DataFrame, *, by_targ
         Columns user_id, split, group; the users of a group stand back to back.
 
     Raises:
-        ValueError: see `split_labels`.
+        DataError: see `split_labels`.
     """
     known = user_groups[user_groups[USER].isin(user_metrics[USER])]
     labels = split_labels(known)
@@ -109,14 +110,14 @@ def split_labels(user_groups: pd.DataFrame) -> dict[str, pd.Series[str]]:
         By split, with the index of `user_groups`.
 
     Raises:
-        ValueError: a column of `user_groups` has the name of a split that is made here.
+        DataError: a column of `user_groups` has the name of a split that is made here.
     """
     clashes = {OVERALL, TARGET, ATOMIC} & set(user_groups.columns)
     if clashes:
         message = (
             f"user_groups has columns named {sorted(clashes)}, which evaluation uses itself; rename the attributes"
         )
-        raise ValueError(message)
+        raise DataError(message)
     labels = {
         column: user_groups[column].astype("string").fillna(UNKNOWN_LABEL)
         for column in user_groups.columns

@@ -1,4 +1,4 @@
-"""Experiments, and the plans that follow from the parameters: which arms a run trains, at which points, with which seeds."""
+"""Experiments and plans: which arms a run trains, at which points, with which seeds."""
 
 from __future__ import annotations
 

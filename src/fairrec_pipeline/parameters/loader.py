@@ -77,12 +77,12 @@ def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) ->
     problems: list[str] = []
     tree = _merged(layers, problems)
     _raise(problems)
-    for name in NAMES_OF_FOLDERS:
-        if str(tree[name]) != str(folders.get(name)):
-            problems.append(
-                f"{name}: {tree[name]!r} here but {folders.get(name)!r} in the folders of the catalog; "
-                "set it in globals.yml or with --params"
-            )
+    problems += [
+        f"{name}: {tree[name]!r} here but {folders.get(name)!r} in the folders of the catalog; "
+        "set it in globals.yml or with --params"
+        for name in NAMES_OF_FOLDERS
+        if str(tree[name]) != str(folders.get(name))
+    ]
     options = _options(tree, problems)
     parameters = _validated(Parameters, {name: tree[name] for name in Parameters.model_fields}, "", problems)
     if parameters is not None:

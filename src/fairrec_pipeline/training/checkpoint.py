@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fairrec_pipeline import storage
+from fairrec_pipeline.errors import FairrecError
 
 logger = logging.getLogger(__name__)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(FairrecError, ValueError):
     """A checkpoint cannot be read: it is damaged, or of another program."""
 
 
@@ -33,11 +34,23 @@ class Snapshot:
     tensors: Mapping[str, Tensor]
     description: Mapping[str, Any]
 
-    def section(self, name: str) -> dict[str, Tensor]:
-        """The tensors whose name starts with `name/`, without that prefix."""
-        return {
+    def section(self, name: str, wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The tensors whose name starts with `name/`, without that prefix.
+
+        Args:
+            name: of the section.
+            wanted: the names that it has to have, and no others; None for any.
+
+        Raises:
+            ValueError: it has other names.
+        """
+        section = {
             key.removeprefix(f"{name}/"): value for key, value in self.tensors.items() if key.startswith(f"{name}/")
         }
+        if wanted is not None and section.keys() != set(wanted):
+            message = f"its section {name!r} has other names: {sorted(section.keys() ^ set(wanted))}"
+            raise ValueError(message)
+        return section
 
 
 def sections(**parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,7 +65,15 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser the state that `optimizer_tensors` read."""
+    """Give an optimiser the state that `optimizer_tensors` read.
+
+    Raises:
+        ValueError: a trained parameter has none.
+    """
+    trained = [x.requires_grad for group in optimizer.param_groups for x in group["params"]]
+    if {key.partition("/")[0] for key in tensors} != {str(index) for index, used in enumerate(trained) if used}:
+        message = "it lacks the state of the optimiser for some parameters"
+        raise ValueError(message)
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split("/")

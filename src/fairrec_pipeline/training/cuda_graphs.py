@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.models.attention import has_ragged_kernel
 from fairrec_pipeline.objectives.base import State
 from fairrec_pipeline.training.batches import Batches, FixedSizeBatches
@@ -126,7 +127,7 @@ class GraphRunner(StepRunner):
                 self._launch(size, number)
         except Exception as error:  # the end of a failed recording hides what went wrong in it
             message = f"a step cannot be recorded: {error.__context__ or error}. train.cuda_graphs=false does without"
-            raise RuntimeError(message) from error
+            raise OptionError(message) from error
         self._buffers.append(self.step.head.buffer)
         return graph
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.training.cuda_graphs import EpochOutcome
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 _NAMED_USERS = 5
 
 
-class DivergenceError(RuntimeError):
+class DivergenceError(FairrecError, RuntimeError):
     """A loss, a weight or a score is not finite."""
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
@@ -105,11 +106,11 @@ def resolve_device(device: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. CUDA is also set up for our products.
 
     Raises:
-        ValueError: cuda is asked for and there is none.
+        OptionError: cuda is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         message = "device=cuda, but torch sees no CUDA device; use device=auto or device=cpu"
-        raise ValueError(message)
+        raise OptionError(message)
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     # torch may prefer cuDNN's attention, which plans anew for every shape, and nearly every step of ours has another
@@ -290,11 +291,12 @@ class _Training:
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to where the snapshot was made."""
         self.progress = Progress(**snapshot.description["progress"])
-        self.best = snapshot.section("best")
-        self.windows.copy_(snapshot.section("user_weights")["windows"])
-        self.initial_state = _on(self.windows.device, snapshot.section("objective"))
+        parameters = self.model.state_dict()
+        self.best = snapshot.section("best", parameters if self.progress.best_epoch else ())
+        self.windows.copy_(snapshot.section("user_weights", ["windows"])["windows"])
+        self.initial_state = _on(self.windows.device, snapshot.section("objective", self.initial_state))
         if not self.finished:
-            self.model.load_state_dict(snapshot.section("model"))
+            self.model.load_state_dict(snapshot.section("model", parameters))
             restore_optimizer(self.optimizer, snapshot.section("optimizer"))
 
     def result(self) -> Fitted:

@@ -15,6 +15,7 @@ from fairrec_pipeline.comparison import selection, user_weights
 from fairrec_pipeline.comparison.baselines import BASELINES
 from fairrec_pipeline.comparison.paper import table1 as paper_table1
 from fairrec_pipeline.comparison.trainings import VALIDATION_NDCG, training_curves, trainings
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.prepared import PreparedHistories
 from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC
 from fairrec_pipeline.metrics.ranking import rank_targets, user_metrics
@@ -34,7 +35,7 @@ def score_baselines(
         The columns of user_metrics after a column `arm`; by arm.
 
     Raises:
-        ValueError: the histories are not those that the statistics describe, or of another dataset.
+        DataError: the histories are not those that the statistics describe, or of another dataset.
     """
     described = dataset_statistics["fingerprint"]
     if dataset_statistics["dataset"] != dataset or histories.fingerprint != described:
@@ -43,7 +44,7 @@ def score_baselines(
             f"{dataset_statistics['dataset']} with fingerprint {described[:12]}, the histories have "
             f"{histories.fingerprint[:12]}; run: kedro run --pipeline=data --params dataset={dataset}"
         )
-        raise ValueError(message)
+        raise DataError(message)
     tested, on_validation = [], {}
     for arm, build in BASELINES.items():
         test, validation = (

@@ -9,6 +9,7 @@ import ibis
 import pandas as pd
 
 from fairrec_pipeline.arms.record import SavedModel
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.histories import complete_histories
 from fairrec_pipeline.metrics.top_k import top_k
 from fairrec_pipeline.parameters.blocks import Evaluate
@@ -26,11 +27,11 @@ def recommend(
     Newer data than those of the training are the usual case in production, so they are allowed, and said.
 
     Raises:
-        ValueError: the model is of another dataset.
+        DataError: the model is of another dataset.
     """
     if model.config["dataset"] != statistics["dataset"]:
         message = f"the model is of {model.config['dataset']}, the interactions are of {statistics['dataset']}"
-        raise ValueError(message)
+        raise DataError(message)
     if model.config["data_fingerprint"] != statistics["fingerprint"]:
         logger.warning("The model was trained on other data than the present ones; it cannot recommend newer items")
     trained = restore_model(model, resolve_device(device))

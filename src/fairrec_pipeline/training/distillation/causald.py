@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead, SoftmaxLosses
@@ -140,7 +141,7 @@ def fit_distilled(
         training, and `teacher_disagreement` is `front_door.disagreement` for validation users.
 
     Raises:
-        ValueError: more teachers than users, or a copy mechanism, whose scores are not distilled.
+        OptionError: more teachers than users, or a copy mechanism, whose scores are not distilled.
         DivergenceError: a loss, a weight or a score is not finite.
     """
     how: Causald = spec.objective.options  # type: ignore[assignment]  # the table gives this loss these options
@@ -148,7 +149,7 @@ def fit_distilled(
         return fit(spec, data, objective, checkpoint, description=description)
     if spec.model.copy_window:
         message = "causald does not distil the scores of a copy mechanism; set model.copy_window=0 or causald.weight=0"
-        raise ValueError(message)
+        raise OptionError(message)
     chain = _Chain(spec, data, checkpoint)
     trainings = chain.fit_teachers(description)
     front_door = FrontDoor([chain.model(fitted.weights) for fitted in trainings[-how.n_teachers :]])
@@ -192,7 +193,7 @@ class _Chain:
         """The reference, which sees all users, and then the T teachers; the reference alone where T is 1.
 
         Raises:
-            ValueError: more teachers than users.
+            OptionError: more teachers than users.
         """
         spec, how, trainings = self.spec, self.how, list[Fitted]()
         for number, users in enumerate(users_of_teachers(self.data.train, how, spec.seed)):
@@ -283,12 +284,12 @@ def users_of_teachers(train: Histories, how: Causald, seed: int) -> list[np.ndar
     """Indices of the users of every training: first the reference, which sees all, then the T teachers.
 
     Raises:
-        ValueError: more teachers than users.
+        OptionError: more teachers than users.
     """
     everyone = np.arange(train.n_users)
     if how.n_teachers > train.n_users:
         message = f"causald.n_teachers={how.n_teachers}, but there are {train.n_users} training users; take fewer"
-        raise ValueError(message)
+        raise OptionError(message)
     if how.n_teachers == 1:
         return [everyone]
     if how.teachers == "seeds":
