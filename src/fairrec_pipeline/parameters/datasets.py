@@ -42,8 +42,8 @@ class Synthetic(Dataset):
     """A generated world; see interactions/sources/synthetic.py."""
 
     adapter: Literal["synthetic"]
-    n_users: int = Field(strict=True, ge=10)
-    n_items: int = Field(strict=True, ge=10)
+    n_users: int = Field(strict=True, ge=10, le=10**6)
+    n_items: int = Field(strict=True, ge=10, le=10**7)
     seed: Seed
 
     @property
