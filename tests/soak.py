@@ -30,16 +30,18 @@ from fairrec_pipeline.arms.store import ArmStore
 from tests.conftest import copy_project
 from tests.worlds import saved_snapshot
 
-LONGER = "train.epochs=20,train.patience=null,train.checkpoint_seconds=0"
+LONGER = "train.epochs=15,train.patience=null,train.checkpoint_seconds=0"
 COMMANDS = {
     "data": ("--pipeline=data",),
     "train": ("--pipeline=train", "--params", f"loss=cvar,{LONGER}"),
     "tune": ("--pipeline=tune", "--params", f"loss=gdro,{LONGER}"),
-    "experiment": ("--pipeline=experiment", "--params", f"trials_at_once=2,{LONGER}"),
+    "experiment": ("--pipeline=experiment", "--params", f"experiment=soak,trials_at_once=2,{LONGER}"),
     "compare": ("--pipeline=compare",),
     "recommend": ("--pipeline=recommend", "--params", "loss=cvar"),
 }
 """In the order in which a project runs them; the experiment ends with a comparison, too."""
+KILLS = 4
+"""Of a command, before it is run to its end."""
 EQUAL, BUT_FOR_DATES, DIFFERENT = "equal", "equal but for dates and seconds", "different"
 
 
@@ -57,6 +59,14 @@ class Outcome:
         self.artifacts += other.artifacts
         self.failed += other.failed
         self.different += other.different
+
+
+def fresh(folder: Path) -> Path:
+    """A fresh project, with a short experiment."""
+    project = copy_project(folder)
+    experiment = "experiments: {soak: {arms: [erm, cvar], seeds: 2, tune: true}}\n"
+    (project / "conf/test/parameters_soak.yml").write_text(experiment)
+    return project
 
 
 def start(project: Path, command: Sequence[str]) -> subprocess.Popen[str]:
@@ -180,14 +190,14 @@ def _is_of_time(name: str) -> bool:
 
 def undisturbed(folder: Path, names: Iterable[str]) -> tuple[Path, dict[str, float], Outcome]:
     """A project in which these commands ran, and how long each took."""
-    project, outcome = copy_project(folder), Outcome()
+    project, outcome = fresh(folder), Outcome()
     return project, {name: finish(project, COMMANDS[name], outcome) for name in names}, outcome
 
 
 def first_run(folder: Path, reference: Path, seconds: float, chance: random.Random) -> Outcome:
-    """A fresh project whose first command, `data`, is killed once."""
-    project = copy_project(folder)
-    outcome = disturb(project, ["data"], 1, {"data": seconds}, chance)
+    """A fresh project whose first command, `data`, is killed twice."""
+    project = fresh(folder)
+    outcome = disturb(project, ["data"], 2, {"data": seconds}, chance)
     outcome.kills["first run"] += outcome.kills.pop("data", 0)
     outcome.add(compared(project, reference))
     return outcome
@@ -195,7 +205,7 @@ def first_run(folder: Path, reference: Path, seconds: float, chance: random.Rand
 
 def series(folder: Path, reference: Path, seconds: Mapping[str, float], chance: random.Random, times: int) -> Outcome:
     """A project in which every command is killed."""
-    project = copy_project(folder)
+    project = fresh(folder)
     outcome = disturb(project, COMMANDS, times, seconds, chance)
     outcome.add(compared(project, reference))
     return outcome
@@ -203,7 +213,7 @@ def series(folder: Path, reference: Path, seconds: Mapping[str, float], chance: 
 
 def pair(folder: Path, reference: Path) -> Outcome:
     """A fresh project with two first runs at once."""
-    project, outcome = copy_project(folder), Outcome()
+    project, outcome = fresh(folder), Outcome()
     processes = [start(project, COMMANDS["data"]) for _ in range(2)]
     for process in processes:
         said, _ = process.communicate()
@@ -220,7 +230,7 @@ def crowd(folder: Path, seconds: float) -> tuple[Counter[str], Outcome]:
         Commands that ended well, by pipeline; and what failed. Every record has to be whole, of the data of its
         parameters, and the same as in a project of its own; of these the first two of every arm are looked at.
     """
-    project, done, outcome = copy_project(folder), Counter[str](), Outcome()
+    project, done, outcome = fresh(folder), Counter[str](), Outcome()
     commands: dict[str, Callable[[int], tuple[str, ...]]] = {
         "data": lambda number: ("--pipeline=data", "--params", f"split.validation_users={20 + number % 2}"),
         "train": lambda number: ("--pipeline=train", "--params", f"loss=cvar,seed={number}"),
@@ -228,7 +238,7 @@ def crowd(folder: Path, seconds: float) -> tuple[Counter[str], Outcome]:
         "experiment": lambda number: (
             "--pipeline=experiment",
             "--params",
-            f"experiments.small.arms=[erm],experiments.small.seeds=[{number}],evaluate.other_data=skip",
+            f"experiment=soak,seed={1000 + 2 * number},evaluate.other_data=skip",
         ),
     }
     ends = time.monotonic() + seconds
@@ -244,7 +254,7 @@ def crowd(folder: Path, seconds: float) -> tuple[Counter[str], Outcome]:
     with ThreadPoolExecutor(len(commands)) as threads:
         ended = dict(zip(commands, threads.map(lambda name: sum(repeat(name)), commands), strict=True))
     done.update(ended)
-    alone = copy_project(folder / "alone")
+    alone = fresh(folder / "alone")
     for name in ("train", "tune", "experiment"):
         for number in range(min(2, ended[name])):
             finish(alone, commands[name](number), outcome)
@@ -254,6 +264,7 @@ def crowd(folder: Path, seconds: float) -> tuple[Counter[str], Outcome]:
         if record.card["data_fingerprint"] != next(iter(theirs.values())).card["data_fingerprint"]:
             outcome.different.append(f"{label} is of other data")
     missing = [("cvar", n) for n in range(ended["train"])] + [("gdro-pop33", n) for n in range(ended["tune"])]
+    missing += [("erm", 1000 + n) for n in range(2 * ended["experiment"])]
     outcome.different += [f"{label} is lost" for label in missing if label not in ours]
     for label, record in theirs.items():
         same = label in ours and record.user_metrics.equals(ours[label].user_metrics)
@@ -277,12 +288,12 @@ def soak(folder: Path, *, first: int, kills: int, pairs: int, together: float, s
     total.add(again)
     print("seconds where nothing disturbs:", {name: round(each, 1) for name, each in seconds.items()}, flush=True)
     jobs: list[Callable[[], Outcome]] = []
-    for number in range(first):
+    for number in range(-(-first // 2)):
         chance = random.Random(f"{seed} first {number}")
         jobs.append(lambda n=number, c=chance: first_run(folder / f"first-{n}", prepared, seconds["data"], c))
-    for number in range(-(-kills // (2 * len(COMMANDS)))):
+    for number in range(-(-kills // (KILLS * len(COMMANDS)))):
         chance = random.Random(f"{seed} series {number}")
-        jobs.append(lambda n=number, c=chance: series(folder / f"series-{n}", reference, seconds, c, 2))
+        jobs.append(lambda n=number, c=chance: series(folder / f"series-{n}", reference, seconds, c, KILLS))
     by_pair = [lambda n=number: pair(folder / f"pair-{n}", prepared) for number in range(pairs)]
     with ThreadPoolExecutor(workers) as threads:
         for outcome in threads.map(lambda job: job(), [*jobs, *by_pair]):
@@ -309,7 +320,7 @@ def soak(folder: Path, *, first: int, kills: int, pairs: int, together: float, s
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--first", type=int, default=20, help="kills of a first run")
+    parser.add_argument("--first", type=int, default=20, help="kills of a first run, two a project")
     parser.add_argument("--kills", type=int, default=48, help="kills over all pipelines, at least")
     parser.add_argument("--pairs", type=int, default=10, help="pairs of first runs at once")
     parser.add_argument("--together", type=float, default=180, help="seconds of four processes on one project")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fairrec_pipeline.arms.spec import Plan
@@ -42,14 +42,17 @@ def names(tree: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 NUMBERS = [0, 1, -1, 2, 10**6, 10**9, 2**31, 2**63 - 1, 2**63, 10**400, 0.0, 1e-300, 5e-324, 1e300, -0.5,
            float("nan"), float("inf"), -float("inf")]  # fmt: skip
-TEXTS = ["", "erm", "cvar", "gdro-pop33", "all", "synthetic", "null", "${oc.env:HOME}", "${train.epochs}", "!!python/name:os.system",
-         "../..", "/etc/passwd", "a.b", "model.dim", "train.epochs", "\0", "\ud800", "ä漢🎲", "x" * 5000, "1e3"]  # fmt: skip
+TEXTS = ["", "erm", "cvar", "gdro-pop33", "all", "synthetic", "null", "${oc.env:HOME}", "${train.epochs}",
+"!!python/name:os.system",
+         "../..", "/etc/passwd", "a.b", "model.dim", "train.epochs", "\0", "\ud800", "ä漢🎲", "x" * 5000,
+         "1e3"]  # fmt: skip
 leaves = st.one_of(
     st.none(), st.booleans(), st.sampled_from(NUMBERS), st.sampled_from(TEXTS), st.integers(), st.floats(),
     st.text(max_size=8), st.binary(max_size=3), st.dates(),
 )  # fmt: skip
 keys = st.one_of(
-    st.sampled_from(["loss", "adapter", "parameters", "alpha", "epochs", "erm", "small", "arms", "seeds", "tune", "model.dim", ""]),
+    st.sampled_from(["loss", "adapter", "parameters", "alpha", "epochs", "erm", "small", "arms", "seeds", "tune",
+    "model.dim", ""]),
     st.integers(0, 3), st.none(), st.booleans(), st.floats(), st.text(max_size=3),
 )  # fmt: skip
 values = st.recursive(
@@ -61,7 +64,7 @@ values = st.recursive(
 
 @st.composite
 def trees(draw: st.DrawFn) -> dict[Any, Any]:
-    """A layer that sets up to four of the known names to anything, deep or at the top, and now and then unknown ones."""
+    """A layer that sets up to four of the known names to anything, at any depth, now and then unknown ones."""
     tree: dict[Any, Any] = {}
     known = sorted({path for layer in layers() for path in names(layer)})
     for path in draw(st.lists(st.sampled_from(known), max_size=4)):
@@ -118,12 +121,17 @@ def test_what_once_ended_in_a_traceback_is_refused(tree: dict[Any, Any]) -> None
 
 
 YAML = [
-    "!!python/object/apply:os.system ['touch {mark}']", "cvar: !!python/name:os.system", "train: [1, 2", "- a\n- b", "5", "text",
-    "null", "{}", "? [a, b]\n: c", "a: &a [*a]", "train: {epochs: ${oc.env:HOME}}", "train: {epochs: ${oc.env:NOTHING_IS_CALLED_SO}}",
-    "train: {epochs: ${oc.env:NOTHING,5}}", "train: ${nothing}", "train: {epochs: ${oc.create:}}", "train: {epochs: ???}",
+    "!!python/object/apply:os.system ['touch {mark}']", "cvar: !!python/name:os.system", "train: [1, 2", "- a\n- b",
+    "5", "text",
+    "null", "{}", "? [a, b]\n: c", "a: &a [*a]", "train: {epochs: ${oc.env:HOME}}",
+    "train: {epochs: ${oc.env:NOTHING_IS_CALLED_SO}}",
+    "train: {epochs: ${oc.env:NOTHING,5}}", "train: ${nothing}", "train: {epochs: ${oc.create:}}",
+    "train: {epochs: ???}",
     "train: {epochs: ${globals:nothing}}", "train: {epochs: ${runtime_params:nothing}}", "train: {epochs: 0o7}",
-    "\ufeffseed: 0", "\0", "seed: !!float .nan", "seed: !!binary aGFsbG8=", "seed: !!timestamp 2001-12-14", "seed: !!set {a, b}",
-    "train: &t {epochs: 5}\nmodel: *t", "<<: {seed: 3}", "1: 2", "1.5: 2", "true: 3", "~: 4", "2001-12-14: 5", "!!str 5: 6",
+    "\ufeffseed: 0", "\0", "seed: !!float .nan", "seed: !!binary aGFsbG8=", "seed: !!timestamp 2001-12-14",
+    "seed: !!set {a, b}",
+    "train: &t {epochs: 5}\nmodel: *t", "<<: {seed: 3}", "1: 2", "1.5: 2", "true: 3", "~: 4", "2001-12-14: 5",
+    "!!str 5: 6",
     "train: {epochs: ${train.epochs}}", "train: {epochs: '${'}", "loss: ${loss}", "grids: {1: {2: [3]}}",
 ]  # fmt: skip
 
@@ -153,3 +161,15 @@ def test_bytes_that_are_no_text_are_planned_or_refused(content: bytes, project: 
     except ParameterError as error:
         assert str(error).strip()
     assert time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize("name", ["globals", "catalog", "mlflow", "parameters"])
+@pytest.mark.parametrize("content", [b"5", b"- a", b"a: [", b"\xff\xfe", b"a: ${nothing}"])
+def test_a_file_of_another_kind_names_itself(name: str, content: bytes, project: Path) -> None:
+    file = project / f"conf/local/{name}.yml"
+    file.write_bytes(content)
+    with pytest.raises(ParameterError, match=r"cannot be read|unknown") as error:
+        found = ParameterLoader(str(project / "conf"), env="local", **CONFIG_LOADER_ARGS)
+        found.config_patterns["mlflow"] = ["mlflow*"]
+        found[name]
+    assert content == b"a: ${nothing}" or str(file) in str(error.value)
