@@ -114,10 +114,12 @@ def disturb(
     """
     outcome = Outcome()
     for name in names:
+        longest = 0.9 * seconds[name]
         for _ in range(times):
             # what is done already leaves less to do
-            if kill(project, COMMANDS[name], chance.uniform(0.2, 0.9 * seconds[name])):
-                outcome.kills[name] += 1
+            while not kill(project, COMMANDS[name], chance.uniform(0.2, longest)) and longest > 1:
+                longest /= 2
+            outcome.kills[name] += longest > 1
         finish(project, COMMANDS[name], outcome)
     return outcome
 
@@ -156,6 +158,8 @@ def _kind(path: Path, other: Path) -> str:
     return BUT_FOR_DATES if same else DIFFERENT
 
 
+_HTML = tuple(re.compile(each, re.DOTALL) for each in ("<table.*?</table>", "<tr.*?</tr>", "<t[hd].*?</t[hd]>"))
+_MARKDOWN = (re.compile(r"(?:^\|.*\n)+", re.MULTILINE), re.compile(r"^\|.*$", re.MULTILINE), re.compile(r"[^|]+"))
 _DATES = re.compile(r"\d{4}-\d\d-\d\d[T ][\d:.]+(Z|\+[\d:]+)?|\d{4}-\d\d-\d\d")
 
 
@@ -170,14 +174,29 @@ def _without_dates(path: Path) -> Any:
         tensors = load_file(path) if snapshot is None else snapshot.tensors
         described = None if snapshot is None else _dateless(snapshot.description)
         return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, described
-    if path.suffix in (".html", ".md"):  # seconds of a training stand in cells, minutes and rates in sentences
-        return _DATES.sub("<date>", re.sub(r"[\d.,]+ ?(s|min|h|seconds|minutes)\b", "<seconds>", path.read_text()))
+    if path.suffix in (".html", ".md"):  # the figures in a page are those of the JSON files
+        text = re.sub(r'<script.*?</script>|<div id="[-0-9a-f]*"', "", path.read_text(), flags=re.DOTALL)
+        table, row, cell = _HTML if path.suffix == ".html" else _MARKDOWN
+        text = table.sub(lambda found: _without_columns(found.group(), row, cell), text)
+        return _DATES.sub("<date>", text)
     return path.read_bytes()
+
+
+def _without_columns(table: str, row: re.Pattern[str], cell: re.Pattern[str]) -> str:
+    """The cells of a table, but for the columns of seconds."""
+    rows = [cell.findall(each) for each in row.findall(table)]
+    of_time = {number for number, name in enumerate(rows[0]) if _is_of_time(name)}
+    return repr([[each for number, each in enumerate(cells) if number not in of_time] for cells in rows])
 
 
 def _dateless(content: Any) -> Any:
     if isinstance(content, Mapping):
-        return {key: _dateless(value) for key, value in content.items() if not _is_of_time(key)}
+        over_seconds = "seconds %{x" in str(content.get("hovertemplate"))  # a curve of a figure
+        return {
+            key: _dateless(value)
+            for key, value in content.items()
+            if not _is_of_time(key) and not (over_seconds and key == "x")
+        }
     return [_dateless(each) for each in content] if isinstance(content, list) else content
 
 

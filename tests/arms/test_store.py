@@ -196,6 +196,7 @@ def test_a_store_may_lie_on_any_file_system() -> None:
     (found,) = store.records()
     with pytest.raises(DamagedArmError, match="was changed after it was written"):
         _ = found.user_metrics
+    memory.rm("/fairrec", recursive=True)  # it is one for the whole process
 
 
 def test_a_record_can_be_sent_to_another_process(tmp_path: Path) -> None:
