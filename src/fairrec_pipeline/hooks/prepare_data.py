@@ -120,5 +120,9 @@ def _alone(project: Path, dataset: str) -> Iterator[None]:
     """Of the sessions of a project one at a time prepares a dataset."""
     folder = project / "data"
     folder.mkdir(exist_ok=True)
-    with FileLock(folder / f".{folder_name(dataset)}.lock"):
-        yield
+    path = folder / f".{folder_name(dataset)}.lock"
+    with FileLock(path):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # who waits for it sees that, and makes a new one
