@@ -2,4 +2,4 @@
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message says what, what was found, what is allowed and what to do next."""
+    """Data that cannot be used; the message says what is wrong, what is allowed and what to do next."""
