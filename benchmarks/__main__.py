@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.head import RETAILROCKET, head_lines, measure_head
 from benchmarks.quality import ARMS, PUBLISHED_BEST, time_to_quality
 from benchmarks.step import measure_scaling, measure_step
 from benchmarks.validation import measure_validation
@@ -47,6 +48,9 @@ def _speed(record: dict[str, Any], options: argparse.Namespace) -> list[str]:
         _print_steps(result)
     record["validation"] = measure_validation(main_workload, n_users=10_000, rounds=min(2, rounds), threads=threads)
     _print_validation(record["validation"])
+    head_shape = {"positions": 40, "items": 50, "dim": 16} if options.quick else RETAILROCKET
+    record["head"] = measure_head(head_shape, rounds=min(rounds, 7), threads=threads)
+    print("\n".join(["", *head_lines(record["head"])]))
     sizes = (50, 500) if options.quick else tuple(options.catalogues)
     record["scaling"] = []
     for n_items in sizes:

@@ -78,12 +78,13 @@ def _serve(connection: Connection, make: Callable[..., Any], arguments: tuple[An
         except EOFError:
             return
         try:
-            connection.send((None, getattr(thing, method)(*arguments) if method else _peak_memory()))
+            connection.send((None, getattr(thing, method)(*arguments) if method else peak_memory()))
         except Exception:
             connection.send((traceback.format_exc(), None))
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """Most bytes of main memory that this process ever held."""
     # ru_maxrss is no use here: a started process inherits it from the one that started it
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):

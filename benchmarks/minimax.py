@@ -12,6 +12,7 @@ import io
 import multiprocessing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
+from benchmarks.workloads import TRAIN
+from fairrec_pipeline.arms.spec import ArmSpec
 from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.models.sasrec import SASRec
-from fairrec_pipeline.objectives import GROUP_DEPENDENT, build_objective
-from fairrec_pipeline.training.distillation.causald import trainer
-from fairrec_pipeline.training.fit import Budget
+from fairrec_pipeline.objectives import build_objective
+from fairrec_pipeline.parameters.methods import METHODS
+from fairrec_pipeline.training.fit import TrainingData
 from fairrec_pipeline.training.loss_groups import population
 from fairrec_pipeline.training.scoring import ModelScorer
 
@@ -67,7 +70,7 @@ TOY = World(
     warm_start_steps=2,
 )  # fmt: skip
 
-_GDRO = {"eta": 0.05, "absent_groups": "keep"}
+_GDRO = {"eta": 0.05, "absent_groups": "keep", "adjustment": 0.0, "balanced_batches": False}
 _RSR = {"clusters": 8, "temperature": 1.0, "weight_learning_rate": 0.05}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "erm": ("erm", {}),
@@ -100,7 +103,7 @@ _WARM_STARTED = ("arl", "rsr_hard", "rsr_soft")
 
 
 def generate(world: World, seed: int) -> tuple[Histories, Histories, Histories, np.ndarray]:
-    """Training, validation and test sequences, and the group (a place in `NAMES`) of every user.
+    """Training, validation and test sequences, and the group (an index into `NAMES`) of every user.
 
     Every group has its own random permutation: what follows an item. The held-out steps, two a user, follow it always.
     """
@@ -137,33 +140,28 @@ def train_arm(job: tuple[World, str, int]) -> dict[str, Any]:
     torch.set_num_threads(1)
     loss, options = ARMS[name]
     training, validation, test, groups = generate(world, seed)
-    codes = groups if loss in GROUP_DEPENDENT else None
+    codes = groups if METHODS[loss].needs_groups else None
     objective = build_objective(loss, population(training, codes, list(NAMES), world.dim), options)
     backbone = {
         "dim": world.dim, "feed_forward": world.dim, "blocks": 1, "heads": 1, "dropout": 0.0,
-        "max_length": world.length + 2, "init_std": 0.1,
+        "max_length": world.length + 2, "init_std": 0.1, "tied_embeddings": False, "copy_window": 0,
     }  # fmt: skip
-    budget = Budget(
-        epochs=world.epochs,
-        steps_per_epoch=world.steps_per_epoch,
-        batch_size=world.batch_size,
-        learning_rate=world.learning_rate,
-        warm_start_steps=world.warm_start_steps if loss in _WARM_STARTED else 0,
-        precision="fp32",
+    budget = {name: getattr(world, name) for name in ("epochs", "steps_per_epoch", "batch_size", "learning_rate")}
+    warm_start_steps = world.warm_start_steps if loss in _WARM_STARTED else 0
+    spec = ArmSpec.model_validate(
+        {
+            "objective": {"loss": loss, "groups": "group" if METHODS[loss].needs_groups else None, "options": options},
+            "model": backbone,
+            "train": TRAIN | budget | {"warm_start_steps": warm_start_steps, "precision": "fp32"},
+            "filter_seen": False,
+            "seed": seed,
+            "device": "cpu",
+        }
     )
     with contextlib.redirect_stderr(io.StringIO()):  # the bar of all trainings is enough
-        fitted = trainer(loss, options)(
-            training,
-            validation,
-            objective,
-            groups=codes,
-            backbone=backbone,
-            budget=budget,
-            seed=seed,
-            device=torch.device("cpu"),
-            filter_seen=False,
-        )
-    model = SASRec(world.n_items, **backbone)  # type: ignore[arg-type]
+        trainer = resolve_name(f"fairrec_pipeline.{METHODS[loss].trainer}")
+        fitted = trainer(spec, TrainingData(training, validation, codes), objective)
+    model = SASRec(world.n_items, **vars(spec.model))
     model.load_state_dict(fitted.weights)
     scores = ndcg(rank_targets(ModelScorer(model, test), test, filter_seen=False), 20)
     by_group = [float(scores[groups == group].mean()) for group in range(len(NAMES))]
@@ -186,20 +184,21 @@ def table(rows: pd.DataFrame) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, of_arm in rows.groupby("arm", sort=False):
-        own = of_arm.set_index("seed")
-        values, differences = own[columns].mean(), own[columns] - erm
+        of_seeds = of_arm.set_index("seed")
+        values, differences = of_seeds[columns].mean(), of_seeds[columns] - erm
         mean, sd = differences.mean(), differences.std()
-        setting = ", ".join(f"{option} {value:g}" for option, value in ARMS[str(name)][1].items() if _is_number(value))
+        setting = ", ".join(f"{option} {value:g}" for option, value in ARMS[str(name)][1].items() if _is_set(value))
         cells = [str(name), setting, *(f"{values[column]:.3f}" for column in columns)]
         compared = (f"{mean[column]:+.3f} ± {sd[column]:.3f}" for column in ("hidden", "overall"))
         cells += ["", ""] if name == "erm" else compared
-        cells.append(f"{own['seconds'].mean():.1f}")
+        cells.append(f"{of_seeds['seconds'].mean():.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_set(value: Any) -> bool:
+    """Whether an option is a number other than 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value != 0
 
 
 _TEXT = """# A world in which the answer is known
@@ -257,7 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--noise", type=float, nargs="+", default=list(NOISE), help="shares of the steps, a world each")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--processes", type=int, default=2, help="trainings at once, of one thread each")
-    parser.add_argument("--toy", action="store_true", help="toy size, to see that it runs; writes no page of its own")
+    parser.add_argument("--toy", action="store_true", help="toy size, to see that it runs; writes no page")
     parser.add_argument("--output", type=Path, help=f"the page (default {PAGE})")
     options = parser.parse_args(arguments)
     world = TOY if options.toy else World()

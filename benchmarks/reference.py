@@ -29,7 +29,7 @@ class PaddedBatch:
     """Left-padded rectangles, as long as the longest sequence of the batch.
 
     Attributes:
-        users: B places in `sequences.users`.
+        users: B indices into `sequences.users`.
         tokens: (B, L) items, start tokens and padding.
         padding: (B, L) bool, True where there is no token.
         targets: (B, L) item to predict after each token, `IGNORED` on padding; None at evaluation.

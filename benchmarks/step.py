@@ -23,8 +23,9 @@ from benchmarks.reference import PaddedBatches, PaddedSASRec, PaddedStep
 from benchmarks.workloads import Workload
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
-from fairrec_pipeline.objectives import GROUP_DEPENDENT, build_objective
+from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.base import Objective, Population
+from fairrec_pipeline.parameters.methods import METHODS
 from fairrec_pipeline.training.allocator import keep_freed_memory
 from fairrec_pipeline.training.batches import Batches, UserStream
 from fairrec_pipeline.training.step import TrainingStep
@@ -51,7 +52,7 @@ class Packed:
         self.model = SASRec(train.n_items, **backbone).train()
         self.model.mask_source = MaskSource(SEED)
         objective = _objective(workload, loss)
-        groups = torch.from_numpy(workload.groups) if loss in GROUP_DEPENDENT else None
+        groups = torch.from_numpy(workload.groups) if METHODS[loss].needs_groups else None
         optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=True)
         self.training_step = TrainingStep(self.model, optimizer, objective, groups)
         self.batches = Batches(train, max_length=backbone["max_length"], device=torch.device("cpu"))
@@ -84,7 +85,7 @@ class Padded:
         self.stream = UserStream(train.n_users, workload.batch_size, SEED)
 
     def step(self, number: int) -> tuple[float, list[int]]:
-        """As `Packed.step`."""
+        """Make one step, the making of the batch included: seconds, and the lengths of its sequences."""
         begun = time.perf_counter()
         batch = self.batches.batch(self.stream.users(number).tolist())
         self.training_step(batch, {})

@@ -6,15 +6,13 @@ import time
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.isolation import Isolated
 from benchmarks.reference import PaddedSASRec, copy_weights, mean_ndcg
 from benchmarks.step import SEED, ratio, spread
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Workload, first_users
 from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
-from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.training.scoring import ModelScorer
 
@@ -60,7 +58,7 @@ def measure_validation(workload: Workload, *, n_users: int, rounds: int, threads
     Raises:
         AssertionError: the two disagree on NDCG@20 by more than a tie or a last bit could explain.
     """
-    workload = replace(workload, validation=_first_users(workload.validation, n_users))
+    workload = replace(workload, validation=first_users(workload.validation, n_users))
     seconds: dict[str, list[float]] = {"reference": [], "ours": []}
     scores: dict[str, float] = {}
     peaks: dict[str, int] = {}
@@ -70,8 +68,8 @@ def measure_validation(workload: Workload, *, n_users: int, rounds: int, threads
         system.wait()
     for _ in range(rounds):
         for name, system in systems.items():
-            taken, scores[name] = system.call("validate")
-            seconds[name].append(taken)
+            elapsed, scores[name] = system.call("validate")
+            seconds[name].append(elapsed)
     for name, system in systems.items():
         peaks[name] = system.peak_memory()
         system.close()
@@ -94,17 +92,3 @@ def measure_validation(workload: Workload, *, n_users: int, rounds: int, threads
 def _model(workload: Workload) -> SASRec:
     torch.manual_seed(SEED)
     return SASRec(workload.train.n_items, **workload.backbone).eval()
-
-
-def _first_users(sequences: Histories, n_users: int) -> Histories:
-    assert sequences.targets is not None
-    assert sequences.repeats is not None
-    n_users = min(n_users, sequences.n_users)
-    return replace(
-        sequences,
-        users=sequences.users[:n_users],
-        items=sequences.items[: sequences.offsets[n_users]],
-        offsets=sequences.offsets[: n_users + 1],
-        targets=np.ascontiguousarray(sequences.targets[:n_users]),
-        repeats=sequences.repeats[:n_users],
-    )

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fairrec_pipeline.interactions.columns import TEST, USER, VALIDATION
+from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
 
 PUBLISHED = {
@@ -22,6 +24,12 @@ PUBLISHED = {
     "init_std": 1.0,
 }
 TOY = {"dim": 16, "feed_forward": 16, "blocks": 1, "heads": 1, "dropout": 0.2, "max_length": 20, "init_std": 0.02}
+TRAIN: dict[str, Any] = {
+    "steps_per_epoch": 128, "learning_rate": 1e-3, "warm_up_steps": 0, "schedule": "constant", "warm_start_steps": 0,
+    "patience": None, "precision": "auto", "cuda_graphs": True, "item_chunk": None, "checkpoint_seconds": 0.0,
+}  # fmt: skip
+"""What the budgets of the benchmarks share; a checkpoint after every epoch."""
+GROUP_SPLITS = {name: (1 / 3, 1 / 3, 1 / 3) for name in ("pop33", "seq33")}
 RETAILROCKET_FOLDERS = (Path("data/01_raw/retailrocket"), Path("../shared/data/retailrocket"))
 
 _SIZES = {"retailrocket": (22_178, 17_803), "movielens-1m": (6_040, 3_416)}
@@ -93,16 +101,64 @@ def with_catalogue(base: Workload, n_items: int) -> Workload:
 @cache
 def real_retailrocket(folder: Path) -> tuple[Histories, Histories, Histories]:
     """Training, validation and test histories of the published split (METHODS: data protocol)."""
+    train, validation, test, _ = prepare({"adapter": "retailrocket"}, folder, 10_000)
+    return train, validation, test
+
+
+def prepare(
+    source: dict[str, Any], folder: Path, validation_users: int | float, n_users: int | None = None
+) -> tuple[Histories, Histories, Histories, pd.DataFrame]:
+    """Training, validation and test histories by the published protocol, and user_id with `GROUP_SPLITS`.
+
+    Args:
+        source: the dataset's block of parameters.
+        folder: of its raw files.
+        validation_users: count (int) or share (float) of the users.
+        n_users: that the log of this name has; None for any.
+
+    Raises:
+        DataError: the raw files are not there (says where they belong), cannot be used, or have other users.
+    """
+    # what these need is wanted here only, not where a prepared job is trained
+    import ibis
+
     from fairrec_pipeline.interactions.core_filter import core_filter
-    from fairrec_pipeline.interactions.leave_one_out import hold_out, split_roles
+    from fairrec_pipeline.interactions.groups import assign_groups
+    from fairrec_pipeline.interactions.leave_one_out import hold_out, split_roles, training_interactions
     from fairrec_pipeline.interactions.sources import read_source
     from fairrec_pipeline.parameters.datasets import Source
 
-    core = core_filter(read_source(folder, Source.model_validate({"adapter": "retailrocket"})).events, 5)
-    interactions: pd.DataFrame = split_roles(core, hold_out(core, 10_000, 42)).to_pandas()
-    train = training_histories(interactions)
-    validation, test = (evaluation_histories(interactions, train.catalogue, role) for role in ("validation", "test"))
-    return train, validation, test
+    raw = read_source(folder, Source.model_validate(source))
+    users = None if n_users is None else int(raw.events[USER].nunique().execute())
+    if users != n_users:
+        message = (
+            f"the log in {folder} has {users:,} users, but {source['adapter']} has {n_users:,}; put the real one "
+            "there, or time generated histories of its lengths with --generated"
+        )
+        raise DataError(message)
+    interactions = core_filter(raw.events, 5)
+    held_out = ibis.memtable(hold_out(interactions, validation_users, 42))
+    training = training_interactions(interactions, held_out)
+    groups = assign_groups(training, raw.user_attributes, 0.8, GROUP_SPLITS).to_pandas()
+    rows = split_roles(interactions, held_out).to_pandas()
+    train = training_histories(rows)
+    validation, test = (evaluation_histories(rows, train.catalogue, role) for role in (VALIDATION, TEST))
+    return train, validation, test, groups[[USER, *GROUP_SPLITS]]
+
+
+def first_users(histories: Histories, n_users: int) -> Histories:
+    """Evaluation histories of the first users, at most so many."""
+    assert histories.targets is not None
+    assert histories.repeats is not None
+    n_users = min(n_users, histories.n_users)
+    return replace(
+        histories,
+        users=histories.users[:n_users],
+        items=histories.items[: histories.offsets[n_users]],
+        offsets=histories.offsets[: n_users + 1],
+        targets=np.ascontiguousarray(histories.targets[:n_users]),
+        repeats=histories.repeats[:n_users],
+    )
 
 
 def generated_like(name: str) -> tuple[Histories, Histories]:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import safe_open
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairrec_pipeline.arms.record import ArmRecord
+from fairrec_pipeline.arms.record import PARTS, ArmRecord
 from fairrec_pipeline.arms.spec import ArmSpec
-from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
+from fairrec_pipeline.interactions.prepared import PreparedData, combined_fingerprint
 from fairrec_pipeline.models.sasrec import SASRec
+from fairrec_pipeline.objectives import build_objective
+from fairrec_pipeline.objectives.base import Objective, State
+from fairrec_pipeline.parameters.blocks import Evaluate
 from fairrec_pipeline.parameters.methods import METHODS, parts_of_arm
+from fairrec_pipeline.training.checkpoint import Checkpoint, Snapshot
+from fairrec_pipeline.training.fit import Fitted
+from fairrec_pipeline.training.loss_groups import population
+from fairrec_pipeline.training.step import TrainingStep
 
 _RSR = {"clusters": 3, "temperature": 0.5, "weight_learning_rate": 0.5}
 _GROUP_DRO = {"eta": 0.1, "absent_groups": "keep", "adjustment": 0.0, "balanced_batches": False}
@@ -160,3 +173,134 @@ def record_of(
     return ArmRecord.of(
         {**common, **({} if seed is None else trained), **(card or {})}, user_metrics=user_metrics, **parts
     )
+
+
+def prepared_data(**attributes: Any) -> PreparedData:
+    """The 60 users, ready to train on; attributes by name."""
+    events, groups = interactions(), user_groups(**attributes)
+    train = training_histories(events)
+    validation, test = (evaluation_histories(events, train.catalogue, role) for role in ("validation", "test"))
+    fingerprints = {name: hashlib.sha256(",".join(groups[name]).encode()).hexdigest() for name in groups.columns[3:]}
+    return PreparedData("small", FINGERPRINT, {}, train, validation, test, groups, fingerprints)
+
+
+EVALUATE = Evaluate(
+    filter_seen=False, confidence=0.95, significance=0.05, correction="holm", other_data="refuse", top_k=20
+)
+STATISTICS: dict[str, Any] = {
+    "dataset": "synthetic",
+    "fingerprint": FINGERPRINT,
+    "group_fingerprints": {"pop33": "a" * 64, "seq33": "b" * 64},
+}
+"""Of the data that the records of `record_at` were trained on."""
+N_COMPARED = 240
+
+
+def compared_groups() -> pd.DataFrame:
+    """Groups of the 240 users of `record_at`, and an attribute."""
+    users = np.arange(N_COMPARED)
+    groups = user_groups(N_COMPARED, segment=np.where(users % 2 == 0, "even", "odd"))
+    return groups.assign(train_length=3 + users % 7, popularity_ratio=users / N_COMPARED)
+
+
+def record_at(
+    level: float, arm: str, seed: int | None = 0, *, card: Mapping[str, Any] | None = None, **parameters: Any
+) -> ArmRecord:
+    """A record of 240 users with a mean NDCG@20 of about `level`; users differ alike in every arm."""
+    noise = np.random.default_rng([seed or 0, len(arm)]).normal(0, 0.01, N_COMPARED)
+    groups = combined_fingerprint(STATISTICS["group_fingerprints"], parts_of_arm(arm)[1])
+    trained = {
+        "parameters": {"seed": seed, "evaluate": {"filter_seen": False}, **parameters},
+        "best_epoch": 30 if arm == "cvar" else 12,
+    }
+    of_arm = {"groups_fingerprint": groups, **({"validation_ndcg_at_20": level - 0.1} if seed is None else trained)}
+    metrics = metrics_of(level + 0.1 * np.sin(np.arange(N_COMPARED)) + noise)
+    return record_of(arm, metrics, seed, card={**of_arm, **(card or {})})
+
+
+def with_parts(record: ArmRecord, card: Mapping[str, Any] | None = None, **parts: Any) -> ArmRecord:
+    """The same record with other parts and other values in its card."""
+    return ArmRecord.of({**record.card, **(card or {})}, **{name: record.open_part(name) for name in PARTS} | parts)
+
+
+# --- trainings and steps
+
+HISTORY_LENGTHS = [1, 1, 2, 3, 3, 5, 8, 9, 11, 12, 13, 14, 20, 31]
+"""Around the 12 tokens that `small_model` looks at: at it, one beyond it, far beyond it."""
+
+
+def objective_of(
+    loss: str,
+    train: Histories,
+    options: Mapping[str, Any] | None = None,
+    *,
+    groups: np.ndarray | None = None,
+    state_dim: int = 16,
+) -> Objective:
+    """An objective for these histories; options lie over `OPTIONS`. Without `groups` three take turns."""
+    codes = np.arange(train.n_users) % 3 if groups is None else groups
+    names = ["a", "b", "c"][: int(codes.max()) + 1]
+    return build_objective(loss, population(train, codes, names, state_dim), {**OPTIONS[loss], **(options or {})})
+
+
+def groups_for(loss: str, train: Histories) -> torch.Tensor | None:
+    """Three groups in turns, if the loss is told groups."""
+    return torch.arange(train.n_users) % 3 if METHODS[loss].needs_groups else None
+
+
+def step_of(loss: str, model: SASRec, train: Histories, *, device: str = "cpu", **options: Any) -> TrainingStep:
+    """A training step whose optimiser gets its learning rate from outside."""
+    objective = objective_of(loss, train, state_dim=model.output_table.shape[1])
+    groups = groups_for(loss, train)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.0, fused=device != "meta")
+    return TrainingStep(model, optimizer, objective, None if groups is None else groups.to(device), **options)
+
+
+def state_of(step: TrainingStep, device: str = "cpu") -> State:
+    """The objective's state before the first step."""
+    return {name: value.to(device) for name, value in step.objective.initial_state().items()}
+
+
+RECORDABLE = [loss for loss in OPTIONS if loss not in {"rsr_hard", "causald"}]
+"""Losses whose steps ask the device nothing; rsr_hard clusters its users now and then."""
+STEP_USERS = torch.tensor([[0, 13, 5, 7, 1], [2, 3, 4, 6, 8], [9, 9, 10, 11, 12], [13, 12, 11, 10, 0]])
+"""Of four steps; one user is drawn twice."""
+STEP_RATES = [2**-7, 2**-6, 2**-8, 2**-7]
+"""Learning rates of four steps, which single precision knows."""
+
+
+class NothingFromTheCpu(TorchDispatchMode):
+    """Fails where a tensor is copied from the CPU to another device, which a GPU is waited for.
+
+    `torch.where` copies a number, too, once it is on CUDA.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket is torch.ops.aten.where and result.device.type != "cpu":
+            assert all(part.device.type != "cpu" for part in args), "a number of the CPU"
+        if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
+            source = args[1] if func.overloadpacket is torch.ops.aten.copy_ else args[0]
+            assert source.device.type != "cpu" or result.device.type == "cpu", "copied from the CPU"
+        return result
+
+
+def assert_same_fit(first: Fitted, second: Fitted) -> None:
+    """Weights, history, choice of the epoch and state to the bit; seconds differ."""
+    assert first.weights.keys() == second.weights.keys()
+    assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
+    histories = [fitted.history.drop(columns="seconds") for fitted in (first, second)]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+    assert (first.best_epoch, first.best_ndcg) == (second.best_epoch, second.best_ndcg)
+    pd.testing.assert_frame_equal(first.user_weights, second.user_weights, check_exact=True)
+    assert first.objective_state.keys() == second.objective_state.keys()
+    assert all(torch.equal(value, second.objective_state[name]) for name, value in first.objective_state.items())
+
+
+def saved_snapshot(path: Path) -> Snapshot:
+    """What a checkpoint holds, whatever its identity."""
+    with safe_open(path, framework="pt") as file:
+        identity = json.loads(file.metadata()["description"])["identity"]
+    snapshot = Checkpoint(path, identity).load()
+    assert snapshot is not None
+    return snapshot

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from kedro.pipeline import Pipeline
 
-PAPER_LOSSES = ("erm", "cb", "cb_log", "ipw", "ipw_log", "gdro", "sdro", "cvar")
-"""The methods of the paper, which `__default__` compares; every other one is trained by its name."""
+from fairrec_pipeline.parameters.methods import METHODS
+
+PAPER_METHODS = tuple(loss for loss, method in METHODS.items() if method.of_paper)
+"""What `__default__` compares; every other method is trained by its name."""
 
 
 class LazyPipelines(Mapping[str, Pipeline]):
@@ -33,8 +35,8 @@ def register_pipelines() -> Mapping[str, Pipeline]:
         {
             "__default__": _default,
             "data": _data,
-            "train": _train,
-            "tune": _tune,
+            "train": lambda: _train("train"),
+            "tune": lambda: _train("tune"),
             "experiment": _experiment,
             "compare": _compare,
             "table1": _table1,
@@ -46,9 +48,8 @@ def register_pipelines() -> Mapping[str, Pipeline]:
 def _default() -> Pipeline:
     from fairrec_pipeline.pipelines import compare, data, train
 
-    arms = [train.create_arm_pipeline(loss) for loss in PAPER_LOSSES]
-    trained = [name for arm in arms for name in sorted(arm.outputs()) if name.endswith("user_metrics")]
-    return data.create_pipeline() + sum(arms, Pipeline([])) + compare.create_pipeline(after=trained)
+    trained = train.create_checked_pipeline("default", PAPER_METHODS)
+    return data.create_pipeline() + trained + compare.create_pipeline(after=sorted(trained.outputs()))
 
 
 def _data() -> Pipeline:
@@ -57,22 +58,16 @@ def _data() -> Pipeline:
     return data.create_pipeline()
 
 
-def _train() -> Pipeline:
+def _train(plan: str) -> Pipeline:
     from fairrec_pipeline.pipelines import train
 
-    return train.create_pipeline()
-
-
-def _tune() -> Pipeline:
-    from fairrec_pipeline.pipelines import train
-
-    return train.create_tune_pipeline()
+    return train.create_pipeline(plan)
 
 
 def _experiment() -> Pipeline:
-    from fairrec_pipeline.pipelines import experiment
+    from fairrec_pipeline.pipelines import compare, train
 
-    return experiment.create_pipeline()
+    return train.create_checked_pipeline("experiment") + compare.create_pipeline(after=["trained_arms"])
 
 
 def _compare() -> Pipeline:
@@ -82,9 +77,9 @@ def _compare() -> Pipeline:
 
 
 def _table1() -> Pipeline:
-    from fairrec_pipeline.pipelines import table1
+    from fairrec_pipeline.pipelines import compare
 
-    return table1.create_pipeline()
+    return compare.create_table1_pipeline()
 
 
 def _recommend() -> Pipeline:

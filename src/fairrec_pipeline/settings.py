@@ -4,8 +4,12 @@ import gc
 import os
 import warnings
 
-from fairrec_pipeline.parameters.loader import ParameterLoader, arm_name
-from fairrec_pipeline.hooks.hooks import DataPreparation, TerminalTable, Tracking
+from fairrec_pipeline.hooks.check_plan import PlanCheck
+from fairrec_pipeline.hooks.prepare_data import DataPreparation
+from fairrec_pipeline.hooks.show_results import TerminalTable
+from fairrec_pipeline.hooks.tracking import Tracking
+from fairrec_pipeline.parameters.loader import ParameterLoader
+from fairrec_pipeline.parameters.methods import arm_folder, arm_name
 
 # Threads that wait give their core away: a few percent slower alone, twice as fast where another process runs
 # (synthetic world, 2 cores). It is read when torch is imported, which is later.
@@ -16,8 +20,8 @@ gc.set_threshold(50_000)
 
 # kedro-mlflow's hook is called by `Tracking`, which logs an arm and not a node
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
-# the last is called first: a run is tracked once its data are there
-HOOKS = (Tracking(), DataPreparation(), TerminalTable())
+# the last is called first: what cannot be trained is refused, then data are prepared, then the run is tracked
+HOOKS = (Tracking(), DataPreparation(), PlanCheck(), TerminalTable())
 
 # known and harmless: of other projects' code, or of names that a namespace gives
 for message in (
@@ -33,5 +37,5 @@ CONFIG_LOADER_ARGS = {
     "default_run_env": "local",
     # without it an environment that sets train.epochs would drop the rest of train
     "merge_strategy": {"parameters": "soft", "globals": "soft", "mlflow": "soft"},
-    "custom_resolvers": {"arm_name": arm_name},
+    "custom_resolvers": {"arm_name": arm_name, "arm_folder": arm_folder},
 }

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.floors import step_bytes, step_flops
+from benchmarks.head import SYSTEMS, Head, head_lines
 
 ROOT = Path(__file__).parents[2]
 BACKBONE = {"dim": 2, "feed_forward": 3, "blocks": 1, "max_length": 5}
@@ -33,8 +35,25 @@ def test_speed(tmp_path: Path) -> None:
     ]
     assert all(float(line.split("=")[1]) > 0 for line in lines[-5:])
     written = json.loads(record.read_text())
-    assert {"device", "versions", "command", "step", "validation", "scaling"} <= written.keys()
+    assert {"device", "versions", "command", "step", "validation", "scaling", "head"} <= written.keys()
     assert set(written["step"]["toy"]["systems"]) == {"reference", "erm", "cvar", "gdro", "cb"}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_all_heads_find_the_same(system: str) -> None:
+    """Losses and gradients of torch's function are ours, to single precision."""
+    shape = {"positions": 30, "items": 70, "dim": 8}
+    head, ours = Head(system, shape, "cpu", 1), Head("ours", shape, "cpu", 1)
+    coefficients = head.coefficients * (head.draws < 0.5)
+    expected = ours.losses_and_gradients(coefficients)
+    torch.testing.assert_close(head.losses_and_gradients(coefficients), expected, rtol=1e-4, atol=1e-6)
+    assert head.run(0.3) > 0
+
+
+def test_head_lines() -> None:
+    row = {"median_seconds": 0.5, "min_seconds": 0.4, "max_seconds": 1.0, "memory_bytes": 2**21, "this_over_ours": 1.5}
+    result = {"shape": {"items": 17_803}, "device": "cpu", "systems": {"all": {"torch": row}}}
+    assert head_lines(result)[2].split() == ["torch", "all", "0.5000", "0.4000", "2", "1.50"]
 
 
 def test_time_to_quality() -> None:

@@ -17,24 +17,13 @@ import pytest
 import torch
 
 from benchmarks import gpu_job
-from benchmarks.gpu_job import (
-    Arm,
-    Job,
-    compared,
-    epoch_seconds,
-    flops_per_step,
-    main,
-    padded_scorer,
-    profile,
-    published_job,
-    read_job,
-    toy_job,
-    train,
-    write_job,
-)
+from benchmarks.gpu_job import compared, epoch_seconds, flops_per_step, main, profile, train
+from benchmarks.jobs import BY_GROUP, LOSSES, Arm, Job, published_job, read_job, toy_job, write_job
+from benchmarks.padded import padded_scorer
 from benchmarks.reference import PaddedSASRec, mean_ndcg
-from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
+from fairrec_pipeline.parameters.methods import METHODS
 
 CPU = torch.device("cpu")
 
@@ -88,7 +77,7 @@ def test_flops_of_a_mean_step_by_hand(job: Job) -> None:
     d, f, blocks = job.backbone["dim"], job.backbone["feed_forward"], job.backbone["blocks"]
     per_position = blocks * (4 * d * d + 2 * d * f) + d * job.train.n_items
     whole = 6 * (lengths.sum() * per_position + blocks * d * (lengths * (lengths + 1)).sum())
-    assert flops_per_step(job) == pytest.approx(whole / job.train.n_users * job.budget.batch_size)
+    assert flops_per_step(job) == pytest.approx(whole / job.train.n_users * job.budget["batch_size"])
 
 
 def test_padded_ranks_agree_with_top_k_lists(job: Job) -> None:
@@ -209,7 +198,7 @@ def test_another_movielens_is_refused(tmp_path: Path) -> None:
         ratings = [f"{user}::{item}::5::{item}\n" for user in (1, 2) for item in (3, 4)]
         archive.writestr("ml-1m/ratings.dat", "".join(ratings))
         archive.writestr("ml-1m/users.dat", "1::F::1::10::48067\n2::M::56::16::70072\n")
-    with pytest.raises(DataError, match=r"has 2 users, but MovieLens-1M has 6,040.*--generated"):
+    with pytest.raises(DataError, match=r"has 2 users, but movielens-1m has 6,040.*--generated"):
         published_job("movielens-1m", tmp_path)
 
 
@@ -228,8 +217,35 @@ def test_an_error_in_one_arm_leaves_the_record_of_those_before(tmp_path: Path, m
 
 
 def test_the_first_epoch_is_not_the_usual_one() -> None:
-    assert epoch_seconds([9.0, 11.0, 13.0, 18.0]) == (9.0, 2.0)
-    assert epoch_seconds([9.0]) == (9.0, 9.0)
+    """Epochs of 9, 2, 2 and 5 seconds, of which validation took 8, .5, 1 and 1: training 1, 1.5, 1 and 4."""
+    assert epoch_seconds([9.0, 11.0, 13.0, 18.0], [8.0, 0.5, 1.0, 1.0]) == (9.0, 2.0, 1.5)
+    assert epoch_seconds([9.0], [8.0]) == (9.0, 9.0, 1.0)
+
+
+def test_validation_is_timed_where_it_happens(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second slower in validation leaves the rate of the steps alone, whatever else shares the device."""
+    before = rank_targets
+
+    def slow(*arguments: Any, **options: Any) -> np.ndarray:
+        time.sleep(0.5)
+        return before(*arguments, **options)
+
+    monkeypatch.setattr("fairrec_pipeline.training.validation.rank_targets", slow)
+    arm = trained(job, Arm("erm", "pop33", None, 0, CPU), tmp_path)
+    assert arm["seconds_of_validation"] > 4 * 0.5
+    assert arm["seconds_of_training"] + arm["seconds_of_validation"] == pytest.approx(arm["seconds"])
+    usual = float(np.median(np.diff([row["seconds"] for row in arm["curve"]])))
+    assert usual > 0.5
+    assert job.budget["steps_per_epoch"] / (usual - 0.5) / 2 < arm["steps_per_second"] < 1e5
+
+
+def test_losses_are_those_of_the_table() -> None:
+    """The paper's methods, their objectives and the arguments that are not options."""
+    assert [loss for loss, method in METHODS.items() if method.of_paper] == list(LOSSES)
+    for loss, (path, options) in LOSSES.items():
+        assert path == METHODS[loss].objective
+        assert METHODS[loss].arguments.items() <= options.items()
+        assert METHODS[loss].needs_groups == (loss in BY_GROUP)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says that there is no GPU")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fairrec_pipeline.comparison.baselines import BASELINES, markov, markov_recency, popularity, recency
-from fairrec_pipeline.metrics.ranking import rank_targets, user_metrics
 from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
+from fairrec_pipeline.metrics.ranking import rank_targets, user_metrics
 
 # training; test target (the first two users have a validation item, written between bars)
 # user 1: a b a c | d | a

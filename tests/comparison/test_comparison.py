@@ -1,8 +1,7 @@
-"""The comparison table: what is tested against what, what is refused, what the seeds do."""
+"""The comparison table: what is tested against what, what the seeds do, what the paper has."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 
 import numpy as np
@@ -10,31 +9,26 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fairrec_pipeline.comparison.comparison import IncomparableArmsError, TrainedArm, compare_arms, select_arms
+from fairrec_pipeline.arms.record import ArmRecord
+from fairrec_pipeline.comparison.comparison import compare_arms
 from fairrec_pipeline.comparison.paper.published import published_cells
+from fairrec_pipeline.comparison.selection import IncomparableArmsError, select_arms
 from fairrec_pipeline.metrics.significance import adjust
+from tests.worlds import EVALUATE, STATISTICS, compared_groups, metrics_of, record_at, with_parts
 
-FINGERPRINT = "f" * 64
-OPTIONS = {
-    "dataset": "synthetic",
-    "confidence": 0.95,
-    "significance": 0.05,
-    "correction": "holm",
-    "other_data": "refuse",
-    "fingerprint": FINGERPRINT,
-}
+OPTIONS = {"dataset": "synthetic", "evaluate": EVALUATE}
 
 
 @pytest.fixture
-def five(arm):
+def user_groups() -> pd.DataFrame:
+    return compared_groups()
+
+
+@pytest.fixture
+def five() -> list[ArmRecord]:
     """erm, a better arm, one that differs by noise, a worse one, and an untrained one."""
-    return [
-        arm("erm", 0.5),
-        arm("cvar", 0.52),
-        arm("kl", 0.5),
-        arm("cb", 0.48),
-        arm("recency", 0.55, seed=None),
-    ]
+    levels = {"erm": 0.5, "cvar": 0.52, "kl": 0.5, "cb": 0.48}
+    return [*(record_at(level, arm) for arm, level in levels.items()), record_at(0.55, "recency", None)]
 
 
 def row(table: pd.DataFrame, arm: str, split: str = "overall", group: str = "overall") -> pd.Series:
@@ -90,42 +84,15 @@ def test_other_order_of_users_and_string_ids_change_nothing(five, user_groups):
     def renamed(frame: pd.DataFrame) -> pd.DataFrame:
         return frame.assign(user_id="u" + frame["user_id"].astype(str)).sample(frac=1, random_state=0)
 
-    shuffled = [dataclasses.replace(arm, user_metrics=renamed(arm.user_metrics)) for arm in five]
+    shuffled = [with_parts(record, user_metrics=renamed(record.user_metrics)) for record in five]
     found = compare_arms(shuffled, renamed(user_groups), **OPTIONS)
     drawn = ["delta_bootstrap_low", "delta_bootstrap_high"]  # which users a resample draws depends on their order
     pd.testing.assert_frame_equal(found.drop(columns=drawn), expected.drop(columns=drawn))
     pd.testing.assert_frame_equal(found[drawn], expected[drawn], atol=0.005, rtol=0)
 
 
-def test_arms_of_other_data_are_refused(five, arm, user_groups):
-    strangers = [*five, arm("gdro-seq33", 0.5, seed=2, fingerprint="0123456789abcdef")]
-    with pytest.raises(IncomparableArmsError) as error:
-        compare_arms(strangers, user_groups, **OPTIONS)
-    for part in (
-        "gdro-seq33 (seed 2)",
-        "0123456789ab",
-        FINGERPRINT[:12],
-        "Train them again",
-        "evaluate.other_data=skip",
-    ):
-        assert part in str(error.value)
-    assert "erm" not in str(error.value)
-
-
-def test_arms_of_other_data_are_skipped_on_request(five, arm, user_groups, caplog):
-    strangers = [*five, arm("gdro-seq33", 0.5, fingerprint="0" * 64)]
-    table = compare_arms(strangers, user_groups, **(OPTIONS | {"other_data": "skip"}))
-    assert "gdro-seq33" not in set(table["arm"])
-    assert "Left out of the comparison: gdro-seq33 (seed 0)" in caplog.text
-
-
-def test_arms_ranked_in_another_way_are_refused(five, user_groups):
-    with pytest.raises(IncomparableArmsError, match=r"erm .*filter_seen=False, now it is True"):
-        compare_arms(five, user_groups, **OPTIONS, filter_seen=True)
-
-
 def test_arms_with_other_users_are_refused(five, user_groups):
-    five[1] = dataclasses.replace(five[1], user_metrics=five[1].user_metrics.iloc[1:])
+    five[1] = with_parts(five[1], user_metrics=five[1].user_metrics.iloc[1:])
     with pytest.raises(IncomparableArmsError, match=r"cvar \(seed 0\) was not tested on the same users"):
         compare_arms(five, user_groups, **OPTIONS)
 
@@ -143,9 +110,9 @@ def test_nothing_to_compare(user_groups):
         compare_arms([], user_groups, **OPTIONS)
 
 
-def test_seeds_are_averaged_per_user_and_tested_over_seeds(arm, user_groups):
-    erm = [arm("erm", level, seed) for seed, level in enumerate((0.50, 0.51, 0.49))]
-    cvar = [arm("cvar", level, seed) for seed, level in enumerate((0.52, 0.52, 0.50))]
+def test_seeds_are_averaged_per_user_and_tested_over_seeds(user_groups):
+    erm = [record_at(level, "erm", seed) for seed, level in enumerate((0.50, 0.51, 0.49))]
+    cvar = [record_at(level, "cvar", seed) for seed, level in enumerate((0.52, 0.52, 0.50))]
     found = row(compare_arms([*erm, *cvar], user_groups, **OPTIONS), "cvar")
     each = {name: [a.user_metrics["ndcg_at_20"].to_numpy() for a in arms] for name, arms in (("e", erm), ("c", cvar))}
     assert found["n_seeds"] == 3
@@ -168,9 +135,9 @@ def test_every_further_number_is_that_of_its_function(five, user_groups):
     assert pd.isna(found["sd_seeds"])
 
 
-def test_users_and_seeds_and_the_spread_over_seeds(arm, user_groups):
-    erm = [arm("erm", level, seed) for seed, level in enumerate((0.50, 0.51, 0.49))]
-    cvar = [arm("cvar", level, seed) for seed, level in enumerate((0.52, 0.52, 0.50))]
+def test_users_and_seeds_and_the_spread_over_seeds(user_groups):
+    erm = [record_at(level, "erm", seed) for seed, level in enumerate((0.50, 0.51, 0.49))]
+    cvar = [record_at(level, "cvar", seed) for seed, level in enumerate((0.52, 0.52, 0.50))]
     table = compare_arms([*erm, *cvar], user_groups, **OPTIONS)
     found = row(table, "cvar")
     each = {name: np.stack([a.user_metrics["ndcg_at_20"] for a in arms]) for name, arms in (("e", erm), ("c", cvar))}
@@ -188,25 +155,25 @@ def test_users_and_seeds_and_the_spread_over_seeds(arm, user_groups):
     assert found["sd_seeds"] == pytest.approx(each["c"].mean(1).std(ddof=1))
 
 
-def test_an_untrained_arm_is_the_same_with_every_seed(arm, user_groups):
-    erm = [arm("erm", level, seed) for seed, level in enumerate((0.50, 0.51, 0.49))]
-    untrained = arm("recency", 0.55, seed=None)
+def test_an_untrained_arm_is_the_same_with_every_seed(user_groups):
+    erm = [record_at(level, "erm", seed) for seed, level in enumerate((0.50, 0.51, 0.49))]
+    untrained = record_at(0.55, "recency", None)
     found = row(compare_arms([*erm, untrained], user_groups, **OPTIONS), "recency")
     of_seeds = [(untrained.user_metrics["ndcg_at_20"] - run.user_metrics["ndcg_at_20"]).mean() for run in erm]
     assert found["p_value_seeds"] == pytest.approx(stats.ttest_1samp(of_seeds, 0).pvalue)
     assert found["n_seeds"] == 0
 
 
-def test_arms_that_differ_by_noise_and_one_that_differs_truly(arm, metrics, user_groups):
+def test_arms_that_differ_by_noise_and_one_that_differs_truly(user_groups):
     """1,000 arms are erm plus noise of their own: 5 % of the cells have the paper's star, and after the correction none
     of a family does (but for a chance of 5 %). One that is better by half a standard deviation is found among them."""
     rng = np.random.default_rng(4)
-    erm = arm("erm", 0.5)
+    erm = record_at(0.5, "erm")
     ndcg = erm.user_metrics["ndcg_at_20"].to_numpy()
 
-    def other(name: str, better_by: float) -> TrainedArm:
-        noisy = metrics(ndcg + rng.normal(better_by, 0.1, len(ndcg)))
-        return dataclasses.replace(erm, arm=name, loss=name, user_metrics=noisy)
+    def other(name: str, better_by: float) -> ArmRecord:
+        noisy = metrics_of(ndcg + rng.normal(better_by, 0.1, len(ndcg)))
+        return with_parts(erm, {"arm": name, "loss": name}, user_metrics=noisy)
 
     arms = [erm, *(other(f"noise{place}", 0.0) for place in range(1000)), other("better", 0.05)]
     one_split = user_groups[["user_id", "train_length", "popularity_ratio", "pop33", "seq33"]]
@@ -227,42 +194,30 @@ def test_differences_from_the_paper_in_units_of_its_noise(five, user_groups):
     assert found["published_noise"] == pytest.approx(0.0017, abs=5e-5)
 
 
-def test_two_shared_seeds_are_too_few_for_a_test_over_seeds(arm, user_groups):
-    arms = [arm("erm", 0.5, seed) for seed in (0, 1, 2)] + [arm("cvar", 0.52, seed) for seed in (1, 2, 3)]
-    assert pd.isna(row(compare_arms(arms, user_groups, **OPTIONS), "cvar")["p_value_seeds"])
-
-
-def test_only_seeds_that_agree_with_the_newest_count(arm, user_groups, caplog):
-    arms = [
-        arm("erm", 0.5),
-        arm("cvar", 0.3, seed=0, cvar={"alpha": 0.3}),
-        arm("cvar", 0.52, seed=1, cvar={"alpha": 0.5}),
-        arm("cvar", 0.52, seed=2, cvar={"alpha": 0.5}),
+def test_several_seeds_do_not_split_the_ties_of_wilcoxon(user_groups):
+    """Ranks of three seeds in another order for each user: the means are equal, but not in the last bit."""
+    rng = np.random.default_rng(3)
+    base = rng.choice([0.0, 0.3, 0.1, 0.7], size=(3, len(user_groups)))
+    other = rng.permuted(np.where(rng.random(base.shape) < 0.2, 0.3, base), axis=0)
+    records = [
+        with_parts(record_at(0.5, arm, seed), user_metrics=metrics_of(values[seed]))
+        for arm, values in (("erm", base), ("cvar", other))
+        for seed in range(3)
     ]
-    found = row(compare_arms(arms, user_groups, **OPTIONS), "cvar")
-    assert found["n_seeds"] == 2
-    assert found["value"] == pytest.approx(0.52, abs=0.01)
-    assert "cvar (seed 0) is left out" in caplog.text
-    assert "cvar.alpha" in caplog.text
+    found = row(compare_arms(records, user_groups, **OPTIONS), "cvar")["p_wilcoxon"]
+    whole = np.rint(10 * (other - base)).sum(axis=0)
+    assert found == pytest.approx(stats.wilcoxon(whole, method="approx").pvalue, rel=1e-12)
+    assert found != pytest.approx(stats.wilcoxon(other.mean(0) - base.mean(0), method="approx").pvalue, abs=1e-3)
 
 
-def test_a_seed_that_was_run_again_counts_once(arm):
-    first, again = arm("erm", 0.4), arm("erm", 0.5)
-    again.card["finished"] = "2026-02-01T00:00:00+00:00"
-    runs = select_arms([again, first], fingerprint=FINGERPRINT, other_data="refuse")
-    assert runs == {"erm": [again]}
-
-
-def test_order_is_that_of_the_paper_with_baselines_last(arm):
-    names = ["mine", "kl", "causald", "cvar", "chi2", "gdro-seq33", "erm", "gdro-pop33"]
-    arms = [arm("recency", 0.1, seed=None), *(arm(name, 0.5) for name in names)]
-    runs = select_arms(arms, fingerprint=FINGERPRINT, other_data="refuse")
-    assert list(runs) == [*("erm", "gdro-pop33", "gdro-seq33", "cvar", "chi2", "kl", "causald", "mine", "recency")]
+def test_two_shared_seeds_are_too_few_for_a_test_over_seeds(user_groups):
+    arms = [record_at(0.5, "erm", seed) for seed in (0, 1, 2)] + [record_at(0.52, "cvar", seed) for seed in (1, 2, 3)]
+    assert pd.isna(row(compare_arms(arms, user_groups, **OPTIONS), "cvar")["p_value_seeds"])
 
 
 def test_a_good_comparison_is_silent(five, user_groups, caplog):
     with caplog.at_level(logging.WARNING):
-        compare_arms(five, user_groups, **OPTIONS, filter_seen=False)
+        compare_arms(select_arms(five, STATISTICS, EVALUATE), user_groups, **OPTIONS)
     assert not caplog.records
 
 

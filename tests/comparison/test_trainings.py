@@ -1,4 +1,4 @@
-"""Curves, grids and costs from what arms left behind, with and without the newer keys."""
+"""Curves, grids and costs from what arms left behind."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fairrec_pipeline.comparison.comparison import TrainedArm
+from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.comparison.trainings import budgets, training_curves, trainings
+from tests.worlds import metrics_of, record_of
 
 
 @pytest.fixture
@@ -28,9 +29,9 @@ def card(alpha: float, seconds: float = 10.0, **more: object) -> dict[str, objec
     return {"loss": "cvar", "parameters": parameters, "seconds": seconds, "device": "cpu x2", "epochs": 3, **more}
 
 
-def run(seed: int | None = 0, **left_behind: object) -> TrainedArm:
-    metrics = pd.DataFrame({"user_id": [1, 2, 3, 4], "ndcg_at_20": [0.2, 0.4, 0.6, 1.0]})
-    return TrainedArm("cvar", "cvar", None, seed, "f", card(0.3, best_epoch=2), metrics, **left_behind)
+def run(seed: int | None = 0, **parts: object) -> ArmRecord:
+    metrics = metrics_of(np.array([0.2, 0.4, 0.6, 1.0])).assign(user_id=[1, 2, 3, 4])
+    return record_of("cvar", metrics, seed, card=card(0.3, best_epoch=2), **parts)
 
 
 def test_a_run_by_hand(four_users):
@@ -42,8 +43,8 @@ def test_a_run_by_hand(four_users):
     assert found["kind"] == "seed"
 
 
-def test_a_grid_with_and_without_the_newer_keys(four_users):
-    newer = {
+def test_a_grid_with_and_without_its_test(four_users):
+    tested = {
         "point": "alpha=0.1",
         "options": {"alpha": 0.1},
         "seed": 0,
@@ -51,8 +52,11 @@ def test_a_grid_with_and_without_the_newer_keys(four_users):
         "history": [],
         "test_ndcg_at_20": {"overall": 0.5, "pop33/niche": 0.4, "pop33/popular": 0.7, "worst_group": 0.4},
     }
-    older = {"point": "alpha=0.3", "card": card(0.3, validation_ndcg_at_20=0.45), "history": []}
-    table = trainings([run(tuning_runs=[newer, older])], four_users)
+    untested = {
+        "point": "alpha=0.3", "options": {"alpha": 0.3}, "seed": 0, "card": card(0.3, validation_ndcg_at_20=0.45),
+        "history": [], "test_ndcg_at_20": None,
+    }  # fmt: skip
+    table = trainings([run(tuning_runs=[tested, untested])], four_users)
     grid = table[table["kind"] == "grid"].set_index("point")
     assert grid["option"].tolist() == ["alpha", "alpha"]
     assert grid["option_value"].tolist() == [0.1, 0.3]
@@ -76,8 +80,8 @@ def test_a_grid_over_the_training_marks_its_winner(four_users):
 
 def test_two_tuned_options_have_no_curve(four_users):
     points = [
-        {"point": str(place), "options": options, "card": card(0.3)}
-        for place, options in enumerate(({"eta": 1, "beta": 2}, {"eta": 2, "beta": 1}))
+        {"point": str(index), "options": options, "seed": 0, "card": card(0.3)}
+        for index, options in enumerate(({"eta": 1, "beta": 2}, {"eta": 2, "beta": 1}))
     ]
     assert trainings([run(tuning_runs=points)], four_users)["option"].isna().all()
 
@@ -97,7 +101,11 @@ def test_curves_count_steps_and_mark_what_was_kept():
         {"epoch": [1, 2, 3], "loss": [3.0, 2, 1], "validation_ndcg_at_20": 0.1, "seconds": [5, 9, 14]}
     )
     curves = training_curves(
-        [run(history=history.assign(group_weight_niche=0.5)), run(seed=1, history=history), run(2)]
+        [
+            run(training_history=history.assign(group_weight_niche=0.5)),
+            run(seed=1, training_history=history),
+            run(2),
+        ]
     )
     assert curves["step"].tolist() == [128, 256, 384] * 2
     assert curves["selected"].tolist() == [False, True, False] * 2

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from math import log2
 
 import pandas as pd
 import pytest
+from mlflow.utils.validation import _validate_metric_name
 
+from fairrec_pipeline.interactions.columns import ATOMIC
 from fairrec_pipeline.metrics.by_group import (
-    ATOMIC,
     METRICS,
     attribute_names,
-    gaps,
+    extremes,
+    group_means,
     group_metrics,
+    is_quantile_split,
     membership,
     metric_names,
-    worst_groups,
 )
 
 RANK_2 = 1 / log2(3)
@@ -108,12 +111,14 @@ def test_inputs_stay_as_they_were(users, four_groups):
 
 
 def test_worst_group_and_gap(users, four_groups):
-    table = group_metrics(users, four_groups)
-    worst = worst_groups(table).set_index(["split", "metric"])
-    assert worst.loc[("pop33", "ndcg_at_20"), "group"] == "popular"
-    gap = gaps(table).set_index(["split", "metric"])["gap"]
-    assert gap["pop33", "ndcg_at_20"] == pytest.approx((1 + RANK_2) / 2 - 0)
-    assert gap["overall", "ndcg_at_20"] == 0
+    means = group_means(group_metrics(users, four_groups))
+    found = extremes(means)
+    assert found is not None
+    assert (found.worst, found.worst_group) == (0, "popular")  # first of two; the zero of `new` targets does not count
+    assert found.gaps == {"pop33": pytest.approx((1 + RANK_2) / 2), "seq33": pytest.approx((1 + RANK_2) / 2)}
+    of_one = {group: mean for group, mean in means.items() if group[0] != "pop33"}
+    assert list(extremes(of_one).gaps) == ["seq33"]
+    assert extremes({("overall", "overall"): 0.5, ("age", "56+"): 0.1}) is None
 
 
 def test_names_for_a_tracker(users, four_groups):
@@ -125,11 +130,44 @@ def test_names_for_a_tracker(users, four_groups):
     assert names["test/ndcg_at_20/worst_group"] == 0
 
 
-def test_names_have_only_characters_that_mlflow_takes(users, four_groups):
-    named = four_groups.assign(age=["K-12 student", "56+", "a/b", "ü", "x"])
-    names = metric_names(group_metrics(users, named))
-    assert "test/ndcg_at_20/age/56_" in names
-    assert "test/ndcg_at_20/age/a_b" in names
+HOSTILE = [
+    "a/b",
+    "a_b",
+    "a:b",
+    "a\\b",
+    "",
+    ".",
+    "..",
+    "x" * 300,
+    "x" * 300 + "y",
+    "ü" * 240,
+    "K-12 student",
+    "56+",
+    "56_",
+]
+
+
+def test_different_labels_have_different_names_that_mlflow_accepts(users):
+    n = len(HOSTILE)
+    metrics = pd.DataFrame({"user_id": range(n), "repeat_target": False} | dict.fromkeys(METRICS, 0.5))
+    groups = pd.DataFrame({"user_id": range(n), "train_length": 3, "popularity_ratio": 0.5, "age": HOSTILE})
+    groups["age/b"], groups["age"] = "c", groups["age"].astype("string")
+    names = metric_names(group_metrics(metrics, groups))
+    assert len(names) == len(METRICS) * (n + 1 + 1 + 1)  # values of age; of `age/b`; new targets; overall
+    for name in names:
+        assert len(name) <= 250
+        _validate_metric_name(name)
+    # one that needs no change looks as it always did, and no other may look like a changed one
+    assert {"test/ndcg_at_20/age/a_b", "test/ndcg_at_20/age/K-12 student", "test/ndcg_at_20/age/56_"} <= names.keys()
+    changed = [name for name in names if re.search(r":[0-9a-f]{8}$", name) and "ndcg_at_20" in name]
+    assert len(changed) == n - 3 - 1 + 1  # but a_b, K-12 student, 56_ and a:b; and the group of `age/b`
+
+
+def test_a_label_that_looks_like_a_changed_one_is_changed(users, four_groups):
+    first = next(n for n in metric_names(group_metrics(users, four_groups.assign(age="a/b"))) if "20/age" in n)
+    label = first.rpartition("/")[2]
+    second = metric_names(group_metrics(users, four_groups.assign(age=label)))
+    assert first not in second
 
 
 def test_an_attribute_must_not_take_the_name_of_a_split(users, four_groups):
@@ -146,4 +184,6 @@ def test_groups_are_cut_by_target_on_request(users, four_groups):
 
 
 def test_attributes_are_the_columns_that_no_quantile_made(four_groups):
-    assert attribute_names(four_groups.assign(seq1080="short")) == ["age"]
+    assert attribute_names(four_groups.assign(seq1080="short", height="short")) == ["age", "height"]
+    assert is_quantile_split("pop1080", ["niche", "popular"])
+    assert not is_quantile_split("pop1080", ["short"])

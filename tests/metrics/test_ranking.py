@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.evaluation import ranking
-from fairrec_pipeline.metrics.ranking import ndcg, rank_and_loss, rank_targets, recall, user_metrics
 from fairrec_pipeline.interactions.histories import UNKNOWN, Histories
+from fairrec_pipeline.metrics import ranking
+from fairrec_pipeline.metrics.ranking import ndcg, rank_and_loss, rank_targets, recall, user_metrics
 
 
 def evaluation_world(histories: list[list[int]], targets: list[int], n_items: int) -> Histories:

@@ -168,6 +168,37 @@ def test_wilcoxon_by_hand():
     assert np.isnan(wilcoxon_test(np.ones((1, 1)), np.array([1]))).all()
 
 
+def test_wilcoxon_of_means_over_seeds_has_the_ties_of_whole_numbers():
+    """Multiples of 1/10, summed over three seeds in another order for each user: as whole numbers scipy ties them."""
+    rng = np.random.default_rng(8)
+    tenths = rng.integers(-3, 5, size=(3, 120, 4))
+    shuffled = np.take_along_axis(tenths, rng.permuted(np.tile(np.arange(3)[:, None, None], (1, 120, 4)), axis=0), 0)
+    means = np.mean(shuffled / 10, axis=0)
+    assert len(np.unique(np.abs(means))) > len(np.unique(np.abs(tenths.sum(axis=0))))  # floats split the ties
+    expected = stats.wilcoxon(tenths.sum(axis=0), axis=0, method="approx").pvalue
+    np.testing.assert_allclose(wilcoxon_test(means, np.array([120]))[0], expected, rtol=1e-12)
+    assert (np.abs(stats.wilcoxon(means, axis=0, method="approx").pvalue - expected) > 1e-4).any()
+
+
+def test_wilcoxon_takes_rounding_for_no_difference():
+    rounding = np.array([[0.1 + 0.2 - 0.3], [0.5], [0.25], [-0.125]])
+    expected = wilcoxon_test(np.array([[0.0], [4], [2], [-1]]), np.array([4]))
+    assert wilcoxon_test(rounding, np.array([4])) == expected
+
+
+@pytest.mark.parametrize("n", [24, 60])
+def test_bootstrap_equals_scipys_bca_where_resamples_have_the_mean_of_the_sample(n):
+    """Few levels, so that many resamples tie with the mean: at 24 users one in eight or so."""
+    rng = np.random.default_rng(12)
+    values = rng.choice([0.0, 0.0, 0.0, 0.3, 0.9], size=(n, 6))
+    low, high = bootstrap_intervals(values, np.array([n]), 0.95, resamples=20_000)
+    whole = np.round(values * 10)  # scipy sees exact ties
+    scipys = stats.bootstrap((whole,), np.mean, axis=0, n_resamples=20_000, confidence_level=0.95, rng=0)
+    tenth_of_a_step = 0.03 / n  # means of resamples are multiples of .3 / n, and an end is one of them
+    np.testing.assert_allclose(low[0], scipys.confidence_interval.low / 10, atol=tenth_of_a_step)
+    np.testing.assert_allclose(high[0], scipys.confidence_interval.high / 10, atol=tenth_of_a_step)
+
+
 def test_effect_size_by_hand():
     # differences 1 2 3: mean 2, standard deviation 1; no difference; the same difference everywhere
     values = np.array([[1.0, 0, 5], [2, 0, 5], [3, 0, 5]])

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.copying import Encounters, encounters, own_items, own_items_of_fixed_number
+from fairrec_pipeline.models.copying import Encounters, copied_items, copied_items_of_fixed_number, encounters
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import Additions, SoftmaxHead
@@ -56,38 +56,38 @@ def copying_model(*, dropout: float = 0.0, tied_embeddings: bool = False) -> SAS
     return model
 
 
-def test_own_items_of_an_example() -> None:
+def test_copied_items_of_an_example() -> None:
     """Items a b a c: after the last, c is newest, then a (met at its second time), then b."""
     items = np.array([0, 1, 0, 2])
     met = encounters(np.zeros(4, dtype=np.int64), items)
     assert met.gaps.tolist()[0] == 2
     assert (met.gaps[1:] > 10).all()
     assert met.counts.tolist() == [1, 1, 2, 1]
-    own = own_items(torch.tensor([3, 1]), torch.tensor([4, 2]), torch.from_numpy(items), met)
-    found = {(row, item): rest for row, item, *rest in zip(*(part.tolist() for part in own[:4]), strict=True)}
+    copied = copied_items(torch.tensor([3, 1]), torch.tensor([4, 2]), torch.from_numpy(items), met)
+    found = {(row, item): rest for row, item, *rest in zip(*(part.tolist() for part in copied[:4]), strict=True)}
     assert found == {(0, 2): [0, 1], (0, 0): [1, 2], (0, 1): [2, 1], (1, 1): [0, 1], (1, 0): [1, 1]}
-    assert own.items.tolist() == sorted(own.items.tolist())
+    assert copied.items.tolist() == sorted(copied.items.tolist())
 
 
-def test_own_items_of_nobody() -> None:
-    nothing = own_items(
+def test_copied_items_of_nobody() -> None:
+    nothing = copied_items(
         torch.tensor([-1, -1]), torch.tensor([0, 0]), torch.arange(3), encounters(*np.zeros((2, 3), int))
     )
     assert [len(part) for part in nothing[:4]] == [0, 0, 0, 0]
 
 
-def test_own_items_of_batches_by_loops() -> None:
+def test_copied_items_of_batches_by_loops() -> None:
     train = histories()
     batch = Batches(train, max_length=6, device=torch.device("cpu"), copy_window=WINDOW).batch(torch.arange(6))
-    assert batch.own is not None
+    assert batch.copied is not None
     expected, position = set(), 0
     for user, length in zip(batch.users.tolist(), batch.lengths.tolist(), strict=True):
         history = train.items[train.offsets[user] : train.offsets[user + 1]].tolist()
         for known in range(len(history) - length, len(history)):  # items known at each position that is kept
-            own = newest_first(history[:known])
-            expected |= {(position, item, rank, history[:known].count(item)) for rank, item in enumerate(own)}
+            known_items = newest_first(history[:known])
+            expected |= {(position, item, rank, history[:known].count(item)) for rank, item in enumerate(known_items)}
             position += 1
-    assert set(zip(*(part.tolist() for part in batch.own[:4]), strict=True)) == expected
+    assert set(zip(*(part.tolist() for part in batch.copied[:4]), strict=True)) == expected
 
 
 def test_a_fixed_number_of_own_items_are_the_same_and_others_that_are_not_real() -> None:
@@ -98,8 +98,8 @@ def test_a_fixed_number_of_own_items_are_the_same_and_others_that_are_not_real()
         newest - torch.from_numpy(train.offsets)[torch.from_numpy(train.event_users)] + 1, torch.tensor(WINDOW)
     )
     items = torch.from_numpy(train.items)
-    packed = own_items(newest, reach, items, met)
-    fixed = own_items_of_fixed_number(newest, reach, items, met, WINDOW)
+    packed = copied_items(newest, reach, items, met)
+    fixed = copied_items_of_fixed_number(newest, reach, items, met, WINDOW)
     assert fixed.real is not None
     assert [len(part) for part in fixed] == [WINDOW * len(newest)] * 5
     real = [part[fixed.real].tolist() for part in fixed[:4]]
@@ -132,13 +132,13 @@ def test_additions_in_the_head_equal_dense_logits(keep_bytes: int, masked: bool,
         order, real = torch.tensor([4, 11, 0, 7, 9, 2, 1, 8, 10, 3, 6, 5]), torch.arange(12) < 9
         more = Additions(*(torch.cat((part, part[:3])) for part in additions[:3]), real)
         additions = Additions(*(part[order] for part in more))
-    losses = head.losses(states.detach(), weight.detach(), targets, additions)
-    by_values = head.addition_gradients(coefficients)
+    entropies = head.losses(states.detach(), weight.detach(), targets, additions)
+    by_values = entropies.addition_gradients(coefficients)
     if fixed:
         by_values = torch.zeros_like(by_values).index_copy_(0, order, by_values)
         assert by_values[9:].tolist() == [0, 0, 0]
-    gradients = (*head.gradients(coefficients), by_values[:9])
-    torch.testing.assert_close((losses, *gradients), (expected.detach(), *expected_gradients), rtol=1e-12, atol=1e-12)
+    actual = (entropies.losses, *entropies.gradients(coefficients), by_values[:9])
+    torch.testing.assert_close(actual, (expected.detach(), *expected_gradients), rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_of_additions_in_bfloat16() -> None:
@@ -154,8 +154,7 @@ def test_gradients_of_additions_in_bfloat16() -> None:
     logits = (states.double() @ weight.double().T).index_put((rows, items), values.double(), accumulate=True)
     expected = torch.softmax(logits, 1)[rows, items] - (items == targets[rows]).double()
     head = SoftmaxHead(chunk=7)
-    head.losses(states, weight, targets, Additions(rows, items, values))
-    gradients = head.addition_gradients(coefficients)
+    gradients = head.losses(states, weight, targets, Additions(rows, items, values)).addition_gradients(coefficients)
     assert float(gradients.abs().max()) <= 1
     of_targets = items == targets[rows]
     assert bool((gradients[of_targets] <= 0).all())

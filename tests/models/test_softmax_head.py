@@ -41,8 +41,8 @@ def test_losses_and_gradients(chunk: int, keep_bytes: int, coefficients: Tensor)
     states, weight, targets = random_head()
     head = SoftmaxHead(keep_bytes=keep_bytes, chunk=chunk)
     expected = autograd(states, weight, targets, coefficients)
-    losses = head.losses(states, weight, targets)
-    torch.testing.assert_close((losses, *head.gradients(coefficients)), expected, rtol=1e-11, atol=1e-11)
+    entropies = head.losses(states, weight, targets)
+    torch.testing.assert_close((entropies.losses, *entropies.gradients(coefficients)), expected, rtol=1e-11, atol=1e-11)
 
 
 def test_buffers_serve_larger_and_smaller_batches() -> None:
@@ -52,8 +52,10 @@ def test_buffers_serve_larger_and_smaller_batches() -> None:
     for rows in (slice(0, 5), slice(0, N), slice(3, 9)):
         here = states[rows], weight, targets[rows]
         coefficients = COEFFICIENTS["some zero"][rows]
-        losses = head.losses(*here)
-        torch.testing.assert_close((losses, *head.gradients(coefficients)), autograd(*here, coefficients))
+        entropies = head.losses(*here)
+        torch.testing.assert_close(
+            (entropies.losses, *entropies.gradients(coefficients)), autograd(*here, coefficients)
+        )
 
 
 @pytest.mark.parametrize("keep_bytes", [2**29, 0], ids=["kept", "recomputed"])
@@ -62,8 +64,8 @@ def test_large_logits_do_not_overflow(keep_bytes: int) -> None:
     states, weight, targets = (x.float() if x.is_floating_point() else x for x in random_head(scale=1000.0))
     head = SoftmaxHead(keep_bytes=keep_bytes, chunk=10)
     coefficients = COEFFICIENTS["all"].float()
-    losses = head.losses(states, weight, targets)
-    actual = (losses, *head.gradients(coefficients))
+    entropies = head.losses(states, weight, targets)
+    actual = (entropies.losses, *entropies.gradients(coefficients))
     assert all(bool(torch.isfinite(x).all()) for x in actual)
     torch.testing.assert_close(actual, autograd(states, weight, targets, coefficients), rtol=1e-4, atol=1e-3)
 
@@ -72,8 +74,7 @@ def test_inputs_are_unchanged() -> None:
     states, weight, targets = random_head()
     copies = states.clone(), weight.clone(), targets.clone()
     head = SoftmaxHead(chunk=10)
-    head.losses(states, weight, targets)
-    head.gradients(COEFFICIENTS["all"])
+    head.losses(states, weight, targets).gradients(COEFFICIENTS["all"])
     torch.testing.assert_close((states, weight, targets), copies, rtol=0, atol=0)
 
 
@@ -85,9 +86,9 @@ def test_logits_that_rise_from_chunk_to_chunk(keep_bytes: int, coefficients: Ten
     weight[40:60] *= 30
     head = SoftmaxHead(keep_bytes=keep_bytes, chunk=10)
     expected = autograd(states, weight, targets, coefficients)
-    losses = head.losses(states, weight, targets)
-    assert len(head._levels) > 1
-    torch.testing.assert_close((losses, *head.gradients(coefficients)), expected, rtol=1e-11, atol=1e-11)
+    entropies = head.losses(states, weight, targets)
+    assert len(entropies._levels) > 1
+    torch.testing.assert_close((entropies.losses, *entropies.gradients(coefficients)), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("rows", [slice(None), slice(None, None, 3)], ids=["all", "some"])
@@ -104,9 +105,9 @@ def test_bfloat16_gradients_of_learned_targets(chunk: int, keep_bytes: int, rows
     losses, *expected = autograd(states.double(), weight.double(), targets, coefficients.double())
     assert 1e-6 < float(losses.mean()) < 1e-3
     head = SoftmaxHead(keep_bytes=keep_bytes, chunk=chunk)
-    head.losses(states, weight, targets)
+    entropies = head.losses(states, weight, targets)
     for _ in range(2):  # what is kept serves more than once
-        by_states, by_weight = head.gradients(coefficients)
+        by_states, by_weight = entropies.gradients(coefficients)
         assert by_states.dtype == by_weight.dtype == torch.bfloat16
         for actual, exact in ((by_states[rows], expected[0][rows]), (by_weight[:4], expected[1][:4])):
             assert float((actual.double() - exact).norm() / exact.norm()) < 0.2

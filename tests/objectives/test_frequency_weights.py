@@ -1,4 +1,4 @@
-"""ERM, class-balanced loss and inverse propensity weighting by hand, and the registry."""
+"""ERM, class-balanced loss and inverse propensity weighting by hand, and how objectives are built."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import math
 import pytest
 import torch
 
-from fairrec_pipeline.objectives import GROUP_DEPENDENT, OBJECTIVES, build_objective
+from fairrec_pipeline.objectives import build_objective, make_objective
 from fairrec_pipeline.objectives.base import LossBatch, Population
-from fairrec_pipeline.parameters.blocks import LOSSES
+from fairrec_pipeline.objectives.cvar import CVaR
+from fairrec_pipeline.objectives.group_dro import GroupDro
+from fairrec_pipeline.parameters.methods import METHODS
+from tests.worlds import OPTIONS
 
 # 3 items with 1, 3 and 6 interactions; 2 groups of 4 and 1 users with 5 interactions each
 POPULATION = Population(torch.tensor([1, 3, 6]), torch.tensor([4, 1]), torch.tensor([5, 5]))
@@ -59,8 +62,25 @@ def test_inverse_propensity(loss: str, count: str, group_weights: list[float]) -
     assert objective.item_weights is None
 
 
-def test_every_loss_has_parameters() -> None:
-    assert set(OBJECTIVES) <= set(LOSSES)
+def test_every_method_can_be_built_from_the_options_of_its_block() -> None:
+    population = Population(torch.tensor([1, 3]), torch.tensor([4, 1]), torch.tensor([5, 5]), n_users=5, state_dim=2)
+    assert OPTIONS.keys() == METHODS.keys()
+    for loss, method in METHODS.items():
+        options = method.options.model_validate(OPTIONS[loss])
+        objective = build_objective(loss, population, vars(options))
+        q, _ = objective.weights(
+            LossBatch(torch.tensor([1.0]), torch.tensor([0]), torch.tensor([0]), torch.zeros(1, 2)),
+            objective.initial_state(),
+        )
+        assert q.shape == (1,), loss
+
+
+def test_an_objective_from_where_it_is_written() -> None:
+    """Options by name; the population only where it is wanted."""
+    assert isinstance(make_objective("cvar:CVaR", WITHOUT_GROUPS, {"alpha": 0.3}), CVaR)
+    made = make_objective("group_dro:GroupDro", POPULATION, {"eta": 0.1, "absent_groups": "keep"})
+    assert isinstance(made, GroupDro)
+    assert made.n_groups == 2
 
 
 def test_unknown_loss_names_the_allowed_ones() -> None:
@@ -68,7 +88,7 @@ def test_unknown_loss_names_the_allowed_ones() -> None:
         build_objective("cvarr", POPULATION, {})
 
 
-@pytest.mark.parametrize("loss", GROUP_DEPENDENT)
+@pytest.mark.parametrize("loss", [loss for loss, method in METHODS.items() if method.needs_groups])
 def test_group_dependent_losses_need_groups(loss: str) -> None:
     with pytest.raises(ValueError, match=f"{loss} needs groups: set loss_groups"):
         build_objective(loss, WITHOUT_GROUPS, {})

@@ -66,6 +66,20 @@ def test_group_dro_keeps_an_absent_group() -> None:
     close(q, [share / 2, share / 2, share * math.e**2])
 
 
+def test_group_dro_climbs_on_the_last_loss_of_an_absent_group() -> None:
+    """Second batch, L = (3, 5, -): the last loss of group 2 was 6, so all three climb on (3, 5, 6)."""
+    objective = GroupDro(THREE_GROUPS, eta=ETA, absent_groups="climb")
+    q, state = objective.weights(FIRST, objective.initial_state())
+    keeps = GroupDro(THREE_GROUPS, eta=ETA, absent_groups="keep")
+    assert torch.equal(q, keeps.weights(FIRST, keeps.initial_state())[0])  # nobody is absent: one rule
+    before = group_weights(state).tolist()
+    q, state = objective.weights(SECOND, state)
+    expected = climbed(before, [3.0, 5.0, 6.0])
+    close(group_weights(state), expected)
+    assert expected[2] > before[2]
+    close(q, [expected[0] / 2, expected[0] / 2, expected[1]])
+
+
 def test_group_dro_decays_an_absent_group() -> None:
     """The published rule: the absent group enters with L = 0, (w_0 e^1.5, w_1 e^2.5, w_2 e^0) normalised."""
     objective = GroupDro(THREE_GROUPS, eta=ETA, absent_groups="decay")
@@ -100,6 +114,23 @@ def test_streaming_dro_keeps_an_absent_group() -> None:
     close(group_weights(state), second)
     close(q, [second[0] / 2, second[0] / 2, second[1]])
 
+    _, state = objective.weights(FIRST, state)
+    close(state["streaming_losses"], [0.632, 1.174, 1.14])
+    close(group_weights(state), climbed(second, [0.632, 1.174, 1.14]))
+
+
+def test_streaming_dro_climbs_on_the_streaming_loss_of_an_absent_group() -> None:
+    """The original rule: S_2 stays at .6 in the second batch, and w_2 climbs on it like the others.
+
+    Third, the first batch again: S = (.632, 1.174, .9 x .6 + .6 = 1.14).
+    """
+    objective = GroupDro(THREE_GROUPS, eta=ETA, beta=BETA, absent_groups="climb")
+    _, state = objective.weights(FIRST, objective.initial_state())
+    q, state = objective.weights(SECOND, state)
+    close(state["streaming_losses"], [0.48, 0.86, 0.6])
+    second = climbed(climbed([1 / 3] * 3, [0.2, 0.4, 0.6]), [0.48, 0.86, 0.6])
+    close(group_weights(state), second)
+    close(q, [second[0] / 2, second[0] / 2, second[1]])
     _, state = objective.weights(FIRST, state)
     close(state["streaming_losses"], [0.632, 1.174, 1.14])
     close(group_weights(state), climbed(second, [0.632, 1.174, 1.14]))
@@ -144,7 +175,7 @@ def test_one_group_with_an_adjustment_is_erm(beta: float | None) -> None:
 
 
 @pytest.mark.parametrize("beta", [None, 0.1])
-@pytest.mark.parametrize("absent_groups", ["keep", "decay"])
+@pytest.mark.parametrize("absent_groups", ["climb", "keep", "decay"])
 def test_weights_stay_a_distribution(beta: float | None, absent_groups: str) -> None:
     """Over a hundred random batches; a batch whose weights do not sum to 1 lacks a group."""
     objective = GroupDro(THREE_GROUPS, eta=ETA, beta=beta, absent_groups=absent_groups)  # type: ignore[arg-type]
@@ -184,3 +215,32 @@ def test_a_rare_hard_group_leaves_the_others_a_way_back() -> None:
         q, state = objective.weights(with_rare if step % 10 == 0 else without, state)
         assert bool(torch.isfinite(q).all())
     assert bool(torch.isfinite(state["log_group_weights"]).all())
+
+
+@pytest.mark.parametrize("beta", [None, BETA])
+@pytest.mark.parametrize(
+    ("rare_loss", "absent_groups", "low", "high"),
+    [
+        (4.0, "climb", 0.31, 0.34),  # of a third: as the others
+        (4.0, "keep", 0.32, 0.39),
+        (4.0, "decay", 0.0, 1e-12),
+        (6.0, "climb", 0.9999, 1.0),
+        (6.0, "keep", 0.98, 0.994),
+        (6.0, "decay", 0.0, 1e-10),  # although it has the highest loss
+    ],
+)
+def test_what_each_rule_does_to_a_rare_group(
+    beta: float | None, rare_loss: float, absent_groups: str, low: float, high: float
+) -> None:
+    """The figures of docs/methods.md: a group of 1 % of the users, in 271 of 1,000 batches of 32; the others have loss
+    4, it has 4 or 6, all with a standard deviation of 1."""
+    population = Population(torch.tensor([1]), torch.tensor([495, 495, 10]), torch.tensor([1, 1, 1]))
+    objective = GroupDro(population, eta=0.01, beta=beta, absent_groups=absent_groups)  # type: ignore[arg-type]
+    generator, state, present = torch.Generator().manual_seed(0), objective.initial_state(), 0
+    for _ in range(1000):
+        groups = torch.multinomial(torch.tensor([0.495, 0.495, 0.01]), 32, replacement=True, generator=generator)
+        losses = torch.tensor([4.0, 4.0, rare_loss])[groups] + torch.randn(32, generator=generator)
+        present += int((groups == 2).any())
+        _, state = objective.weights(LossBatch(losses, groups), state)
+    assert present == 271
+    assert low <= float(group_weights(state)[2]) <= high

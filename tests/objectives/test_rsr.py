@@ -185,7 +185,7 @@ def test_soft_prototypes_begin_near_users() -> None:
 
 
 def test_more_clusters_than_users_in_a_batch() -> None:
-    """None of them coincide, so that every prototype can go its own way."""
+    """None of them coincide, so that every prototype can go another way."""
     objective = soft(clusters=25)
     state = objective.initial_state()
     for step in range(3):

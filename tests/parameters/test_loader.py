@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fairrec_pipeline.parameters.loader import ParameterError, ParameterLoader, arm_name
-from fairrec_pipeline.parameters.blocks import GROUP_DEPENDENT_LOSSES, LOSSES, Parameters, Plan
+from fairrec_pipeline.arms.spec import Plan
+from fairrec_pipeline.errors import FairrecError
+from fairrec_pipeline.parameters.experiments import Parameters
+from fairrec_pipeline.parameters.loader import ParameterError, ParameterLoader
+from fairrec_pipeline.parameters.methods import METHODS, arm_folder, arm_name
 from fairrec_pipeline.settings import CONFIG_LOADER_ARGS
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 
 
 def load(runtime: dict[str, Any] | None = None, env: str = "base", conf: Path = CONF) -> dict[str, Any]:
@@ -22,16 +24,18 @@ def load(runtime: dict[str, Any] | None = None, env: str = "base", conf: Path = 
 
 @pytest.mark.parametrize("env", ["base", "paper", "test"])
 @pytest.mark.parametrize("dataset", ["synthetic", "retailrocket", "movielens-1m", "movielens-100k"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", METHODS)
 def test_every_environment_dataset_and_loss_is_valid(env: str, dataset: str, loss: str) -> None:
     model = {"copy_window": 0} if loss == "causald" else {}  # which does not go with RetailRocket's copy mechanism
     parameters = load({"dataset": dataset, "loss": loss, "model": model}, env)
-    assert parameters["objective"]["loss"] == loss
+    (spec,) = Plan.model_validate(parameters["plans"]["train"]).specs
+    assert spec.objective.loss == loss
+    assert spec.objective.options.model_dump() == parameters[loss]
     assert parameters["source"]["adapter"] == dataset
 
 
 def test_every_parameter_has_one_value_in_base() -> None:
-    assert set(load()) == {*Parameters.model_fields, *LOSSES, "source", "objective", "plan"}
+    assert set(load()) == {*Parameters.model_fields, *METHODS, "source", "plans"}
 
 
 def test_a_value_on_the_command_line_keeps_its_siblings() -> None:
@@ -78,7 +82,7 @@ def test_the_published_protocol() -> None:
 
 def test_arms_are_named_after_the_groups_they_use() -> None:
     assert arm_name("cvar", "seq33") == "cvar"
-    assert {arm_name(loss, "seq33") for loss in GROUP_DEPENDENT_LOSSES} == {
+    assert {arm_name(loss, "seq33") for loss, method in METHODS.items() if method.needs_groups} == {
         "ipw-seq33", "ipw_log-seq33", "gdro-seq33", "sdro-seq33",
     }  # fmt: skip
 
@@ -102,7 +106,6 @@ def test_arms_are_named_after_the_groups_they_use() -> None:
         ({"grids": {"cvra": {"alpha": [0.3]}}}, "did you mean cvar?"),
         ({"grids": {"erm": {"train.learning_rte": [0.1]}}}, "did you mean train.learning_rate?"),
         ({"grids": {"erm": {"train.learning_rate": [0.1, 0]}}}, "grids.erm.train.learning_rate: Input should be"),
-        ({"grids": {"erm": {"model.heads": [1, 3]}}}, "dim must be a multiple of heads, got dim 64 and heads 3"),
         ({"grids": {"erm": {"model.dim": []}}}, "grids.erm.model.dim: List should have at least 1 item"),
         ({"grids": {"backbone": {"alpha": [0.3]}}}, "grids.backbone: unknown 'alpha'"),
         ({"experiment": "tabel2"}, "experiment: unknown 'tabel2'; did you mean table2?"),
@@ -121,6 +124,17 @@ def test_arms_are_named_after_the_groups_they_use() -> None:
         ({"groups": {"splits": {"pop33": [0.3, 0.3, 0.3]}}}, "shares of pop33 must be above 0 and sum to 1"),
         ({"split": {"validation_users": 1.5}}, "a share of the users lies in (0, 1], got 1.5"),
         ({"model": {"dim": 6, "heads": 4}}, "dim must be a multiple of heads, got dim 6 and heads 4"),
+        ({"cvar": 5}, "cvar: a block is expected, got 5"),
+        ({"datasets": 5}, "datasets: a block is expected, got 5"),
+        ({"datasets": {"retailrocket": None}}, "datasets.retailrocket: a block is expected, got None"),
+        ({"train": None}, "train: a block is expected, got None"),
+        ({"loss": ["cvar"]}, "loss: unknown \"['cvar']\"; did you mean cvar?"),
+        ({"grids": {"cvar": {1: [0.3]}}}, "grids.cvar: unknown '1'"),
+        ({"grids": {"cvar": 5}}, "grids.cvar: a block is expected, got 5"),
+        ({"datasets": {"synthetic": {"n_users": 9}}}, "datasets.synthetic.n_users: Input should be greater than or"),
+        ({"datasets": {"synthetic": {"parameters": 9}}}, "datasets.synthetic.parameters: a block is expected, got 9"),
+        ({"experiments": {"small": {"seeds": 10**9}}}, "experiments.small.seeds: Input should be less than or equal"),
+        ({"seed": 2**63}, "seed: Input should be less than 9223372036854775808"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_run_is_refused_with_a_reason(runtime: dict[str, Any], said: str) -> None:
@@ -129,26 +143,118 @@ def test_what_cannot_be_run_is_refused_with_a_reason(runtime: dict[str, Any], sa
     assert said in error.value.message
 
 
-def plan(**runtime: Any) -> tuple[list[str], dict[str, Any]]:
-    """Arms of the chosen experiment, and its plan as nodes get it."""
-    loaded = load(runtime)["plan"]
-    Plan.model_validate(loaded)
-    return [arm_name(arm["objective"]["loss"], arm["objective"].get("groups")) for arm in loaded["arms"]], loaded
+def plan(name: str = "experiment", **runtime: Any) -> Plan:
+    """A plan that can be run."""
+    found = Plan.model_validate(load(runtime)["plans"][name])
+    found.require_runnable()
+    return found
 
 
-@pytest.mark.parametrize("asked", [{"loss": "causald"}, {"experiment": "methods"}])
-def test_causald_does_not_copy(asked: dict[str, str]) -> None:
+def points(found: Plan) -> dict[str, int]:
+    """Number of points of every arm; 0 if it is not tuned."""
+    return {arm: len(specs) if specs[0].point else 0 for arm, specs in found.arms.items()}
+
+
+def test_causald_does_not_copy() -> None:
     with pytest.raises(ParameterError, match=r"model.copy_window: causald .* set it to 0"):
-        load({"dataset": "retailrocket", **asked})
-    load({"dataset": "retailrocket", "model": {"copy_window": 0}, **asked})
-    load({"dataset": "retailrocket", "causald": {"weight": 0.0}, **asked})
+        load({"dataset": "retailrocket", "loss": "causald"})
+    with pytest.raises(FairrecError, match=r"model.copy_window: causald .* set it to 0"):
+        plan(dataset="retailrocket", experiment="methods")
+    for change in ({"model": {"copy_window": 0}}, {"causald": {"weight": 0.0}}):
+        load({"dataset": "retailrocket", "loss": "causald", **change})
+    assert len(points(plan(dataset="retailrocket", experiment="methods", model={"copy_window": 0}))) == len(METHODS)
+
+
+def test_a_grid_that_the_run_does_not_use_need_not_fit() -> None:
+    """Two epochs on MovieLens-100K are fewer than the warm start in the grids of arl and rsr."""
+    short = {"dataset": "movielens-100k", "train": {"epochs": 2}}
+    assert points(plan("train", **short)) == {"erm": 0}
+    assert points(plan("tune", **short, loss="cvar")) == {"cvar": 3}
+    with pytest.raises(FairrecError, match=r"grids\.arl\.train: warm_start_steps 48 leave no step"):
+        plan("tune", **short, loss="arl")
+    heads = {"grids": {"erm": {"model.heads": [1, 3]}}}
+    assert points(plan("train", **heads)) == {"erm": 0}
+    with pytest.raises(
+        FairrecError, match=r"grids\.erm\.model: dim must be a multiple of heads, got dim 64 and heads 3"
+    ):
+        plan("tune", **heads)
+
+
+def test_a_grid_of_too_many_points_is_not_worked_out() -> None:
+    values = {f"train.{name}": list(range(1, 101)) for name in ("epochs", "batch_size", "steps_per_epoch")}
+    with pytest.raises(FairrecError, match=r"grids\.erm: more than 10000 points"):
+        plan("tune", grids={"erm": values})
+
+
+def test_default_has_the_methods_of_the_paper_together_and_one_by_one() -> None:
+    paper = [arm_name(loss, "seq33") for loss, method in METHODS.items() if method.of_paper]
+    loaded = load({"loss_groups": "seq33", "seed": 4})["plans"]
+    assert list(Plan.model_validate(loaded["default"]).arms) == paper
+    alone = {loss: Plan.model_validate(value) for loss, value in loaded["methods"].items()}
+    assert [arm for each in alone.values() for arm in each.arms] == paper
+    assert {each.seeds for each in alone.values()} == {(4,)}
+
+
+def test_an_environment_wins_over_the_dataset(project: Path) -> None:
+    """base < dataset < environment < command line; what an environment says of the dataset wins over what it says in
+    general."""
+    mine = project / "conf" / "mine"
+    mine.mkdir()
+    (mine / "parameters.yml").write_text(
+        "train: {epochs: 77}\ndatasets: {retailrocket: {parameters: {model: {dim: 8}}}}\n"
+    )
+    (project / "conf/local/parameters.yml").write_text("train: {epochs: 78}\n")
+    rocket = {"dataset": "retailrocket"}
+    assert load(rocket)["train"]["epochs"] == 16
+    found = load(rocket, "mine", project / "conf")
+    assert (found["train"]["epochs"], found["train"]["schedule"], found["model"]["dim"]) == (77, "cosine", 8)
+    assert load(rocket, "local", project / "conf")["train"]["epochs"] == 78
+    assert load({**rocket, "train": {"epochs": 5}}, "mine", project / "conf")["train"]["epochs"] == 5
+    assert load(env="mine", conf=project / "conf")["model"]["dim"] == 64
+
+
+def test_names_of_datasets_may_be_numbers(project: Path) -> None:
+    (project / "conf/local/parameters.yml").write_text(
+        "datasets: {2024: {adapter: table, interactions: a.csv, user: u, item: i, timestamp: t}}\n"
+    )
+    found = load({"dataset": 2024}, "local", project / "conf")
+    assert (found["dataset"], found["source"]["interactions"]) == ("2024", "a.csv")
+
+
+@pytest.mark.parametrize(
+    "text", ["train: [", "train: {epochs: ${nothing}}", "x: !!python/object:os.system {}", "a: 1\na: 2"]
+)
+def test_a_file_that_is_no_yaml_is_a_message(project: Path, text: str) -> None:
+    (project / "conf/local/parameters.yml").write_text(text)
+    with pytest.raises(ParameterError):
+        load(env="local", conf=project / "conf")
+
+
+def test_folders_of_arms_are_different_for_different_arms() -> None:
+    names = [
+        "gdro-a/b",
+        "gdro-a_b",
+        "gdro-a%2Fb",
+        "gdro-a:b",
+        "gdro-a{b}",
+        "gdro-a*",
+        "gdro-" + "x" * 300,
+        "gdro-" + "x" * 301,
+    ]
+    folders = [arm_folder(name, 0) for name in names]
+    assert len(set(folders)) == len(names)
+    assert all(
+        folder.count("/") == 1 and not set("*?[]{}:\\") & set(folder) and len(folder) < 255 for folder in folders
+    )
+    assert arm_folder("gdro-pop33", 3) == "gdro-pop33/seed-3"
+    assert arm_folder("..", 0) == "%2E%2E/seed-0"
 
 
 def test_the_tables_of_the_paper_have_its_arms() -> None:
     """Tables 2, 3, 5, 6: four arms without groups, and four methods with each of three splits; 4 and 7: with pop33 and
     seq33 (and atomic, which is ours). Those that are published have all cells of published_ndcg20.csv."""
     for number, dataset in enumerate([*["retailrocket"] * 3, *["movielens-1m"] * 3], start=2):
-        arms, _ = plan(experiment=f"table{number}", dataset=dataset)
+        arms = list(plan(experiment=f"table{number}", dataset=dataset).arms)
         kinds = {4: ("pop33", "seq33", "atomic"), 7: ("pop33", "seq33", "atomic")}.get(
             number, tuple(f"{'pop' if number in (2, 5) else 'seq'}{split}" for split in ("33", "2060", "1080"))
         )
@@ -158,48 +264,42 @@ def test_the_tables_of_the_paper_have_its_arms() -> None:
 
 
 def test_arms_are_tuned_by_the_grids_of_the_paper() -> None:
-    _, found = plan(experiment="table2")
-    points = {
-        arm["objective"]["loss"]: None if arm["grid"] is None else len(next(iter(arm["grid"].values())))
-        for arm in found["arms"]
-    }
-    assert points == {
-        "erm": None, "cb": None, "cb_log": None, "ipw": None, "ipw_log": None, "cvar": 10, "gdro": 5, "sdro": 5,
+    by_loss = {arm.partition("-")[0]: number for arm, number in points(plan(experiment="table2")).items()}
+    assert by_loss == {
+        "erm": 0, "cb": 0, "cb_log": 0, "ipw": 0, "ipw_log": 0, "cvar": 10, "gdro": 5, "sdro": 5,
     }  # fmt: skip
 
 
 def test_no_method_is_tuned_more_than_another_on_movielens_100k() -> None:
-    _, found = plan(experiment="methods", dataset="movielens-100k")
-    points = {
-        arm["objective"]["loss"]: math.prod(len(values) for values in (arm["grid"] or {}).values())
-        for arm in found["arms"]
-    }
-    assert set(points.values()) <= {3, 4}, points
+    assert set(points(plan(experiment="methods", dataset="movielens-100k")).values()) <= {3, 4}
 
 
 def test_every_loss_takes_part_where_all_are_asked_for() -> None:
-    arms, _ = plan(experiment="methods", loss_groups="seq33")
-    assert arms == [arm_name(loss, "seq33") for loss in LOSSES]
+    assert list(plan(experiment="methods", loss_groups="seq33").arms) == [arm_name(loss, "seq33") for loss in METHODS]
 
 
 def test_seeds_are_a_list_or_a_count_from_the_seed_on() -> None:
-    assert plan(experiment="robust")[1]["seeds"] == [0, 1, 2]
-    assert plan(experiment="robust", seed=10, experiments={"robust": {"seeds": 2}})[1]["seeds"] == [10, 11]
-    assert plan(experiment="robust", experiments={"robust": {"seeds": [4, 2]}})[1]["seeds"] == [4, 2]
+    assert plan(experiment="robust").seeds == (0, 1, 2)
+    assert plan(experiment="robust", seed=10, experiments={"robust": {"seeds": 2}}).seeds == (10, 11)
+    assert plan(experiment="robust", experiments={"robust": {"seeds": [4, 2]}}).seeds == (4, 2)
 
 
 def test_the_backbone_grid_is_that_of_appendix_b() -> None:
-    (only,) = plan(experiment="backbone")[1]["arms"]
-    sizes = {name: len(values) for name, values in only["grid"].items()}
+    specs = plan(experiment="backbone").specs
+    sizes = {name: len({spec.point[name] for spec in specs}) for name in specs[0].point}
     assert sizes == {
         "model.dim": 2, "model.feed_forward": 2, "model.blocks": 3, "model.heads": 3, "model.dropout": 3,
         "train.batch_size": 2,
     }  # fmt: skip
+    assert len(specs) == 216
+    assert {(spec.model.dim, spec.train.batch_size) for spec in specs} == {
+        (d, b) for d in (128, 256) for b in (128, 256)
+    }
 
 
 def test_an_attribute_groups_an_arm_where_the_dataset_has_it() -> None:
     robust = {"robust": {"arms": ["erm", "gdro-gender"]}}
-    assert plan(experiment="robust", experiments=robust, dataset="movielens-100k")[0] == ["erm", "gdro-gender"]
+    assert list(plan(experiment="robust", experiments=robust, dataset="movielens-100k").arms) == ["erm", "gdro-gender"]
     with pytest.raises(ParameterError, match="unknown groups 'gender'"):
         plan(experiment="robust", experiments=robust, dataset="retailrocket")
     assert plan(experiments=robust, dataset="retailrocket")  # not the one that is run
@@ -225,4 +325,4 @@ def test_own_data_by_configuration_only(project: Path) -> None:
     )
     parameters = load({"dataset": "shop", "loss": "gdro", "loss_groups": "region"}, "local", project / "conf")
     assert parameters["source"]["user"] == "customer"
-    assert parameters["objective"]["groups"] == "region"
+    assert Plan.model_validate(parameters["plans"]["train"]).specs[0].name == "gdro-region"

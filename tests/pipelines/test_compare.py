@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import pickle
+from types import SimpleNamespace
+from typing import Any
 
 import ibis
 import numpy as np
@@ -13,64 +14,42 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
-from fairrec_pipeline.catalog.arms import TrainedArmsDataset
-from fairrec_pipeline.comparison.comparison import IncomparableArmsError, TrainedArm
-from fairrec_pipeline.metrics.ranking import user_metrics
+from fairrec_pipeline.arms.record import ArmRecord
+from fairrec_pipeline.comparison.selection import IncomparableArmsError
 from fairrec_pipeline.interactions.histories import evaluation_histories, training_histories
-from fairrec_pipeline.interactions.statistics import dataset_statistics
-from fairrec_pipeline.parameters.blocks import Evaluate
-from fairrec_pipeline.pipelines.compare import create_pipeline
+from fairrec_pipeline.metrics.ranking import user_metrics
+from fairrec_pipeline.pipelines.compare import create_pipeline, create_table1_pipeline
+from tests.worlds import EVALUATE, N_ITEMS, N_USERS, STATISTICS, interactions, record_of, user_groups, with_parts
 
-N_USERS, N_ITEMS, LENGTH = 60, 12, 6
+
+def arms_of(*records: ArmRecord) -> SimpleNamespace:
+    """What the catalog entry `arms` loads, as far as the pipeline knows it."""
+    return SimpleNamespace(records=list(records).copy)
 
 
 @pytest.fixture
-def inputs() -> dict[str, object]:
-    rng = np.random.default_rng(0)
-    users = np.repeat(np.arange(N_USERS), LENGTH)
-    positions = np.tile(np.arange(LENGTH), N_USERS)
-    interactions = pd.DataFrame(
-        {
-            "user_id": users,
-            # every item occurs in training; the rest is drawn
-            "item_id": np.where(positions == 0, users % N_ITEMS, rng.integers(N_ITEMS, size=len(users))),
-            "timestamp": positions,
-            "position": positions,
-            "role": np.select([positions == LENGTH - 1, positions == LENGTH - 2], ["test", "validation"], "train"),
-        }
-    )
-    names = np.arange(N_USERS)
-    user_groups = pd.DataFrame(
-        {
-            "user_id": names,
-            "train_length": LENGTH - 2,
-            "popularity_ratio": 0.5,
-            "pop33": np.array(["niche", "diverse", "popular"])[names % 3],
-            "seq33": np.array(["short", "medium", "long"])[names // 3 % 3],
-        }
-    )
-    statistics = {"dataset": "synthetic", **dataset_statistics(interactions, user_groups)}
-    test = evaluation_histories(interactions, training_histories(interactions).catalogue, "test")
+def inputs() -> dict[str, Any]:
+    events, rng = interactions(), np.random.default_rng(0)
+    train = training_histories(events)
+    validation, test = (evaluation_histories(events, train.catalogue, role) for role in ("validation", "test"))
 
-    def arm(loss: str) -> TrainedArm:
+    def arm(loss: str) -> ArmRecord:
         ranks = rng.integers(1, N_ITEMS, size=N_USERS)
-        card = {"parameters": {"seed": 0}, "seconds": 1.0, "device": "cpu", "finished": "2026-01-01"}
-        metrics = user_metrics(test, ranks, np.ones(N_USERS, dtype=np.float32))
-        return TrainedArm(loss, loss, None, 0, statistics["fingerprint"], card, metrics)
+        return record_of(loss, user_metrics(test, ranks, np.ones(N_USERS, dtype=np.float32)))
 
     return {
-        "interactions": ibis.memtable(interactions),
-        "user_groups": ibis.memtable(user_groups),
-        "dataset_statistics": statistics,
-        "trained_arms": [arm("erm"), arm("cvar")],
-        "params:dataset": "synthetic",
-        "params:evaluate": Evaluate(
-            filter_seen=False, confidence=0.95, significance=0.05, correction="holm", other_data="refuse", top_k=20
+        "histories": SimpleNamespace(
+            train=train, validation=validation, test=test, fingerprint=STATISTICS["fingerprint"]
         ),
+        "user_groups": ibis.memtable(user_groups()),
+        "dataset_statistics": STATISTICS,
+        "arms": arms_of(arm("erm"), arm("cvar")),
+        "params:dataset": "synthetic",
+        "params:evaluate": EVALUATE,
     }
 
 
-def run(pipeline: Pipeline, inputs: dict[str, object]) -> dict[str, object]:
+def run(pipeline: Pipeline, inputs: dict[str, Any]) -> dict[str, Any]:
     catalog = DataCatalog({name: MemoryDataset(value, copy_mode="assign") for name, value in inputs.items()})
     return {name: dataset.load() for name, dataset in SequentialRunner().run(pipeline, catalog).items()}
 
@@ -91,18 +70,19 @@ def test_everything_a_reader_wants_comes_out(inputs):
 
 
 def test_what_arms_left_behind_reaches_the_report(inputs):
-    erm, cvar = inputs["trained_arms"]
+    erm, cvar = inputs["arms"].records()
     history = pd.DataFrame(
         {"epoch": [1, 2], "loss": [2.0, 1], "validation_ndcg_at_20": [0.1, 0.2], "seconds": [1.0, 2]}
     )
     users = np.arange(N_USERS)
     weights = pd.DataFrame({"user_id": users, "window": 0, "drawn": 1, "weight": np.where(users % 3 == 0, 2.0, 0.5)})
+    common = {"seed": 0, "card": cvar.card}
     points = [
-        {"point": f"alpha={a}", "options": {"alpha": a}, "card": cvar.card, "test_ndcg_at_20": {"overall": a}}
+        {"point": f"alpha={a}", "options": {"alpha": a}, "test_ndcg_at_20": {"overall": a}, **common}
         for a in (0.1, 0.2)
     ]
-    left = dataclasses.replace(cvar, history=history, user_weights=weights, tuning_runs=points)
-    outputs = run(create_pipeline(), inputs | {"trained_arms": [erm, left]})
+    full = with_parts(cvar, training_history=history, user_weights=weights, tuning_runs=points)
+    outputs = run(create_pipeline(), inputs | {"arms": arms_of(erm, full)})
     assert "alpha=0.1" in outputs["report_html"]
     assert "Whom the arms trained on" in outputs["report_markdown"]
     assert "not tuned alike" in outputs["report_markdown"]
@@ -110,50 +90,50 @@ def test_what_arms_left_behind_reaches_the_report(inputs):
 
 
 def test_untrained_arms_are_compared_where_nothing_was_trained(inputs):
-    outputs = run(create_pipeline(), inputs | {"trained_arms": []})
+    outputs = run(create_pipeline(), inputs | {"arms": arms_of()})
     assert "No arm was trained" in outputs["report_markdown"]
 
 
 def test_arms_of_other_data_stop_it(inputs):
-    stranger = dataclasses.replace(inputs["trained_arms"][1], data_fingerprint="0" * 64)
+    erm, cvar = inputs["arms"].records()
+    stranger = with_parts(cvar, {"data_fingerprint": "0" * 64})
     with pytest.raises(IncomparableArmsError, match="cvar"):
-        run(create_pipeline(), inputs | {"trained_arms": [inputs["trained_arms"][0], stranger]})
+        run(create_pipeline(), inputs | {"arms": arms_of(erm, stranger)})
 
 
-def test_tables_that_are_not_those_of_the_statistics_stop_it(inputs):
-    with pytest.raises(ValueError, match="not the prepared data"):
-        run(
-            create_pipeline(), inputs | {"dataset_statistics": inputs["dataset_statistics"] | {"fingerprint": "0" * 64}}
-        )
+@pytest.mark.parametrize("changed", [{"fingerprint": "0" * 64}, {"dataset": "movielens-1m"}])
+def test_histories_that_are_not_those_of_the_statistics_stop_it(inputs, changed):
+    with pytest.raises(ValueError, match="not the prepared data of synthetic"):
+        run(create_pipeline(), inputs | {"dataset_statistics": STATISTICS | changed})
 
 
-def test_an_arm_comes_with_what_lies_beside_it(tmp_path):
-    def write(arm: str, version: str, *names: str) -> None:
-        for name in names:
-            file = tmp_path / arm / "seed-0" / name / version / name
-            file.parent.mkdir(parents=True)
-            if name == "run_card.json":
-                about = {"arm": arm, "loss": arm, "loss_groups": None, "seed": 0, "data_fingerprint": version}
-                file.write_text(json.dumps(about))
-            elif name.endswith(".json"):
-                file.write_text(json.dumps([{"point": version}]))
-            else:
-                pd.DataFrame({"version": [version]}).to_parquet(file)
+def test_what_passes_between_nodes_can_be_sent_to_other_processes(inputs):
+    """ParallelRunner pickles it, and an explicit MemoryDataset would break it."""
+    baselines = run(create_pipeline().only_nodes("score_baselines"), inputs)
+    selected = run(create_pipeline().only_nodes("select_arms"), inputs | baselines)["selected_arms"]
+    again = pickle.loads(pickle.dumps(selected))
+    assert [record.label for record in again] == [record.label for record in selected]
+    for one, other in zip(selected, again, strict=True):
+        pd.testing.assert_frame_equal(one.user_metrics, other.user_metrics)
 
-    needed = ("user_metrics.parquet", "run_card.json")
-    more = ("training_history.parquet", "user_weights.parquet", "tuning_runs.json")
-    write("cvar", "2026-01-01", *needed, *more)
-    write("erm", "2026-01-01", *needed, *more)
-    write("erm", "2026-01-02", *needed, more[0])  # trained again, not tuned
-    cvar, erm = TrainedArmsDataset(str(tmp_path)).load()
-    assert cvar.user_weights["version"].tolist() == ["2026-01-01"]
-    assert cvar.tuning_runs == [{"point": "2026-01-01"}]
-    assert erm.history["version"].tolist() == ["2026-01-02"]
-    assert erm.user_weights is None
-    assert erm.tuning_runs is None
+
+def test_names_and_inputs_of_the_nodes():
+    nodes = {node.name: node for node in create_pipeline().nodes}
+    assert nodes.keys() == {
+        *("score_baselines", "select_arms", "compare_arms", "follow_trainings", "share_weights", "report")
+    }
+    assert max(len(node.inputs) for node in nodes.values()) <= 8
 
 
 def test_it_waits_for_the_arms_of_the_same_run():
-    train = Pipeline([Node(lambda: 1, inputs=None, outputs="erm.user_metrics", name="train")])
-    ordered = [node.name for node in (train + create_pipeline(after=["erm.user_metrics"])).nodes]
-    assert ordered.index("train") < ordered.index("compare") < ordered.index("report")
+    train = Pipeline([Node(lambda: 1, inputs=None, outputs="trained_arms", name="train")])
+    ordered = [node.name for node in (train + create_pipeline(after=["trained_arms"])).nodes]
+    assert ordered.index("train") < ordered.index("compare_arms") < ordered.index("report")
+
+
+def test_table1_from_the_statistics():
+    counts = {"n_users": 22_178, "n_items": 17_803, "n_interactions": 364_943, "group_shares": {}}
+    inputs = {"dataset_statistics": counts, "params:dataset": "retailrocket"}
+    outputs = run(create_table1_pipeline(), inputs)
+    assert (outputs["table1_csv"]["difference"] == 0).all()
+    assert outputs["table1_markdown"].startswith("# Table 1: retailrocket")

@@ -4,92 +4,86 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.comparison.baselines import BASELINES
-from fairrec_pipeline.comparison.comparison import compare_arms, select_arms
-from fairrec_pipeline.report.evidence import Evidence
+from fairrec_pipeline.comparison.comparison import compare_arms
+from fairrec_pipeline.comparison.selection import select_arms
+from fairrec_pipeline.comparison.trainings import training_curves, trainings
+from fairrec_pipeline.comparison.user_weights import weight_rules, weight_shares
+from fairrec_pipeline.parameters.methods import METHODS
+from fairrec_pipeline.report.evidence import MOST_GROUPS, Evidence
 from fairrec_pipeline.report.figures import draw
 from fairrec_pipeline.report.figures.by_group import relative_change
 from fairrec_pipeline.report.figures.over_training import training_history
 from fairrec_pipeline.report.figures.style import arm_colours
 from fairrec_pipeline.report.findings import findings
-from fairrec_pipeline.report.page import Subject, comparison_table, html_report, markdown_report, run_cards
-from fairrec_pipeline.report.tables import group_table, paper_tables
-from fairrec_pipeline.comparison.user_weights import found_users, weight_shares
-from fairrec_pipeline.comparison.trainings import training_curves, trainings
+from fairrec_pipeline.report.page import Subject, comparison_table, html_report, markdown_report
+from fairrec_pipeline.report.paper_tables import paper_tables
+from fairrec_pipeline.report.tables import group_table
+from fairrec_pipeline.report.training_tables import run_cards
+from tests.worlds import EVALUATE, FINGERPRINT, STATISTICS, compared_groups, metrics_of, record_at, with_parts
 
-FINGERPRINT = "f" * 64
 WARM = {"warm_start_steps": 256, "steps_per_epoch": 128}
 ALWAYS = {"relative_change", "group_values", "repeat_and_new", "trade_off", "learning_curves"}
-DATA = {"fingerprint": FINGERPRINT, "other_data": "refuse"}
+
+
+def compare(records: Sequence[ArmRecord], user_groups: pd.DataFrame | None = None) -> pd.DataFrame:
+    groups = compared_groups() if user_groups is None else user_groups
+    return compare_arms(records, groups, dataset="retailrocket", evaluate=EVALUATE)
+
+
+def gather(records: Sequence[ArmRecord], user_groups: pd.DataFrame | None = None) -> Evidence:
+    """All tables of some arms."""
+    groups = compared_groups() if user_groups is None else user_groups
+    selected = select_arms(records, STATISTICS, EVALUATE)
+    return Evidence(
+        compare(selected, groups),
+        trainings(selected, groups),
+        training_curves(selected),
+        weight_shares(selected, groups),
+        weight_rules(selected, groups),
+    )
 
 
 @pytest.fixture(scope="module")
-def arms(arm):
+def arms() -> list[ArmRecord]:
+    backbone = {"model": {"dim": 64}}
     return [
-        arm("erm", 0.50, model={"dim": 64}),
-        arm("cb", 0.46, model={"dim": 64}),
-        arm("gdro-pop33", 0.505, model={"dim": 64}, gdro={"eta": 0.1}),
-        arm("cvar", 0.52, model={"dim": 64}, cvar={"alpha": 0.3}),
-        arm("recency", 0.51, seed=None),
-        arm("popularity", 0.02, seed=None),
+        record_at(0.50, "erm", **backbone),
+        record_at(0.46, "cb", **backbone),
+        record_at(0.505, "gdro-pop33", **backbone, gdro={"eta": 0.1}),
+        record_at(0.52, "cvar", **backbone, cvar={"alpha": 0.3}),
+        record_at(0.51, "recency", None),
+        record_at(0.02, "popularity", None),
     ]
 
 
 @pytest.fixture(scope="module")
-def compare(user_groups):
-    def build(arms) -> pd.DataFrame:
-        return compare_arms(
-            arms, user_groups, dataset="retailrocket", confidence=0.95, significance=0.05, correction="holm", **DATA
-        )
-
-    return build
-
-
-@pytest.fixture(scope="module")
-def comparison(arms, compare) -> pd.DataFrame:
+def comparison(arms) -> pd.DataFrame:
     return compare(arms)
 
 
 @pytest.fixture(scope="module")
 def subject(arms) -> Subject:
-    runs = [run for seeds in select_arms(arms, **DATA).values() for run in seeds]
     statistics = {"n_users": 22178, "n_items": 17803, "group_shares": {"pop33": {}}, "fingerprint": FINGERPRINT}
-    return Subject("retailrocket", statistics, FINGERPRINT, run_cards(runs), 0.95, 0.05, "holm", filter_seen=False)
+    return Subject("retailrocket", statistics, run_cards(select_arms(arms, STATISTICS, EVALUATE)), EVALUATE)
 
 
 @pytest.fixture(scope="module")
-def gather(user_groups, compare):
-    """All tables of some arms."""
-
-    def build(arms) -> Evidence:
-        runs = select_arms(arms, **DATA)
-        selected = [run for seeds in runs.values() for run in seeds]
-        return Evidence(
-            compare(selected),
-            trainings(selected, user_groups),
-            training_curves(selected),
-            weight_shares(runs, user_groups),
-            found_users(runs, user_groups),
-        )
-
-    return build
-
-
-@pytest.fixture(scope="module")
-def evidence(arms, gather) -> Evidence:
+def evidence(arms) -> Evidence:
     """Of arms that left nothing but their metrics behind."""
     return gather(arms)
 
 
-@pytest.fixture(scope="module")
-def full_evidence(arms, gather, user_groups) -> Evidence:
-    """Of arms that left everything behind; cvar found the even users, most of them late."""
+def left_behind(arms: Sequence[ArmRecord], user_groups: pd.DataFrame) -> list[ArmRecord]:
+    """The arms of the fixture with all their parts; cvar weighs the even users more, most of them late."""
     epochs = np.arange(1, 4)
     history = pd.DataFrame(
         {"epoch": epochs, "loss": 4.0 - epochs, "validation_ndcg_at_20": 0.1 * epochs, "seconds": 10.0 * epochs}
@@ -101,33 +95,32 @@ def full_evidence(arms, gather, user_groups) -> Evidence:
             for window, weight in ((0, 1.0), (9, np.where(even, 1.8, 0.2)))
         ]
     )
+    erm, cb, gdro, cvar, *untrained = arms
     points = [
         {
             "point": f"alpha={alpha}",
             "options": {"alpha": alpha},
             "seed": 0,
-            "card": arms[3].card | {"validation_ndcg_at_20": 0.3 + alpha / 10, "loss": "cvar"},
+            "card": cvar.card | {"validation_ndcg_at_20": 0.3 + alpha / 10},
             "history": history.to_dict("records"),
             "test_ndcg_at_20": {"overall": 0.4, "pop33/niche": 0.2, "pop33/popular": 0.5, "seq33/short": alpha},
         }
         for alpha in (0.1, 0.3)
     ]
-    erm, cb, gdro, cvar, *untrained = arms
-    return gather(
-        [
-            dataclasses.replace(erm, history=history),
-            dataclasses.replace(cb, history=history.assign(weight_entropy=0.5)),
-            dataclasses.replace(gdro, history=history.assign(group_weight_niche=0.4, group_weight_popular=0.6)),
-            dataclasses.replace(
-                cvar,
-                history=history,
-                user_weights=weights,
-                tuning_runs=points,
-                card=cvar.card | {"loss": "cvar", "parameters": cvar.card["parameters"] | {"train": WARM}},
-            ),
-            *untrained,
-        ]
-    )
+    warm = {"parameters": cvar.card["parameters"] | {"train": WARM}}
+    return [
+        with_parts(erm, training_history=history),
+        with_parts(cb, training_history=history.assign(weight_entropy=0.5)),
+        with_parts(gdro, training_history=history.assign(group_weight_niche=0.4, group_weight_popular=0.6)),
+        with_parts(cvar, warm, training_history=history, user_weights=weights, tuning_runs=points),
+        *untrained,
+    ]
+
+
+@pytest.fixture(scope="module")
+def full_evidence(arms) -> Evidence:
+    """Of arms that left everything behind."""
+    return gather(left_behind(arms, compared_groups()))
 
 
 @pytest.fixture(scope="module")
@@ -235,10 +228,12 @@ def test_losing_to_recency_is_said_in_words(comparison):
     assert "In these groups an untrained arm beats every trained one" not in words  # cvar stands above it
 
 
-def test_one_loser_and_only_losers(arm, compare):
-    one = findings(compare([arm("erm", 0.5), arm("recency", 0.6, seed=None)]), significance=0.05)[0]
+def test_one_loser_and_only_losers():
+    one = findings(compare([record_at(0.5, "erm"), record_at(0.6, "recency", None)]), significance=0.05)[0]
     assert re.match(r"erm \(0\.\d+\) is worse overall than recency \(0\.\d+\), which was not trained\.", one)
-    every = findings(compare([arm("erm", 0.5), arm("cvar", 0.55), arm("recency", 0.6, seed=None)]), significance=0.05)
+    every = findings(
+        compare([record_at(0.5, "erm"), record_at(0.55, "cvar"), record_at(0.6, "recency", None)]), significance=0.05
+    )
     assert re.match(r"Every trained arm is worse overall than recency .*: cvar \(.*\), erm", every[0])
     assert every[1] == "In every group of pop33, seq33 and target an untrained arm beats every trained one."
 
@@ -252,13 +247,13 @@ def test_worse_and_better_than_erm_are_said_alike(comparison):
     assert any("Groups served worse than by erm" in sentence and "cb for niche" in sentence for sentence in words)
 
 
-def test_the_report_says_beside_a_star_what_another_training_would_not_repeat(arm, compare):
+def test_the_report_says_beside_a_star_what_another_training_would_not_repeat():
     """cvar is better by .1 in two seeds and worse by .08 in the third: users alone cannot settle that."""
     values = [(0.5, 0.6), (0.5, 0.6), (0.5, 0.42)]
     runs = [
-        arm(name, pair[place], seed=seed)
+        record_at(level, name, seed)
         for seed, pair in enumerate(values)
-        for place, name in ((0, "erm"), (1, "cvar"))
+        for level, name in zip(pair, ("erm", "cvar"), strict=True)
     ]
     words = findings(compare(runs), significance=0.05)
     assert words[0].startswith("Better than erm overall, over users and also after the correction: cvar")
@@ -266,14 +261,14 @@ def test_the_report_says_beside_a_star_what_another_training_would_not_repeat(ar
     assert "after the correction: none. All of them: cvar +0.0" in words[1]
 
 
-def test_without_erm_the_report_says_so(arm, gather, subject):
-    alone = gather([arm("cvar", 0.5), arm("recency", 0.4, seed=None)])
+def test_without_erm_the_report_says_so(subject):
+    alone = gather([record_at(0.5, "cvar"), record_at(0.4, "recency", None)])
     assert "There is no erm arm" in markdown_report(alone, subject)
     assert set(draw(alone)) >= ALWAYS
 
 
-def test_untrained_arms_alone(arm, gather, subject):
-    alone = gather([arm("recency", 0.4, seed=None)])
+def test_untrained_arms_alone(subject):
+    alone = gather([record_at(0.4, "recency", None)])
     assert "No arm was trained" in markdown_report(alone, dataclasses.replace(subject, runs=[]))
     assert set(draw(alone)) >= ALWAYS
     assert "(recency)" in comparison_table(alone.comparison)
@@ -302,11 +297,11 @@ def test_an_arm_that_was_still_improving_is_named(evidence, subject):
     assert "| 30 (12) |" in text
 
 
-def test_a_group_lost_to_an_untrained_arm_is_named(arm, metrics, compare):
-    recency = arm("recency", 0.4, seed=None)
+def test_a_group_lost_to_an_untrained_arm_is_named():
+    recency = record_at(0.4, "recency", None)
     strong_on_repeats = recency.user_metrics["ndcg_at_20"] + 0.4 * recency.user_metrics["repeat_target"]
-    recency = dataclasses.replace(recency, user_metrics=metrics(strong_on_repeats.to_numpy()))
-    words = " ".join(findings(compare([arm("erm", 0.6), recency]), significance=0.05))
+    recency = with_parts(recency, user_metrics=metrics_of(strong_on_repeats.to_numpy()))
+    words = " ".join(findings(compare([record_at(0.6, "erm"), recency]), significance=0.05))
     assert re.search(
         r"beats every trained one: repeat of target \(recency 0\.\d+, best trained arm erm 0\.\d+\)\.", words
     )
@@ -323,7 +318,7 @@ def test_published_is_beside_ours_in_units_of_its_noise(comparison):
     tables = paper_tables(comparison, "retailrocket")
     assert list(tables) == ["Table 2", "Table 3", "Table 4"]
     table = tables["Table 2"]
-    assert table.splits == (("pop33", 4), ("pop2060", 4), ("pop1080", 4))
+    assert table.splits == [("pop33", 4), ("pop2060", 4), ("pop1080", 4)]
     cells = {row.arm: row.cells for row in table.rows}
     ours = comparison.query("arm == 'cvar' and group == 'niche' and metric == 'ndcg_at_20'")["value"].item()
     noise = 0.001907  # of niche of pop33, from the four pairs of Tables 2 and 4
@@ -339,8 +334,14 @@ def test_one_colour_per_arm_and_grey_for_the_untrained(comparison):
     colours = arm_colours(comparison)
     assert len(set(colours.values())) == 6
     for arm in ("recency", "popularity"):
-        red, green, blue = (colours[arm][place : place + 2] for place in (1, 3, 5))
+        red, green, blue = (colours[arm][start : start + 2] for start in (1, 3, 5))
         assert red == green == blue
+
+
+def test_a_method_has_the_colour_of_its_row(comparison):
+    colours = arm_colours(comparison)
+    assert {arm: colours[arm] for arm in ("erm", "cb", "cvar")} == {a: METHODS[a].colour for a in ("erm", "cb", "cvar")}
+    assert colours["gdro-pop33"] == METHODS["gdro"].colour
 
 
 def test_every_baseline_has_a_grey_of_its_own(comparison):
@@ -360,6 +361,42 @@ def test_figures_show_the_numbers_of_the_comparison(comparison):
     ]
     assert list(bars["cb"].x) == ["niche", "diverse", "popular"]
     assert list(bars["cb"].y) == rows["relative_change"].tolist()
+
+
+@pytest.mark.parametrize("n_attributes", [1, 19, 60])
+def test_any_number_of_attributes_has_room(arms, subject, n_attributes):
+    users = np.arange(len(compared_groups()))
+    attributes = {f"a{index:02}": np.where(users % (index + 2) == 0, "x", "y") for index in range(n_attributes)}
+    groups = compared_groups().assign(**attributes)
+    evidence = gather(left_behind(arms, groups), groups)
+    figures = draw(evidence)
+    titles = {note.text for note in figures["attributes"].layout.annotations}
+    assert titles >= attributes.keys()
+    page, text = html_report(evidence, subject, figures), markdown_report(evidence, subject)
+    assert all(f"### {name}\n" in text for name in attributes)
+    assert page.count('class="plotly-graph-div"') == len(figures)
+    subtitle = figures["lifts_over_training"].layout.title.subtitle.text
+    n_splits = n_attributes + 4  # and pop33, seq33, atomic, segment
+    assert ("the 6 of" in subtitle) == (n_splits > 6)
+    assert "segment" in str(figures["lifts_over_training"].layout.annotations)  # where weight moved is shown
+
+
+def test_an_attribute_of_many_values_is_shortened_and_says_so(arms, subject):
+    """240 users with 140 values, most of them of a user or two; the comparison itself keeps every group."""
+    users = np.arange(len(compared_groups()))
+    groups = compared_groups().assign(town=[f"town {user if user < 120 else user % 20:03}" for user in users])
+    few = gather(left_behind(arms, compared_groups()))
+    many = gather(left_behind(arms, groups), groups)
+    n_towns = groups["town"].nunique()
+    assert many.comparison.query("split == 'town'")["group"].nunique() == n_towns
+    figures = draw(many)
+    text = markdown_report(many, subject)
+    name = f"town ({MOST_GROUPS} largest of {n_towns} groups)"
+    assert f"### {name}" in text
+    assert name in {note.text for note in figures["attributes"].layout.annotations}
+    assert sum(f"{name}: town" in label for label in figures["lifts"].data[0].y) == MOST_GROUPS
+    assert "town 119" not in text  # one user; towns 0 to 19 have seven
+    assert len(text.splitlines()) < len(markdown_report(few, subject).splitlines()) + 2 * MOST_GROUPS + 10
 
 
 def test_training_history_marks_the_best_epoch():

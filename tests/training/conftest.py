@@ -1,18 +1,17 @@
-"""Small random histories and models for the tests of training."""
+"""Fixtures of the tests of training: one thread, and a small world."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
 
-from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.sasrec import SASRec
+from fairrec_pipeline.training.fit import TrainingData
+from tests.worlds import random_histories
 
-MakeSequences = Callable[..., Histories]
-MakeModel = Callable[..., SASRec]
+LENGTHS = [2, 3, 9, 4, 5, 1, 7, 6, 3, 2, 8, 4]
 
 
 @pytest.fixture(autouse=True)
@@ -25,33 +24,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def make_sequences() -> MakeSequences:
-    """Function of (lengths, n_items, seed, held_out): random histories of those lengths."""
-
-    def make(lengths: list[int], *, n_items: int = 37, seed: int = 0, held_out: bool = False) -> Histories:
-        rng = np.random.default_rng(seed)
-        items = rng.integers(0, n_items, size=sum(lengths))
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        users = 100 + np.arange(len(lengths))
-        targets = rng.integers(0, n_items, size=len(lengths)) if held_out else None
-        repeats = np.zeros(len(lengths), dtype=bool) if held_out else None
-        return Histories(users, np.arange(n_items), items, offsets, targets, repeats)
-
-    return make
-
-
-@pytest.fixture
-def make_model() -> MakeModel:
-    """Function of the backbone's arguments: a small SASRec whose norms and biases are not those of a fresh one."""
-
-    def make(n_items: int = 37, dtype: torch.dtype = torch.float64, **changes: float) -> SASRec:
-        backbone = {"dim": 16, "feed_forward": 24, "blocks": 2, "heads": 2, "dropout": 0.0, "max_length": 12}
-        torch.manual_seed(3)
-        model = SASRec(n_items, **(backbone | {"init_std": 0.5} | changes)).to(dtype)  # type: ignore[arg-type]
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() == 1:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-        return model
-
-    return make
+def world() -> TrainingData:
+    """Training and validation histories of the same twelve users over 15 items, without groups."""
+    train, held_out = random_histories(LENGTHS, n_items=15), random_histories(LENGTHS, n_items=15, held_out=True)
+    return TrainingData(train, dataclasses.replace(train, targets=held_out.targets, repeats=held_out.repeats), None)

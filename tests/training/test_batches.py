@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 
-from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.training.batches import Batch, Batches, UserStream
+from tests.worlds import random_histories
 
 LENGTHS = [3, 1, 12, 7, 4, 2, 5, 30, 6, 1]
 
@@ -28,11 +26,9 @@ def by_user(batch: Batch) -> dict[int, tuple[list[int], list[int], list[int] | N
 
 @pytest.mark.parametrize("held_out", [False, True], ids=["training", "evaluation"])
 @pytest.mark.parametrize("max_length", [2, 4, 7, 200])
-def test_batch_equals_a_loop_over_users(
-    make_sequences: Callable[..., Histories], max_length: int, held_out: bool
-) -> None:
+def test_batch_equals_a_loop_over_users(max_length: int, held_out: bool) -> None:
     """Tokens are the start token and the items, all but the last item in training; targets are the items."""
-    sequences = make_sequences(LENGTHS, held_out=held_out)
+    sequences = random_histories(LENGTHS, held_out=held_out)
     users = [7, 3, 9, 0, 2]
     batch = Batches(sequences, max_length=max_length, device=torch.device("cpu")).batch(torch.tensor(users))
     expected = {}
@@ -48,15 +44,15 @@ def test_batch_equals_a_loop_over_users(
     assert batch.positions[batch.ends].tolist() == [0] * len(users)
 
 
-def test_an_empty_history_is_evaluated_from_the_start_token(make_sequences: Callable[..., Histories]) -> None:
+def test_an_empty_history_is_evaluated_from_the_start_token() -> None:
     """A user whose history holds nothing the catalogue knows."""
-    sequences = make_sequences([0, 2], held_out=True)
+    sequences = random_histories([0, 2], held_out=True)
     batch = Batches(sequences, max_length=5, device=torch.device("cpu")).batch(torch.tensor([0, 1]))
     assert by_user(batch)[0] == ([sequences.n_items], [0], None)
 
 
-def test_in_order_visits_every_user_once(make_sequences: Callable[..., Histories]) -> None:
-    sequences = make_sequences(LENGTHS, held_out=True)
+def test_in_order_visits_every_user_once() -> None:
+    sequences = random_histories(LENGTHS, held_out=True)
     batches = list(Batches(sequences, max_length=5, device=torch.device("cpu")).in_order(12))
     assert len(batches) > 2
     assert max(len(batch.tokens) for batch in batches) < 12 + 5  # the last user of a batch may go beyond

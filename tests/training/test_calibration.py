@@ -1,4 +1,4 @@
-"""The calibration of the copy mechanism against a ranking of its own for every candidate."""
+"""The calibration of the copy mechanism against a separate ranking for every candidate."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.interactions.histories import UNKNOWN, Histories
+from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives.erm import Erm
 from fairrec_pipeline.training.calibration import BIASES, EXPONENTS, _decisive_scores, _total_ndcg, calibrate
-from fairrec_pipeline.training.fit import Budget, fit
+from fairrec_pipeline.training.fit import TrainingData, fit
 from fairrec_pipeline.training.scoring import ModelScorer
+from tests.worlds import spec_of
 
 N_USERS, N_ITEMS = 60, 300  # most ranks are beyond 20
 
@@ -65,7 +66,7 @@ def test_it_takes_the_best_of_all_candidates(window: int) -> None:
     assert exponent > 0
 
 
-def test_without_repeats_own_items_sink() -> None:
+def test_without_repeats_copied_items_sink() -> None:
     sequences = histories(1, repeats=0.0)
     for user in range(N_USERS):  # no target at all is an own item
         own = set(sequences.items[sequences.offsets[user] : sequences.offsets[user + 1]].tolist())
@@ -86,23 +87,15 @@ def test_among_equals_it_takes_the_least() -> None:
 def test_a_training_keeps_that_of_its_best_epoch() -> None:
     validation = histories(4, repeats=0.6)
     train = dataclasses.replace(histories(4, repeats=0.6), targets=None, repeats=None)
-    backbone = {"dim": 8, "feed_forward": 8, "blocks": 1, "heads": 1, "dropout": 0.0, "max_length": 10, "init_std": 0.5}
+    backbone = {"dropout": 0.0, "max_length": 10, "init_std": 0.5, "copy_window": 6}
+    train_block = {"epochs": 3, "steps_per_epoch": 2, "batch_size": 20}
     for filter_seen in (False, True):
-        fitted = fit(
-            train,
-            validation,
-            Erm(),
-            groups=None,
-            backbone=backbone | {"copy_window": 6},
-            budget=Budget(epochs=3, steps_per_epoch=2, batch_size=20, learning_rate=0.01),
-            seed=0,
-            device=torch.device("cpu"),
-            filter_seen=filter_seen,
-        )
+        spec = spec_of(model=backbone, train=train_block, filter_seen=filter_seen)
+        fitted = fit(spec, TrainingData(train, validation, None), Erm())
         chosen = fitted.history.set_index("epoch").loc[fitted.best_epoch, ["own_item_bias", "own_item_exponent"]]
         assert fitted.weights["copy.calibration"].tolist() == chosen.tolist()
         assert (chosen == 0).all() == filter_seen
-        model = SASRec(N_ITEMS, **backbone, copy_window=6)
+        model = SASRec(N_ITEMS, **vars(spec.model))
         model.load_state_dict(fitted.weights)
         ranks = rank_targets(ModelScorer(model, validation), validation, filter_seen=filter_seen)
         assert float(ndcg(ranks, 20).mean()) == fitted.best_ndcg
@@ -120,9 +113,9 @@ def test_a_model_from_before_there_was_a_calibration() -> None:
 def test_training_does_not_see_the_calibration() -> None:
     sequences, model = histories(3, repeats=0.5), copying_model(window=6)
     scorer, users = ModelScorer(model, sequences), torch.arange(5)
-    states, own = torch.randn(5, 8), scorer.own_items(users)
-    plain = model.copy(states, own).values
+    states, copied = torch.randn(5, 8), scorer.copied_items(users)
+    plain = model.copy(states, copied).values
     model.copy.calibration.copy_(torch.tensor([2.0, 1.5]))
-    expected = plain + 2 + 1.5 * torch.log(own.counts / (1.0 + own.recency))
-    torch.testing.assert_close(model.copy(states, own).values, expected)
-    torch.testing.assert_close(model.copy.train()(states, own).values, plain)
+    expected = plain + 2 + 1.5 * torch.log(copied.counts / (1.0 + copied.recency))
+    torch.testing.assert_close(model.copy(states, copied).values, expected)
+    torch.testing.assert_close(model.copy.train()(states, copied).values, plain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,48 +13,41 @@ from typing import Any
 import pytest
 import torch
 
-from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.sasrec import SASRec
+from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
-from fairrec_pipeline.objectives.base import State
+from fairrec_pipeline.training import cuda_graphs
 from fairrec_pipeline.training import fit as fit_module
-from fairrec_pipeline.training import steps as steps_module
 from fairrec_pipeline.training.batches import Batches, FixedSizeBatches
-from fairrec_pipeline.training.checkpoint import CheckpointStore
+from fairrec_pipeline.training.checkpoint import Checkpoint, Snapshot
+from fairrec_pipeline.training.cuda_graphs import GraphRunner, StepRunner, make_runner
 from fairrec_pipeline.training.distillation.causald import DistillationStep
-from fairrec_pipeline.training.fit import Budget, Fitted, fit
-from fairrec_pipeline.training.step import TrainingStep
-from fairrec_pipeline.training.cuda_graphs import RecordedSteps, Steps, steps_for
-from tests.objectives.test_every_objective import NothingFromTheCpu
-from tests.training.test_exactness import LENGTHS, OPTIONS, groups_of, objective_of
+from fairrec_pipeline.training.fit import Fitted, TrainingData, fit
+from tests.worlds import (
+    HISTORY_LENGTHS,
+    OPTIONS,
+    RECORDABLE,
+    STEP_RATES,
+    STEP_USERS,
+    NothingFromTheCpu,
+    objective_of,
+    random_histories,
+    small_model,
+    spec_of,
+    state_of,
+    step_of,
+)
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-RECORDABLE = [loss for loss in OPTIONS if loss != "rsr_hard"]  # which clusters its users every so many steps
 MAX_LENGTH = 12
-RATES = [2**-7, 2**-6, 2**-8, 2**-7]  # which single precision knows
-USERS = torch.tensor([[0, 13, 5, 7, 1], [2, 3, 4, 6, 8], [9, 9, 10, 11, 12], [13, 12, 11, 10, 0]])  # one of them twice
-
-MakeSequences, MakeModel = Callable[..., Histories], Callable[..., SASRec]
-
-
-def state_of(step: TrainingStep, device: torch.device = CPU) -> State:
-    return {name: value.to(device) for name, value in step.objective.initial_state().items()}
-
-
-def step_of(loss: str, model: SASRec, train: Histories, device: torch.device = CPU, **options: Any) -> TrainingStep:
-    objective = objective_of(loss, train)
-    groups = groups_of(objective, loss)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1.0, fused=device is not META)
-    return TrainingStep(model, optimizer, objective, None if groups is None else groups.to(device), **options)
 
 
 @pytest.mark.parametrize("grain", [8, 64, 128])
-def test_a_batch_of_a_fixed_size_is_the_packed_one_and_fillers(make_sequences: MakeSequences, grain: int) -> None:
-    train = make_sequences(LENGTHS)
+def test_a_batch_of_a_fixed_size_is_the_packed_one_and_fillers(grain: int) -> None:
+    train = random_histories(HISTORY_LENGTHS)
     batches = Batches(train, max_length=MAX_LENGTH, device=CPU)
     fixed = FixedSizeBatches(batches, 5)
     fixed.grain = grain
-    for users, size in zip(USERS, fixed.sizes(USERS), strict=True):
+    for users, size in zip(STEP_USERS, fixed.sizes(STEP_USERS), strict=True):
         found, packed = fixed.batch(users, size), batches.batch(users)
         n = len(packed.tokens)
         assert size % grain == 0
@@ -78,9 +71,9 @@ def test_a_batch_of_a_fixed_size_is_the_packed_one_and_fillers(make_sequences: M
         assert set(found.tokens[n:].tolist()) == {train.n_items}
 
 
-def test_few_sizes_are_enough(make_sequences: MakeSequences) -> None:
+def test_few_sizes_are_enough() -> None:
     """1,000 users of 10 positions on average, 96 a batch: 960 positions, and sizes 64 (960 / 16, rounded) apart."""
-    train = make_sequences([5, 15] * 500)
+    train = random_histories([5, 15] * 500)
     fixed = FixedSizeBatches(Batches(train, max_length=20, device=CPU), 96)
     assert fixed.grain == 64
     users = torch.randint(0, 1000, (200, 96), generator=torch.Generator().manual_seed(0))
@@ -93,25 +86,23 @@ def test_few_sizes_are_enough(make_sequences: MakeSequences) -> None:
     ("loss", "warm_start_steps", "copy_window"),
     [*((loss, 0, 0) for loss in RECORDABLE), ("gdro", 2, 0), ("erm", 0, 4), ("cvar", 0, 4)],
 )
-def test_the_same_numbers_as_launched_steps(
-    make_sequences: MakeSequences, make_model: MakeModel, loss: str, warm_start_steps: int, copy_window: int
-) -> None:
+def test_the_same_numbers_as_launched_steps(loss: str, warm_start_steps: int, copy_window: int) -> None:
     """Losses, weights, state and parameters after four steps in float64, with another learning rate in each."""
-    train, found = make_sequences(LENGTHS), []
+    train, found = random_histories(HISTORY_LENGTHS), []
     for recorded in (False, True):
-        model = make_model(copy_window=copy_window)
+        model = small_model(copy_window=copy_window)
         if model.copy is not None:
             torch.nn.init.normal_(model.copy.recency_embedding.weight)
         step = step_of(loss, model, train, head=SoftmaxHead(chunk=16), warm_start_steps=warm_start_steps)
         batches = Batches(train, max_length=MAX_LENGTH, device=CPU, copy_window=copy_window)
-        of_kind = partial(RecordedSteps, shape=(4, 5)) if recorded else Steps
+        of_kind = partial(GraphRunner, shape=(4, 5)) if recorded else StepRunner
         state = {name: value.double() if value.is_floating_point() else value for name, value in state_of(step).items()}
-        steps = of_kind(step, batches, state)
-        taken = steps.take(USERS, RATES, 0)
-        order = torch.argsort(taken.users, dim=1, stable=True)
-        by_user = [x.gather(1, order) for x in taken]
-        found.append((by_user, steps.state, dict(model.named_parameters())))
-        assert torch.equal(by_user[0], USERS.sort(dim=1).values)
+        runner = of_kind(step, batches, state)
+        outcome = runner.run(STEP_USERS, STEP_RATES, 0)
+        order = torch.argsort(outcome.users, dim=1, stable=True)
+        by_user = [x.gather(1, order) for x in outcome]
+        found.append((by_user, runner.state, dict(model.named_parameters())))
+        assert torch.equal(by_user[0], STEP_USERS.sort(dim=1).values)
     (launched, state, parameters), (recorded_, its_state, its_parameters) = found
     precision = {"rtol": 1e-9, "atol": 1e-9}
     if loss in {"arl", "rsr_soft"}:  # which look at states in single precision
@@ -126,39 +117,40 @@ def test_the_same_numbers_as_launched_steps(
         torch.testing.assert_close(mine, theirs, **precision, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_steps_go_on_from_call_to_call(make_sequences: MakeSequences, make_model: MakeModel) -> None:
+def test_steps_go_on_from_call_to_call() -> None:
     """Two calls of two steps are one of four, bit by bit."""
-    train, weights = make_sequences(LENGTHS), []
+    train, weights = random_histories(HISTORY_LENGTHS), []
     for calls in ([slice(0, 4)], [slice(0, 2), slice(2, 4)]):
-        model = make_model()
+        model = small_model()
         step = step_of("gdro", model, train)
-        shape = (len(USERS[calls[0]]), 5)
-        steps = RecordedSteps(step, Batches(train, max_length=MAX_LENGTH, device=CPU), state_of(step), shape)
+        shape = (len(STEP_USERS[calls[0]]), 5)
+        runner = GraphRunner(step, Batches(train, max_length=MAX_LENGTH, device=CPU), state_of(step), shape)
         for call in calls:
-            steps.take(USERS[call], RATES[call], call.start)
-        weights.append((model.state_dict(), steps.state))
+            runner.run(STEP_USERS[call], STEP_RATES[call], call.start)
+        weights.append((model.state_dict(), runner.state))
     torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("loss", "copy_window"), [*((loss, 0) for loss in RECORDABLE), ("cvar", 4)])
-def test_nothing_is_asked_of_the_device(
-    make_sequences: MakeSequences, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, loss: str, copy_window: int
-) -> None:
+def test_nothing_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch, loss: str, copy_window: int) -> None:
     """On `meta` there are no values to fetch, and what would come from the CPU is refused: such a step can be recorded.
 
     The shapes are those of the kernels of CUDA. The optimiser, which knows no `meta`, is left out.
     """
-    train = make_sequences(LENGTHS)
+    train = random_histories(HISTORY_LENGTHS)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-    model = make_model(dtype=torch.float32, dropout=0.2, copy_window=copy_window).to(META).train()
-    step = step_of(loss, model, train, META, bf16=True)
+    model = small_model(dtype=torch.float32, dropout=0.2, copy_window=copy_window).to(META).train()
+    step = step_of(loss, model, train, device="meta", bf16=True)
     monkeypatch.setattr(step.optimizer, "step", lambda: None)
-    steps = RecordedSteps(
-        step, Batches(train, max_length=MAX_LENGTH, device=META, copy_window=copy_window), state_of(step, META), (4, 5)
+    runner = GraphRunner(
+        step,
+        Batches(train, max_length=MAX_LENGTH, device=META, copy_window=copy_window),
+        state_of(step, "meta"),
+        (4, 5),
     )
-    steps._launch(64, 0)
+    runner._launch(64, 0)
     with NothingFromTheCpu():
-        steps._launch(64, 1)
+        runner._launch(64, 1)
     assert all(parameter.grad is not None and parameter.grad.is_meta for parameter in model.parameters())
 
 
@@ -173,13 +165,11 @@ class Played:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_second_step_of_a_size_is_recorded(
-    make_sequences: MakeSequences, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, fails: bool
-) -> None:
+def test_the_second_step_of_a_size_is_recorded(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     """And played, as all after it. What cannot be recorded ends the training, and says what it was and what to do."""
-    train, log = make_sequences(LENGTHS), []
-    step = step_of("erm", make_model(), train, warm_start_steps=1)
-    steps = RecordedSteps(step, Batches(train, max_length=MAX_LENGTH, device=CPU), {}, (4, 5))
+    train, log = random_histories(HISTORY_LENGTHS), []
+    step = step_of("erm", small_model(), train, warm_start_steps=1)
+    runner = GraphRunner(step, Batches(train, max_length=MAX_LENGTH, device=CPU), {}, (4, 5))
 
     @contextlib.contextmanager
     def graph(*_: Any, **__: Any) -> Iterator[None]:
@@ -198,25 +188,24 @@ def test_the_second_step_of_a_size_is_recorded(
             raise RuntimeError(message)
 
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(CUDAGraph=lambda: Played(log), graph=graph))
-    monkeypatch.setattr(steps, "_launch", launch)
-    monkeypatch.setattr(steps, "_records", True)
+    monkeypatch.setattr(runner, "_launch", launch)
+    monkeypatch.setattr(runner, "_records", True)
     with (
-        pytest.raises(RuntimeError, match=r"what went wrong\. train\.cuda_graphs=false")
+        pytest.raises(OptionError, match=r"what went wrong\. train\.cuda_graphs=false")
         if fails
         else (contextlib.nullcontext())
     ):
         for number, size in enumerate([64, 64, 64, 128, 64]):
-            steps._take_one(size, number)
+            runner._run_one(size, number)
     # the first one is another step: that of the warm start
     expected = ["64 in 0", "64 in 1", "recorded", "64 in 2", "played", "128 in 3", "played"]
     assert log == (expected[:4] if fails else expected)
 
 
-def test_which_steps_are_recorded(
-    make_sequences: MakeSequences, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train, asked = make_sequences(LENGTHS), []
-    assert [loss for loss in OPTIONS if step_of(loss, make_model(), train).recordable] == RECORDABLE
+def test_which_steps_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, asked = random_histories(HISTORY_LENGTHS), []
+    recordable = [loss for loss in OPTIONS if step_of(loss, small_model(), train).recordable]
+    assert [loss for loss in recordable if loss != "causald"] == RECORDABLE
     assert DistillationStep.decides_on_host
     batches = Batches(train, max_length=MAX_LENGTH, device=CPU)
 
@@ -224,56 +213,48 @@ def test_which_steps_are_recorded(
         asked.append((head_width, rate, device))
         return True
 
-    def kind(loss: str = "erm", *, bf16: bool = True, **options: Any) -> type[Steps]:
-        step = step_of(loss, make_model(dropout=0.2), train, bf16=bf16)
-        return type(steps_for(step, batches, state_of(step), (4, 5), **options))
+    def kind(loss: str = "erm", *, bf16: bool = True, **options: Any) -> type[StepRunner]:
+        step = step_of(loss, small_model(dropout=0.2), train, bf16=bf16)
+        return type(make_runner(step, batches, state_of(step), (4, 5), **options))
 
-    assert kind() is Steps
-    monkeypatch.setattr(steps_module, "has_ragged_kernel", has_kernel)
-    assert kind() is RecordedSteps
+    assert kind() is StepRunner
+    monkeypatch.setattr(cuda_graphs, "has_ragged_kernel", has_kernel)
+    assert kind() is GraphRunner
     assert asked == [(8, 0.2, CPU)]  # two heads of 16
-    assert kind("rsr_hard") is kind(bf16=False) is kind(cuda_graphs=False) is Steps
+    assert kind("rsr_hard") is kind(bf16=False) is kind(cuda_graphs=False) is StepRunner
 
 
 def test_a_training_of_recorded_steps_goes_on_after_an_interruption(
-    make_sequences: MakeSequences, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As it would have without one, bit by bit; and comes out as one of launched steps, to rounding."""
-    train, held_out = make_sequences(LENGTHS), make_sequences(LENGTHS, held_out=True)
+    train, held_out = random_histories(HISTORY_LENGTHS), random_histories(HISTORY_LENGTHS, held_out=True)
     validation = dataclasses.replace(train, targets=held_out.targets, repeats=held_out.repeats)
-    backbone = {
-        "dim": 16,
-        "feed_forward": 16,
-        "blocks": 1,
-        "heads": 2,
-        "dropout": 0.0,
-        "max_length": 12,
-        "init_std": 0.1,
-    }
-    budget = Budget(epochs=4, steps_per_epoch=3, batch_size=5, learning_rate=0.01, schedule="cosine", warm_up_steps=4)
-    budget = dataclasses.replace(budget, checkpoint_seconds=0.0)
+    spec = spec_of(
+        "arl",
+        model={"dim": 16, "feed_forward": 16, "heads": 2, "dropout": 0.0, "max_length": 12, "init_std": 0.1},
+        train={"epochs": 4, "batch_size": 5, "schedule": "cosine", "warm_up_steps": 4},
+        seed=1,
+    )
 
     class StopError(Exception):
         pass
 
-    class Stopping(CheckpointStore):
-        def save(self, *arguments: Any) -> None:
-            super().save(*arguments)
+    class Stopping(Checkpoint):
+        def save(self, snapshot: Snapshot) -> None:
+            super().save(snapshot)
             raise StopError
 
-    def trained(store: CheckpointStore | None = None) -> Fitted:
-        return fit(
-            train, validation, objective_of("arl", train), groups=None, backbone=backbone, budget=budget, seed=1,
-            device=CPU, filter_seen=False, store=store,
-        )  # fmt: skip
+    def trained(checkpoint: Checkpoint | None = None) -> Fitted:
+        return fit(spec, TrainingData(train, validation, None), objective_of("arl", train), checkpoint)
 
     launched = trained()
-    monkeypatch.setattr(fit_module, "steps_for", lambda *arguments, **_: RecordedSteps(*arguments))
+    monkeypatch.setattr(fit_module, "make_runner", lambda *arguments, **_: GraphRunner(*arguments))
     whole = trained()
     for _ in range(2):
         with pytest.raises(StopError):
             trained(Stopping(tmp_path / "arm.safetensors"))
-    resumed = trained(CheckpointStore(tmp_path / "arm.safetensors"))
+    resumed = trained(Checkpoint(tmp_path / "arm.safetensors"))
     for name, value in whole.weights.items():
         assert torch.equal(value, resumed.weights[name]), name
     assert whole.history.drop(columns="seconds").equals(resumed.history.drop(columns="seconds"))

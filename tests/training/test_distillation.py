@@ -9,8 +9,9 @@ import multiprocessing
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -20,24 +21,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
 from fairrec_pipeline.objectives.base import LossBatch, State
 from fairrec_pipeline.objectives.erm import Erm
-from fairrec_pipeline.training import distillation, front_door
+from fairrec_pipeline.parameters.methods import METHODS, Causald
 from fairrec_pipeline.training.batches import Batch, Batches
-from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, load_snapshot
-from fairrec_pipeline.training.distillation.causald import (
-    Distillation,
-    DistillationStep,
-    fit_distilled,
-    part_of,
-    trainer,
-    users_of_teachers,
-)
-from fairrec_pipeline.training.fit import Budget, DivergenceError, Fitted, fit
+from fairrec_pipeline.training.checkpoint import Checkpoint, Snapshot
+from fairrec_pipeline.training.distillation import causald, front_door
+from fairrec_pipeline.training.distillation.causald import DistillationStep, fit_distilled, part_of, users_of_teachers
 from fairrec_pipeline.training.distillation.front_door import (
     FrontDoor,
     Predictor,
@@ -45,49 +38,32 @@ from fairrec_pipeline.training.distillation.front_door import (
     drawn_positions,
     predictor_loss_gradients,
 )
+from fairrec_pipeline.training.divergence import DivergenceError
+from fairrec_pipeline.training.fit import Fitted, TrainingData, fit
 from fairrec_pipeline.training.step import TrainingStep
+from tests.worlds import assert_same_fit, random_histories, saved_snapshot, small_model, spec_of
 
 CPU = torch.device("cpu")
 LENGTHS = [2, 3, 9, 4, 5, 1, 7, 6, 3, 2, 8, 4]
-HOW = Distillation(
+HOW = Causald(
     weight=0.4, temperature=2.0, teachers="activity", n_teachers=3, samples=2, positions=2, predictor_epochs=1
 )
 TABLES = ("item_embedding.weight", "output_embedding.weight")
-BACKBONE = {
-    "dim": 8,
-    "feed_forward": 8,
-    "blocks": 1,
-    "heads": 2,
-    "dropout": 0.2,
-    "max_length": 6,
-    "init_std": 0.1,
-}
-BUDGET = Budget(epochs=3, steps_per_epoch=4, batch_size=7, learning_rate=0.01, checkpoint_seconds=0.0)
-
-World = tuple[Histories, Histories]
-MakeModel = Callable[..., SASRec]
-MakeSequences = Callable[..., Histories]
+MODEL = {"heads": 2, "dropout": 0.2, "max_length": 6, "init_std": 0.1}
+TRAIN = {"epochs": 3, "steps_per_epoch": 4, "batch_size": 7}
 
 
 @pytest.fixture
-def world(make_sequences: MakeSequences) -> World:
-    """Training and validation histories of the same users."""
-    train = make_sequences(LENGTHS, n_items=15)
-    held_out = make_sequences(LENGTHS, n_items=15, held_out=True)
-    return train, dataclasses.replace(train, targets=held_out.targets, repeats=held_out.repeats)
-
-
-@pytest.fixture
-def batch(make_sequences: MakeSequences) -> Batch:
+def batch() -> Batch:
     """All users of a training; the longest are cut at 12 tokens."""
-    train = make_sequences([1, 2, 5, 14, 9])
+    train = random_histories([1, 2, 5, 14, 9])
     return Batches(train, max_length=12, device=CPU).batch(torch.arange(5))
 
 
 @pytest.fixture
-def teachers(make_model: MakeModel) -> list[SASRec]:
+def teachers() -> list[SASRec]:
     """Three models that differ in their blocks and positions, not in their items."""
-    models = [make_model().eval().requires_grad_(False) for _ in range(3)]
+    models = [small_model().eval().requires_grad_(False) for _ in range(3)]
     generator = torch.Generator().manual_seed(0)
     for model in models:
         for name, parameter in model.named_parameters():
@@ -107,47 +83,24 @@ def predictor() -> Predictor:
 
 
 def train_student(
-    world: World,
+    world: TrainingData,
     *,
-    path: Path | CheckpointStore | None = None,
+    checkpoint: Path | Checkpoint | None = None,
     objective: Erm | None = None,
-    weight: float = HOW.weight,
-    samples: int = HOW.samples,
-    n_teachers: int = HOW.n_teachers,
-    teachers: Any = HOW.teachers,
     seed: int = 11,
-    **backbone: Any,
+    model: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> Fitted:
-    how = dataclasses.replace(HOW, weight=weight, samples=samples, n_teachers=n_teachers, teachers=teachers)
-    return fit_distilled(
-        *world,
-        objective or Erm(),
-        groups=None,
-        backbone=BACKBONE | backbone,
-        budget=BUDGET,
-        seed=seed,
-        device=CPU,
-        filter_seen=False,
-        store=CheckpointStore(path) if isinstance(path, Path) else path,
-        identity={"parameters": {"weight": weight, "samples": samples, "n_teachers": n_teachers, "teachers": teachers}},
-        how=how,
-    )
+    """Train a small chain; `changes` are those of `HOW`."""
+    options = {**HOW.model_dump(), **changes}
+    spec = spec_of("causald", options, model={**MODEL, **(model or {})}, train=TRAIN, seed=seed)
+    if isinstance(checkpoint, Path):
+        checkpoint = Checkpoint(checkpoint, {"parameters": options})
+    return fit_distilled(spec, world, objective or Erm(), checkpoint)
 
 
-def train_erm(world: World) -> Fitted:
-    return fit(
-        *world, Erm(), groups=None, backbone=BACKBONE, budget=BUDGET, seed=11, device=CPU, filter_seen=False
-    )  # fmt: skip
-
-
-def assert_bitwise_equal(first: Fitted, second: Fitted) -> None:
-    assert first.weights.keys() == second.weights.keys()
-    assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
-    pd.testing.assert_frame_equal(
-        first.history.drop(columns="seconds"), second.history.drop(columns="seconds"), check_exact=True
-    )
-    assert (first.best_epoch, first.best_ndcg) == (second.best_epoch, second.best_ndcg)
-    pd.testing.assert_frame_equal(first.user_weights, second.user_weights, check_exact=True)
+def train_erm(world: TrainingData) -> Fitted:
+    return fit(spec_of(model=MODEL, train=TRAIN, seed=11), world, Erm())
 
 
 # --- the target -----------------------------------------------------------------------------------------------------
@@ -250,7 +203,7 @@ def test_drawn_positions_estimate_the_mean_over_all(batch: Batch) -> None:
 
 def distillation_step(model: SASRec, door: FrontDoor, **changes: Any) -> DistillationStep:
     warm_start_steps = changes.pop("warm_start_steps", 0)
-    how = dataclasses.replace(HOW, **changes)
+    how = HOW.model_copy(update=changes)
     optimizer = torch.optim.Adam(model.parameters())
     return DistillationStep(
         model, optimizer, Erm(), None, front_door=door, how=how, seed=5, warm_start_steps=warm_start_steps
@@ -259,15 +212,14 @@ def distillation_step(model: SASRec, door: FrontDoor, **changes: Any) -> Distill
 
 @pytest.mark.parametrize("weight", [0.4, 1.0])
 def test_gradients_of_the_students_loss(
-    make_model: MakeModel,
     teachers: list[SASRec],
     batch: Batch,
     monkeypatch: pytest.MonkeyPatch,
     weight: float,
 ) -> None:
     """(1 - weight) CE + weight tau^2 KL, mean over positions and then users, against autograd on all logits."""
-    monkeypatch.setattr(distillation, "LOGITS_AT_ONCE", 5 * 37)  # five positions at a time
-    student, oracle = make_model(), make_model()
+    monkeypatch.setattr(causald, "LOGITS_AT_ONCE", 5 * 37)  # five positions at a time
+    student, oracle = small_model(), small_model()
     distillation_step(student, FrontDoor(teachers), weight=weight, samples=0, positions=None).backward(batch, {})
 
     logits = oracle(batch.tokens, batch.positions, batch.layout) @ oracle.output_table.T
@@ -286,20 +238,21 @@ def test_gradients_of_the_students_loss(
 
 
 def test_gradients_of_drawn_positions_and_histories(
-    make_model: MakeModel,
     teachers: list[SASRec],
     predictor: Predictor,
     batch: Batch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The taught part alone, with one position drawn twice, against autograd on the logits."""
-    monkeypatch.setattr(distillation, "LOGITS_AT_ONCE", 2 * 37)
-    door, model = FrontDoor(teachers, predictor), make_model()
+    monkeypatch.setattr(causald, "LOGITS_AT_ONCE", 2 * 37)
+    door, model = FrontDoor(teachers, predictor), small_model()
     states = model(batch.tokens, batch.positions, batch.layout).detach().requires_grad_()
     weight = model.output_table.detach().clone().requires_grad_()
+    assert batch.targets is not None
+    losses = SoftmaxHead().losses(states.detach(), weight.detach(), batch.targets)
     positions, others = torch.tensor([3, 8, 3]), torch.tensor([[0, 4], [2, 2], [7, 1]])
     factors = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64)
-    mine = distillation_step(model, door).taught(batch, states.detach(), weight.detach(), positions, others, factors)
+    mine = distillation_step(model, door).distillation_gradients(batch, losses, positions, others, factors)
 
     mediators, histories = door.mediators(batch), door.histories(batch)
     target = torch.stack(
@@ -312,12 +265,12 @@ def test_gradients_of_drawn_positions_and_histories(
 
 @pytest.mark.parametrize("changes", [{"weight": 0.0}, {"weight": 0.7, "warm_start_steps": 3}])
 def test_without_weight_and_in_the_warm_start_the_step_is_that_of_erm(
-    make_model: MakeModel, teachers: list[SASRec], predictor: Predictor, batch: Batch, changes: dict[str, Any]
+    teachers: list[SASRec], predictor: Predictor, batch: Batch, changes: dict[str, Any]
 ) -> None:
     """Bit for bit, dropout included; step 2 is the last of a warm start of 3, and step 3 differs."""
     gradients = []
     for distilled in (False, True):
-        model = make_model(dropout=0.3)
+        model = small_model(dropout=0.3)
         model.mask_source = MaskSource(1)
         optimizer = torch.optim.Adam(model.parameters())
         door = FrontDoor(teachers, predictor)
@@ -351,42 +304,42 @@ def test_gradients_of_the_predictor(teachers: list[SASRec], predictor: Predictor
 # --- teachers -------------------------------------------------------------------------------------------------------
 
 
-def test_teachers_by_activity_cut_the_users_by_length(make_sequences: MakeSequences) -> None:
-    train = make_sequences(LENGTHS)
+def test_teachers_by_activity_cut_the_users_by_length() -> None:
+    train = random_histories(LENGTHS)
     everyone, *parts = users_of_teachers(train, HOW, seed=0)
     assert everyone.tolist() == list(range(12))
     # by length 1 2 2 3 | 3 4 4 5 | 6 7 8 9; ties in the order of the users
     assert [part.tolist() for part in parts] == [[0, 1, 5, 9], [3, 4, 8, 11], [2, 6, 7, 10]]
 
 
-def test_teachers_by_chance_and_by_seed_are_controls(make_sequences: MakeSequences) -> None:
-    train = make_sequences(LENGTHS)
-    _, *parts = users_of_teachers(train, dataclasses.replace(HOW, teachers="random"), seed=0)
+def test_teachers_by_chance_and_by_seed_are_controls() -> None:
+    train = random_histories(LENGTHS)
+    _, *parts = users_of_teachers(train, HOW.model_copy(update={"teachers": "random"}), seed=0)
     assert sorted(np.concatenate(parts).tolist()) == list(range(12))
     assert [len(part) for part in parts] == [4, 4, 4]
-    _, *others = users_of_teachers(train, dataclasses.replace(HOW, teachers="random"), seed=1)
+    _, *others = users_of_teachers(train, HOW.model_copy(update={"teachers": "random"}), seed=1)
     assert any(a.tolist() != b.tolist() for a, b in zip(parts, others, strict=True))
-    _, *same = users_of_teachers(train, dataclasses.replace(HOW, teachers="seeds"), seed=0)
+    _, *same = users_of_teachers(train, HOW.model_copy(update={"teachers": "seeds"}), seed=0)
     assert [part.tolist() for part in same] == [list(range(12))] * 3
-    assert len(users_of_teachers(train, dataclasses.replace(HOW, n_teachers=1), seed=0)) == 1
+    assert len(users_of_teachers(train, HOW.model_copy(update={"n_teachers": 1}), seed=0)) == 1
     with pytest.raises(ValueError, match=r"n_teachers=13, but there are 12 training users"):
-        users_of_teachers(train, dataclasses.replace(HOW, n_teachers=13), seed=0)
+        users_of_teachers(train, HOW.model_copy(update={"n_teachers": 13}), seed=0)
 
 
-def test_part_of_the_histories(make_sequences: MakeSequences) -> None:
-    train = make_sequences(LENGTHS)
+def test_part_of_the_histories() -> None:
+    train = random_histories(LENGTHS)
     part = part_of(train, np.array([2, 5, 9]))
     assert part.users.tolist() == [102, 105, 109]
     assert part.n_items == train.n_items
-    for place, user in enumerate([2, 5, 9]):
-        mine = part.items[part.offsets[place] : part.offsets[place + 1]]
+    for index, user in enumerate([2, 5, 9]):
+        mine = part.items[part.offsets[index] : part.offsets[index + 1]]
         assert mine.tolist() == train.items[train.offsets[user] : train.offsets[user + 1]].tolist()
 
 
 def snapshot_of(folder: Path, link: str) -> Snapshot:
     """What the one checkpoint of a link of the chain holds."""
     (path,) = folder.glob(f"causald-{link}-*.safetensors")
-    return load_snapshot(path)
+    return saved_snapshot(path)
 
 
 def links_in(folder: Path) -> list[str]:
@@ -394,10 +347,10 @@ def links_in(folder: Path) -> list[str]:
     return sorted(re.sub("-[0-9a-f]{16}$", "", file.stem) for file in folder.iterdir())
 
 
-def test_teachers_share_the_items_of_the_reference_and_differ_elsewhere(world: World, tmp_path: Path) -> None:
+def test_teachers_share_the_items_of_the_reference_and_differ_elsewhere(world: TrainingData, tmp_path: Path) -> None:
     """The reference is ERM itself. A teacher trains everything but the two embeddings of the items."""
     path = tmp_path / "checkpoint.safetensors"
-    train_student(world, path=path, teachers="seeds")
+    train_student(world, checkpoint=path, teachers="seeds")
     reference, *teachers = (snapshot_of(tmp_path, f"teacher-{number}").section("best") for number in range(4))
     erm = train_erm(world)
     assert all(torch.equal(reference[name], erm.weights[name]) for name in erm.weights)
@@ -407,33 +360,37 @@ def test_teachers_share_the_items_of_the_reference_and_differ_elsewhere(world: W
     assert not torch.equal(teachers[0]["blocks.0.qkv.weight"], teachers[1]["blocks.0.qkv.weight"])
 
 
-def test_the_predictor_learns(make_sequences: MakeSequences) -> None:
+def test_the_predictor_learns() -> None:
     """All next items of a user are one item, which the mean of the history tells and an untrained teacher does not:
 
     from about ln 15 = 2.7 nats to below half of it.
     """
-    train = make_sequences([8] * 30, n_items=15)
+    train = random_histories([8] * 30, n_items=15)
     train = dataclasses.replace(train, items=np.repeat(np.arange(30) % 15, 8))
+    targeted = dataclasses.replace(train, targets=np.arange(30) % 15)
     torch.manual_seed(0)
-    backbone = {**BACKBONE, "max_length": 8}
-    teacher = SASRec(15, **backbone).eval().requires_grad_(False)
+    spec = spec_of(
+        "causald",
+        {"n_teachers": 1, "predictor_epochs": 1, "positions": None},
+        model={**MODEL, "max_length": 8},
+        train={"steps_per_epoch": 300, "batch_size": 30},
+    )
+    teacher = SASRec(15, **vars(spec.model)).eval().requires_grad_(False)
     torch.nn.init.orthogonal_(teacher.output_table)
     door = FrontDoor([teacher], Predictor(8))
     batch = Batches(train, max_length=8, device=CPU).batch(torch.arange(30))
     everywhere = torch.arange(len(batch.tokens))
     first = torch.zeros_like(everywhere)
     before = predictor_loss_gradients(door, batch, everywhere, first, SoftmaxHead())
-    how = dataclasses.replace(HOW, n_teachers=1, predictor_epochs=1, positions=None)
-    budget = dataclasses.replace(BUDGET, steps_per_epoch=300, batch_size=30)
-    distillation._fit_predictor(door, train, 8, budget, how, 0, CPU, None, {})
+    causald._Chain(spec, TrainingData(train, targeted, None), None).fit_predictor(door)
     door.predictor.requires_grad_()
     after = predictor_loss_gradients(door, batch, everywhere, first, SoftmaxHead())
     assert before > 2
     assert after < before / 2
 
 
-def test_a_predictor_that_diverges_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distillation, "predictor_loss_gradients", lambda *_: float("nan"))
+def test_a_predictor_that_diverges_is_told(world: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(causald, "predictor_loss_gradients", lambda *_: float("nan"))
     with pytest.raises(DivergenceError, match=r"predictor's loss is not finite in step 1"):
         train_student(world)
 
@@ -441,56 +398,56 @@ def test_a_predictor_that_diverges_is_told(world: World, monkeypatch: pytest.Mon
 # --- the chain ------------------------------------------------------------------------------------------------------
 
 
-def test_without_weight_it_is_erm_bit_for_bit(world: World, tmp_path: Path) -> None:
+def test_without_weight_it_is_erm_bit_for_bit(world: TrainingData, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    assert_bitwise_equal(train_student(world, weight=0.0, path=path), train_erm(world))
+    assert_same_fit(train_student(world, weight=0.0, checkpoint=path), train_erm(world))
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
 
-def test_the_student_is_all_there_is_at_inference(world: World) -> None:
+def test_the_student_is_all_there_is_at_inference(world: TrainingData) -> None:
     """Parameters of SASRec alone; the same users as ERM, and another model."""
     student, erm = train_student(world), train_erm(world)
-    assert student.weights.keys() == SASRec(15, **BACKBONE).state_dict().keys()
+    assert student.weights.keys() == SASRec(15, **vars(spec_of(model=MODEL).model)).state_dict().keys()
     pd.testing.assert_frame_equal(student.user_weights, erm.user_weights)
     assert not torch.equal(student.weights["output_embedding.weight"], erm.weights["output_embedding.weight"])
 
 
-def test_two_chains_are_bitwise_equal_and_the_seed_matters(world: World) -> None:
+def test_two_chains_are_bitwise_equal_and_the_seed_matters(world: TrainingData) -> None:
     first = train_student(world)
-    assert_bitwise_equal(first, train_student(world))
+    assert_same_fit(first, train_student(world))
     other = train_student(world, seed=12)
     assert not torch.equal(first.weights["output_embedding.weight"], other.weights["output_embedding.weight"])
 
 
-def test_with_tied_embeddings_the_teachers_share_the_one_table(world: World, tmp_path: Path) -> None:
+def test_with_tied_embeddings_the_teachers_share_the_one_table(world: TrainingData, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    student = train_student(world, path=path, tied_embeddings=True)
+    student = train_student(world, checkpoint=path, model={"tied_embeddings": True})
     assert "output_embedding.weight" not in student.weights
-    tables = [load_snapshot(file).section("best")["item_embedding.weight"] for file in tmp_path.glob("*teacher*")]
+    tables = [saved_snapshot(file).section("best")["item_embedding.weight"] for file in tmp_path.glob("*teacher*")]
     assert len(tables) > 1
     assert all(torch.equal(table, tables[0]) for table in tables)
     assert not torch.equal(student.weights["item_embedding.weight"], tables[0])
 
 
-def test_every_control_is_another_training(world: World) -> None:
+def test_every_control_is_another_training(world: TrainingData) -> None:
     """J = 0, T = 1, and teachers that differ by chance or by seed."""
     controls = [{}, {"samples": 0}, {"n_teachers": 1}, {"teachers": "random"}, {"teachers": "seeds"}]
     weights = [train_student(world, **changes).weights["output_embedding.weight"] for changes in controls]
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(weights, 2))
 
 
-def test_history_and_seconds_are_those_of_the_whole_chain(world: World, tmp_path: Path) -> None:
+def test_history_and_seconds_are_those_of_the_whole_chain(world: TrainingData, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    student = train_student(world, path=path)
+    student = train_student(world, checkpoint=path)
     disagreements = student.history["teacher_disagreement"].unique()
     assert len(disagreements) == 1
     assert 0 < disagreements[0] < math.log(3)
     teachers = [snapshot_of(tmp_path, f"teacher-{number}").description["progress"] for number in range(4)]
     predictor = snapshot_of(tmp_path, "predictor").description
     before = sum(progress["seconds"] for progress in teachers) + predictor["seconds"]
-    own = load_snapshot(path).description["progress"]["seconds"]
-    assert student.seconds == pytest.approx(before + own)
-    assert student.history["seconds"].iloc[-1] == pytest.approx(before + own)
+    last = saved_snapshot(path).description["progress"]["seconds"]
+    assert student.seconds == pytest.approx(before + last)
+    assert student.history["seconds"].iloc[-1] == pytest.approx(before + last)
     assert student.started == teachers[0]["started"]
     assert train_student(world, n_teachers=1).history["teacher_disagreement"].iloc[0] == pytest.approx(0, abs=1e-6)
 
@@ -515,23 +472,23 @@ class Kills(Counts):
     kills = True
 
 
-def train_until_killed(world: World, path: Path, threads: int) -> None:
+def train_until_killed(world: TrainingData, path: Path, threads: int) -> None:
     torch.set_num_threads(threads)
-    distillation.Erm = Kills  # type: ignore[misc]
+    causald.Erm = Kills  # type: ignore[misc]
     Counts.left = 15
-    train_student(world, path=path)
+    train_student(world, checkpoint=path)
 
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The teachers count their batches."""
-    monkeypatch.setattr(distillation, "Erm", Counts)
+    monkeypatch.setattr(causald, "Erm", Counts)
     yield
     Counts.left = None
 
 
 @pytest.mark.usefixtures("counted")
-def test_a_chain_that_is_killed_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
+def test_a_chain_that_is_killed_goes_on_where_it_was(world: TrainingData, tmp_path: Path) -> None:
     """12 batches make the reference (3 epochs of 4) and 6 each a teacher (3 epochs of ceil(4 / 3) = 2).
 
     Killed in teacher 1, after 15 batches; stopped in teacher 3 after 12 more; then in the student, batch 7 of 12.
@@ -547,32 +504,31 @@ def test_a_chain_that_is_killed_goes_on_where_it_was(world: World, tmp_path: Pat
 
     Counts.left = 12  # teacher 1 has one epoch of three behind it: 4 batches are left of it, then 6 and 2
     with pytest.raises(KeyboardInterrupt):
-        train_student(world, path=path)
+        train_student(world, checkpoint=path)
     assert links_in(tmp_path) == [f"causald-teacher-{number}" for number in range(4)]
     Counts.left = 4 + 6
     with pytest.raises(KeyboardInterrupt):
-        train_student(world, path=path, objective=Counts())
+        train_student(world, checkpoint=path, objective=Counts())
     assert path.exists()
 
     Counts.left = 12 - 4  # one epoch of the student is behind it; no batch of a teacher is left
-    resumed = train_student(world, path=path, objective=Counts())
+    resumed = train_student(world, checkpoint=path, objective=Counts())
     assert Counts.left == 0
     Counts.left = None
-    assert_bitwise_equal(resumed, train_student(world, path=tmp_path / "other" / "checkpoint.safetensors"))
+    assert_same_fit(resumed, train_student(world, checkpoint=tmp_path / "other" / "checkpoint.safetensors"))
 
 
 @pytest.mark.usefixtures("counted")
-def test_the_points_of_a_grid_share_their_teachers(world: World, tmp_path: Path) -> None:
+def test_the_points_of_a_grid_share_their_teachers(world: TrainingData, tmp_path: Path) -> None:
     """Another weight and other samples: not one batch of a teacher; other teachers: theirs, but not the reference."""
-    store = CheckpointStore(tmp_path / "checkpoint.safetensors")
-    train_student(world, path=store.beside("weight=0.4"))
+    train_student(world, checkpoint=tmp_path / "weight=0.4.safetensors")
     Counts.left = 0
-    second = train_student(world, path=store.beside("weight=0.9"), weight=0.9, samples=1)
+    second = train_student(world, checkpoint=tmp_path / "weight=0.9.safetensors", weight=0.9, samples=1)
     Counts.left = 3 * 6
-    train_student(world, path=store.beside("seeds"), teachers="seeds")
+    train_student(world, checkpoint=tmp_path / "seeds.safetensors", teachers="seeds")
     assert Counts.left == 0
     Counts.left = None
-    assert_bitwise_equal(second, train_student(world, weight=0.9, samples=1))
+    assert_same_fit(second, train_student(world, weight=0.9, samples=1))
     assert links_in(tmp_path) == [
         *["causald-predictor"] * 2,
         "causald-teacher-0",
@@ -584,32 +540,23 @@ def test_the_points_of_a_grid_share_their_teachers(world: World, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("counted")
-def test_teachers_of_other_histories_are_not_taken(world: World, tmp_path: Path) -> None:
+def test_teachers_of_other_histories_are_not_taken(world: TrainingData, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    train_student(world, path=path)
-    items = world[0].items.copy()
+    train_student(world, checkpoint=path)
+    items = world.train.items.copy()
     items[0] = (items[0] + 1) % 15
-    changed = (dataclasses.replace(world[0], items=items), world[1])
+    changed = dataclasses.replace(world, train=dataclasses.replace(world.train, items=items))
     Counts.left = 12 + 3 * 6
-    train_student(changed, path=path, samples=1)
+    train_student(changed, checkpoint=path, samples=1)
     assert Counts.left == 0
 
 
-def test_a_copy_mechanism_is_refused(world: World) -> None:
+def test_a_copy_mechanism_is_refused(world: TrainingData) -> None:
     with pytest.raises(ValueError, match=r"set model.copy_window=0 or causald.weight=0"):
-        fit_distilled(
-            *world, Erm(), groups=None, backbone={**BACKBONE, "copy_window": 3}, budget=BUDGET, seed=1, device=CPU,
-            filter_seen=False, how=HOW,
-        )  # fmt: skip
+        train_student(world, model={"copy_window": 3})
 
 
-def test_trainer_of_a_loss(world: World) -> None:
-    """Options by name, as in the parameters."""
-    assert trainer("erm", {}) is fit
-    chosen = trainer("causald", dataclasses.asdict(HOW))
-    fitted = chosen(
-        *world, Erm(), groups=None, backbone=BACKBONE, budget=BUDGET, seed=11, device=CPU, filter_seen=False
-    )  # fmt: skip
-    assert_bitwise_equal(fitted, train_student(world))
-    with pytest.raises(TypeError, match="alpha"):
-        trainer("causald", {"alpha": 0.3})
+def test_the_table_of_methods_names_the_trainer() -> None:
+    assert resolve_name(f"fairrec_pipeline.{METHODS['causald'].trainer}") is fit_distilled
+    assert {loss for loss, method in METHODS.items() if method.trainer != "training.fit:fit"} == {"causald"}
+    assert resolve_name(f"fairrec_pipeline.{METHODS['erm'].trainer}") is fit

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,47 +21,19 @@ from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
-from fairrec_pipeline.objectives import build_objective
-from fairrec_pipeline.objectives.base import Objective, Population, State
+from fairrec_pipeline.objectives.base import State
 from fairrec_pipeline.training.batches import Batch, Batches, UserStream
 from fairrec_pipeline.training.step import TrainingStep
+from tests.worlds import HISTORY_LENGTHS, OPTIONS, groups_for, objective_of, random_histories, small_model
 
-LENGTHS = [1, 1, 2, 3, 3, 5, 8, 9, 11, 12, 13, 14, 20, 31]  # max_length is 12: at it, one beyond it, far beyond it
 BATCH = 5
-OPTIONS = {
-    "erm": {},
-    "cb": {},
-    "cb_log": {},
-    "ipw": {"count": "users"},
-    "ipw_log": {"count": "interactions"},
-    "gdro": {"eta": 0.1, "absent_groups": "keep"},
-    "sdro": {"eta": 0.1, "beta": 0.3, "absent_groups": "decay"},
-    "cvar": {"alpha": 0.3},
-    "cvar_doro": {"alpha": 0.4, "eps": 0.25},
-    "cvar_smooth": {"alpha": 0.3, "h": 0.15},
-    "chi2": {"alpha": 0.6},
-    "kl": {"tau": 1.0},
-    "arl": {"adversary_learning_rate": 0.1},
-    "rsr_hard": {"clusters": 3, "temperature": 0.5, "weight_learning_rate": 0.5, "refresh_steps": 3},
-    "rsr_soft": {
-        "clusters": 3,
-        "temperature": 0.5,
-        "weight_learning_rate": 0.5,
-        "prototype_learning_rate": 0.1,
-        "clustering_weight": 0.05,
-    },
-}
-DIM = 16
-GROUPS = torch.arange(len(LENGTHS)) % 3
-
-
-def objective_of(loss: str, train: Histories) -> Objective:
-    """For the model of `make_model`, whose states are DIM wide."""
-    counts = np.maximum(train.item_counts, 1)  # an item without interactions is never a target
-    users = torch.bincount(GROUPS)
-    interactions = torch.bincount(GROUPS, weights=torch.from_numpy(train.lengths).double()).long()
-    sizes = {"n_users": train.n_users, "state_dim": DIM}
-    return build_objective(loss, Population(torch.from_numpy(counts), users, interactions, **sizes), OPTIONS[loss])
+CASES: list[tuple[str, dict[str, Any]]] = [
+    *((loss, {}) for loss in OPTIONS if loss != "causald"),
+    ("ipw_log", {"count": "interactions"}),
+    ("gdro", {"absent_groups": "climb"}),
+    ("sdro", {"absent_groups": "decay", "beta": 0.3}),
+]
+"""Every objective, and options that change its formula; causald is another loss."""
 
 
 def padded_twin(model: SASRec) -> PaddedSASRec:
@@ -81,16 +53,16 @@ def padded_twin(model: SASRec) -> PaddedSASRec:
     return twin
 
 
-def groups_of(objective: Objective, loss: str) -> Tensor | None:
-    return GROUPS if hasattr(objective, "group_weights") or "dro" in loss else None
-
-
 def steps_of(
-    loss: str, model: SASRec, twin: PaddedSASRec, train: Histories, head: SoftmaxHead | None = None
+    case: tuple[str, dict[str, Any]],
+    model: SASRec,
+    twin: PaddedSASRec,
+    train: Histories,
+    head: SoftmaxHead | None = None,
 ) -> tuple[Callable[..., tuple[Tensor, State]], Callable[..., tuple[Tensor, State]]]:
     """One step of ours and one of the padded model, both from users to losses in the order of those users."""
-    objective = objective_of(loss, train)
-    groups = groups_of(objective, loss)
+    loss, options = case
+    objective, groups = objective_of(loss, train, options), groups_for(loss, train)
     batches = Batches(train, max_length=model.max_length, device=torch.device("cpu"))
     padded_batches = PaddedBatches(train, max_length=model.max_length)
     step = TrainingStep(model, torch.optim.Adam(model.parameters(), lr=1e-2, fused=True), objective, groups, head=head)
@@ -128,18 +100,16 @@ def assert_same_parameters(model: SASRec, twin: PaddedSASRec, *, gradients: bool
 @pytest.mark.parametrize("backbone", [{}, {"heads": 1}, {"tied_embeddings": True}], ids=str)
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_second_pass_of_the_users_with_weight_is_exact(
-    make_sequences: Callable[..., Histories],
-    make_model: Callable[..., SASRec],
     backbone: dict[str, int],
     users: list[int],
     bf16: bool,
 ) -> None:
     """With the dropout masks of the first one: CVaR's gradients are those of a step that keeps every user's graph."""
-    train = make_sequences(LENGTHS)
+    train = random_histories(HISTORY_LENGTHS)
     batch = Batches(train, max_length=12, device=torch.device("cpu")).batch(torch.tensor(users))
     gradients, passes = [], []
     for share in (0.3, 1.0):
-        model = make_model(dtype=torch.float32 if bf16 else torch.float64, dropout=0.4, **backbone).train()
+        model = small_model(dtype=torch.float32 if bf16 else torch.float64, dropout=0.4, **backbone).train()
         model.mask_source = MaskSource(3)
         model.final_norm.register_forward_hook(lambda *_, share=share: passes.append(share))
         objective = objective_of("cvar", train)
@@ -152,10 +122,8 @@ def test_a_second_pass_of_the_users_with_weight_is_exact(
     torch.testing.assert_close(*gradients, **tolerances)
 
 
-def test_a_warm_start_has_no_second_pass(
-    make_sequences: Callable[..., Histories], make_model: Callable[..., SASRec]
-) -> None:
-    train, model, passes = make_sequences(LENGTHS), make_model(), []
+def test_a_warm_start_has_no_second_pass() -> None:
+    train, model, passes = random_histories(HISTORY_LENGTHS), small_model(), []
     model.final_norm.register_forward_hook(lambda *_: passes.append(1))
     optimizer, objective = torch.optim.Adam(model.parameters()), objective_of("cvar", train)
     step = TrainingStep(model, optimizer, objective, None, warm_start_steps=1)
@@ -166,7 +134,7 @@ def test_a_warm_start_has_no_second_pass(
         assert bool((weights == 0).any()) == (number > 0)
 
 
-@pytest.mark.parametrize("loss", OPTIONS)
+@pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize(
     ("dtype", "rtol", "atol"),
     [
@@ -176,17 +144,15 @@ def test_a_warm_start_has_no_second_pass(
     ],
 )
 def test_ten_steps_equal_the_padded_reference(
-    make_sequences: Callable[..., Histories],
-    make_model: Callable[..., SASRec],
-    loss: str,
+    case: tuple[str, dict[str, Any]],
     dtype: torch.dtype,
     rtol: float,
     atol: float,
 ) -> None:
-    train, model = make_sequences(LENGTHS), make_model(dtype=dtype)
+    train, model = random_histories(HISTORY_LENGTHS), small_model(dtype=dtype)
     twin = padded_twin(model)
-    ours, theirs = steps_of(loss, model, twin, train)
-    state, their_state = objective_of(loss, train).initial_state(), objective_of(loss, train).initial_state()
+    ours, theirs = steps_of(case, model, twin, train)
+    state, their_state = (objective_of(case[0], train, case[1]).initial_state() for _ in range(2))
     stream = UserStream(train.n_users, BATCH, seed=1)
     for number in range(10):
         users = stream.users(number)
@@ -203,15 +169,13 @@ def test_ten_steps_equal_the_padded_reference(
 )
 @pytest.mark.parametrize("head", [SoftmaxHead(chunk=10), SoftmaxHead(keep_bytes=0, chunk=7), SoftmaxHead(chunk=64)])
 def test_every_backbone_and_branch_of_the_head(
-    make_sequences: Callable[..., Histories],
-    make_model: Callable[..., SASRec],
     backbone: dict[str, int],
     head: SoftmaxHead,
 ) -> None:
-    train, model = make_sequences(LENGTHS), make_model(**backbone)
+    train, model = random_histories(HISTORY_LENGTHS), small_model(**backbone)
     twin = padded_twin(model)
     for loss in ("cvar", "cb"):
-        ours, theirs = steps_of(loss, model, twin, train, head)
+        ours, theirs = steps_of((loss, {}), model, twin, train, head)
         users = torch.arange(train.n_users)
         torch.testing.assert_close(ours(users, {})[0], theirs(users, {})[0], rtol=1e-9, atol=1e-9)
         assert_same_parameters(model, twin, gradients=True, rtol=1e-9, atol=1e-9)
@@ -261,18 +225,17 @@ def impose_masks(twin: PaddedSASRec, masks: list[Tensor], batch: Batch, padded: 
     assert not inner
 
 
-@pytest.mark.parametrize("loss", OPTIONS)
-def test_same_masks_give_the_same_losses_and_gradients(
-    make_sequences: Callable[..., Histories], make_model: Callable[..., SASRec], loss: str
-) -> None:
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_same_masks_give_the_same_losses_and_gradients(case: tuple[str, dict[str, Any]]) -> None:
     """Dropout on the input, on the three places of every block and on the output embedding, masks imposed."""
-    train, model = make_sequences(LENGTHS), make_model(dropout=0.3)
+    train, model = random_histories(HISTORY_LENGTHS), small_model(dropout=0.3)
     twin = padded_twin(model)
     model.mask_source = recorded = RecordedMasks(5)
     batch = Batches(train, max_length=model.max_length, device=torch.device("cpu")).batch(torch.arange(train.n_users))
     padded = PaddedBatches(train, max_length=model.max_length).batch(batch.users.tolist())
-    objective = objective_of(loss, train)
-    groups, state = groups_of(objective, loss), objective.initial_state()
+    loss, options = case
+    objective, groups = objective_of(loss, train, options), groups_for(loss, train)
+    state = objective.initial_state()
     step = TrainingStep(model, torch.optim.Adam(model.parameters()), objective, groups)
     losses, *_ = step.backward(batch, state)
     assert len(recorded.masks) == 2 + 3 * len(model.blocks)
@@ -284,10 +247,10 @@ def test_same_masks_give_the_same_losses_and_gradients(
     assert_same_parameters(model, twin, gradients=True, rtol=1e-9, atol=1e-9)
 
 
-def test_no_work_on_padding(make_sequences: Callable[..., Histories], make_model: Callable[..., SASRec]) -> None:
+def test_no_work_on_padding() -> None:
     """Linear layers, norms and the head see sum(min(length, L)) rows, however long the longest user is."""
-    train, model = make_sequences(LENGTHS), make_model()
-    positions = sum(min(length, model.max_length) for length in LENGTHS)
+    train, model = random_histories(HISTORY_LENGTHS), small_model()
+    positions = sum(min(length, model.max_length) for length in HISTORY_LENGTHS)
     rows: list[int] = []
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.LayerNorm):
@@ -298,11 +261,9 @@ def test_no_work_on_padding(make_sequences: Callable[..., Histories], make_model
     assert set(rows) == {positions}
 
 
-def test_a_user_does_not_depend_on_the_batch_only_if_padding_is_masked(
-    make_sequences: Callable[..., Histories], make_model: Callable[..., SASRec]
-) -> None:
+def test_a_user_does_not_depend_on_the_batch_only_if_padding_is_masked() -> None:
     """The published fault: one user alone, and beside a user nine tokens longer."""
-    train, model = make_sequences([3, 12]), make_model()
+    train, model = random_histories([3, 12]), small_model()
     batches = PaddedBatches(train, max_length=model.max_length)
     alone, beside = batches.batch([0]), batches.batch([0, 1])
     twin = padded_twin(model)
@@ -317,14 +278,12 @@ def test_a_user_does_not_depend_on_the_batch_only_if_padding_is_masked(
     assert change["attended"] > 0.01
 
 
-def test_a_step_in_bfloat16_is_near_that_in_single_precision(
-    make_sequences: Callable[..., Histories], make_model: Callable[..., SASRec]
-) -> None:
+def test_a_step_in_bfloat16_is_near_that_in_single_precision() -> None:
     """The same masks; 8 bits of mantissa are 0.4 %, and a gradient adds up many of them."""
-    train = make_sequences(LENGTHS)
+    train = random_histories(HISTORY_LENGTHS)
     losses, gradients = [], []
     for bf16 in (False, True):
-        model = make_model(dtype=torch.float32, dropout=0.3)
+        model = small_model(dtype=torch.float32, dropout=0.3)
         model.mask_source = MaskSource(5)
         batch = Batches(train, max_length=model.max_length, device=torch.device("cpu")).batch(torch.arange(4))
         step = TrainingStep(model, torch.optim.Adam(model.parameters()), objective_of("erm", train), None, bf16=bf16)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 
-from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.attention import causal_attention, has_ragged_kernel
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.packing import Ragged
-from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives.base import State
 from fairrec_pipeline.training.batches import Batches
-from fairrec_pipeline.training.cuda_graphs import RecordedSteps, Taken
-from tests.training.test_exactness import LENGTHS
-from tests.training.test_steps import RATES, RECORDABLE, USERS, state_of, step_of
+from fairrec_pipeline.training.cuda_graphs import EpochOutcome, GraphRunner
+from tests.worlds import (
+    HISTORY_LENGTHS,
+    RECORDABLE,
+    STEP_RATES,
+    STEP_USERS,
+    random_histories,
+    small_model,
+    state_of,
+    step_of,
+)
 
 CUDA = torch.device("cuda")
 pytestmark = pytest.mark.skipif(
@@ -73,8 +78,6 @@ def test_dropout_of_ragged_attention(heads: int, dim: int) -> None:
 @pytest.mark.parametrize("loss", RECORDABLE)
 @pytest.mark.parametrize(("copy_window", "warm_start_steps"), [(0, 0), (4, 0), (0, 3)])
 def test_played_steps_are_launched_ones(
-    make_sequences: Callable[..., Histories],
-    make_model: Callable[..., SASRec],
     monkeypatch: pytest.MonkeyPatch,
     loss: str,
     copy_window: int,
@@ -86,38 +89,36 @@ def test_played_steps_are_launched_ones(
     """
     if "check_input_liveness" in inspect.signature(torch.cuda.graph.__init__).parameters:
         monkeypatch.setattr(torch.cuda, "graph", partial(torch.cuda.graph, check_input_liveness=True))
-    train, found = make_sequences(LENGTHS), dict[str, tuple[list[Taken], State]]()
-    users, rates = USERS.repeat(3, 1), [rate / 8 for rate in RATES] * 3
+    train, found = random_histories(HISTORY_LENGTHS), dict[str, tuple[list[EpochOutcome], State]]()
+    users, rates = STEP_USERS.repeat(3, 1), [rate / 8 for rate in STEP_RATES] * 3
     for kind in ("launched", "played"):
-        model = make_model(dtype=torch.float32, copy_window=copy_window, dropout=0.2).to(CUDA).train()
-        step = step_of(loss, model, train, CUDA, bf16=True, warm_start_steps=warm_start_steps)
+        model = small_model(dtype=torch.float32, copy_window=copy_window, dropout=0.2).to(CUDA).train()
+        step = step_of(loss, model, train, device="cuda", bf16=True, warm_start_steps=warm_start_steps)
         batches = Batches(train, max_length=12, device=CUDA, copy_window=copy_window)
-        steps = RecordedSteps(step, batches, state_of(step, CUDA), (len(rates), users.shape[1]))
-        steps._batches.grain = 8
-        steps._records = kind == "played"
-        taken = []
+        runner = GraphRunner(step, batches, state_of(step, "cuda"), (len(rates), users.shape[1]))
+        runner._batches.grain = 8
+        runner._records = kind == "played"
+        outcomes = []
         for first in (0, len(rates)):
             torch.manual_seed(first)
-            taken.append(steps.take(users, rates, first))
-        assert len({size for size, _ in steps._graphs}) == (0 if kind == "launched" else 3)
-        found[kind] = taken, steps.state
+            outcomes.append(runner.run(users, rates, first))
+        assert len({size for size, _ in runner._graphs}) == (0 if kind == "launched" else 3)
+        found[kind] = outcomes, runner.state
     torch.testing.assert_close(found["played"], found["launched"], rtol=5e-3, atol=5e-3, equal_nan=True)
 
 
-def test_masks_are_others_in_every_step_that_is_played(
-    make_sequences: Callable[..., Histories], make_model: Callable[..., SASRec]
-) -> None:
+def test_masks_are_others_in_every_step_that_is_played() -> None:
     """The same users with a learning rate of 0: only dropout differs from step to step, and repeats with its seed."""
-    train = make_sequences(LENGTHS)
-    model = make_model(dtype=torch.float32, dropout=0.4).to(CUDA).train()
-    step = step_of("erm", model, train, CUDA, bf16=True)
-    steps = RecordedSteps(step, Batches(train, max_length=12, device=CUDA), {}, (6, 5))
-    users, rates = USERS[:1].repeat(6, 1), [0.0] * 6
-    steps.take(users, rates, 0)  # records
-    assert len(steps._graphs) == 1
+    train = random_histories(HISTORY_LENGTHS)
+    model = small_model(dtype=torch.float32, dropout=0.4).to(CUDA).train()
+    step = step_of("erm", model, train, device="cuda", bf16=True)
+    runner = GraphRunner(step, Batches(train, max_length=12, device=CUDA), {}, (6, 5))
+    users, rates = STEP_USERS[:1].repeat(6, 1), [0.0] * 6
+    runner.run(users, rates, 0)  # records
+    assert len(runner._graphs) == 1
     epochs = []
     for _ in range(2):
         torch.manual_seed(5)
-        epochs.append(steps.take(users, rates, 0).losses)
+        epochs.append(runner.run(users, rates, 0).losses)
     assert len(torch.unique(epochs[0], dim=0)) == 6
     torch.testing.assert_close(*epochs, rtol=1e-5, atol=1e-5)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
+from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.parameters.blocks import Block, Model, Seed, Train
 from fairrec_pipeline.parameters.methods import Objective
@@ -28,7 +29,7 @@ class ArmSpec(Block):
     filter_seen: bool = Field(description="as in the evaluation: validation chooses the best epoch")
     seed: Seed = Field(description="of initialisation, order of users and dropout")
     device: Literal["auto", "cpu", "cuda"]
-    point: dict[str, Any] = {}
+    point: dict[str, Any] = Field(default={})
 
     @property
     def name(self) -> str:
@@ -91,11 +92,25 @@ class Plan(Block):
         specs: with the first of the seeds. Several of one name are the points of that arm's grid: the best on
             validation becomes the arm, and is trained with the other seeds.
         seeds: the first one tunes.
+        problems: why it cannot be run. A run is refused for the problems of its own plan alone: the grids of an
+            experiment that is not asked for need not fit the other parameters.
     """
 
     name: str
-    specs: tuple[ArmSpec, ...]
-    seeds: tuple[Seed, ...]
+    specs: tuple[ArmSpec, ...] = ()
+    seeds: tuple[Seed, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def require_runnable(self) -> None:
+        """Make sure that there are no problems.
+
+        Raises:
+            FairrecError: there are; the message names all of them.
+        """
+        if self.problems:
+            listed = "\n".join(f"  - {problem}" for problem in self.problems)
+            message = f"what {self.name} trains cannot be run:\n{listed}\nNames and values: conf/base/parameters*.yml"
+            raise FairrecError(message)
 
     @property
     def arms(self) -> dict[str, list[ArmSpec]]:

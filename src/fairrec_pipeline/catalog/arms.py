@@ -1,106 +1,95 @@
-"""Kedro datasets of an arm: its weights, and all arms of a dataset together."""
+"""Kedro datasets of arms: the store of a dataset, and one part of one arm."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pandas as pd
-from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
+from kedro.io import AbstractDataset, DatasetError, Version
 
-from fairrec_pipeline.training.checkpoint import Snapshot
-
-if TYPE_CHECKING:
-    from fairrec_pipeline.comparison.comparison import TrainedArm
+from fairrec_pipeline.arms.record import ArmRecord
+from fairrec_pipeline.arms.store import ArmStore, DamagedArmError
 
 
-class ModelDataset(AbstractVersionedDataset[Snapshot, Snapshot]):
-    """Weights as safetensors and, beside them, config.json: all that is needed to rebuild the model elsewhere.
+class ArmStoreDataset(AbstractDataset[ArmRecord, ArmStore]):
+    """Loads the store of all arms of a dataset; saves a record into it.
 
-    The weights are moved into place last, so that a version that can be found is complete.
+    Args:
+        models, outputs, trials: {path: ...} of the folders (see `ArmStore`); local, or any that fsspec knows.
+        version: of the session.
     """
 
-    def __init__(self, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
-        self.metadata = metadata
-        super().__init__(filepath=PurePosixPath(filepath), version=version)
+    def __init__(
+        self,
+        models: dict[str, str],
+        outputs: dict[str, str],
+        trials: dict[str, str],
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        save = version.save if version else None
+        self._store, self.metadata = ArmStore(models["path"], outputs["path"], trials["path"], save), metadata
 
-    def save(self, data: Snapshot) -> None:
-        from safetensors.torch import save_file
+    def load(self) -> ArmStore:
+        return self._store
 
-        path = Path(self._get_save_path())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_name("config.json").write_text(json.dumps(data.description))
-        partial = path.with_name(f"{path.name}.partial")
-        save_file({name: tensor.contiguous() for name, tensor in data.tensors.items()}, partial)
-        partial.replace(path)
-
-    def load(self) -> Snapshot:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        path = Path(self._get_load_path())
-        try:
-            return Snapshot(load_file(path), json.loads(path.with_name("config.json").read_text()))
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            message = f"{path} and its config.json are not a saved model ({error}); train the arm again"
-            raise DatasetError(message) from error
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._filepath, "version": self._version}
-
-
-class TrainedArmsDataset(AbstractDataset[None, "list[TrainedArm]"]):
-    """Every trained arm below a folder: the newest version of <arm>/seed-<n>/user_metrics.parquet with its run card.
-
-    training_history.parquet, user_weights.parquet and tuning_runs.json of the same version come with it where they are.
-    """
-
-    def __init__(self, path: str, metadata: dict[str, Any] | None = None) -> None:
-        self._path, self.metadata = path, metadata
-
-    def load(self) -> list[TrainedArm]:
-        newest: dict[Path, Path] = {}
-        for file in sorted(Path(self._path).glob("*/seed-*/user_metrics.parquet/*/user_metrics.parquet")):
-            newest[file.parents[2]] = file  # versions sort by time
-        return [_trained_arm(folder, file) for folder, file in newest.items()]
-
-    def save(self, data: None) -> None:
-        message = "arms are saved one by one, by the train pipeline"
-        raise DatasetError(message)
+    def save(self, data: ArmRecord) -> None:
+        self._store.save(data)
 
     def _exists(self) -> bool:
-        return Path(self._path).exists()
+        # whether an arm has to be trained is for `experiments.run` to say, which looks at its parameters and data
+        return False
 
     def _describe(self) -> dict[str, Any]:
-        return {"path": self._path}
+        return {"models": self._store.models, "outputs": self._store.outputs, "version": self._store.version}
 
 
-def _trained_arm(folder: Path, file: Path) -> TrainedArm:
-    from fairrec_pipeline.comparison.comparison import TrainedArm  # with scipy, for which no training has to wait
+class ArmPart(AbstractDataset[None, Any]):
+    """One part of the newest record of an arm and seed, or of the version that `--load-versions` names.
 
-    version = file.parent.name
-    try:
-        card = json.loads((folder / "run_card.json" / version / "run_card.json").read_text())
-        metrics = pd.read_parquet(file)
-        history, weights = (
-            pd.read_parquet(table) if (table := folder / name / version / name).exists() else None
-            for name in ("training_history.parquet", "user_weights.parquet")
+    Args:
+        store: arguments of `ArmStoreDataset`.
+        arm, seed: of the record.
+        part: a name of `arms.record.PARTS`, or `run_card`.
+    """
+
+    def __init__(
+        self,
+        store: dict[str, Any],
+        arm: str,
+        seed: int,
+        part: str,
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self._store = ArmStore(**{name: folder["path"] for name, folder in store.items()})
+        self._arm, self._seed, self._part = arm, seed, part
+        self._version, self.metadata = version.load if version else None, metadata
+
+    def load(self) -> Any:
+        try:
+            record = self._record()
+            if record is not None:
+                return record.card if self._part == "run_card" else record.open_part(self._part)
+        except DamagedArmError as error:
+            raise DatasetError(str(error)) from error
+        loss, _, groups = self._arm.partition("-")
+        options = f"loss={loss}" + (f",loss_groups={groups}" if groups else "")
+        version = f" in version {self._version}" if self._version else ""
+        message = (
+            f"{self._arm} with seed {self._seed} is not trained{version} ({self._store.outputs}). Train it first, with "
+            f"the other parameters of this run: kedro run --pipeline=train --params {options},seed={self._seed}"
         )
-        tuning = folder / "tuning_runs.json" / version / "tuning_runs.json"
-        tuning_runs = json.loads(tuning.read_text()) if tuning.exists() else None
-    except (OSError, ValueError) as error:
-        message = f"{file} or what lies beside it cannot be read ({error}); train the arm again or delete {folder}"
-        raise DatasetError(message) from error
-    return TrainedArm(
-        arm=card["arm"],
-        loss=card["loss"],
-        loss_groups=card["loss_groups"],
-        seed=card["seed"],
-        data_fingerprint=card["data_fingerprint"],
-        card=card,
-        user_metrics=metrics,
-        history=history,
-        user_weights=weights,
-        tuning_runs=tuning_runs,
-    )
+        raise DatasetError(message)
+
+    def save(self, data: None) -> None:
+        message = f"{self._part} is saved with its arm, through the catalog entry trained_arms"
+        raise DatasetError(message)
+
+    def _record(self) -> ArmRecord | None:
+        return self._store.find(self._arm, self._seed, self._version)
+
+    def _exists(self) -> bool:
+        return self._record() is not None
+
+    def _describe(self) -> dict[str, Any]:
+        return {"arm": self._arm, "seed": self._seed, "part": self._part, "outputs": self._store.outputs}

@@ -1,7 +1,7 @@
 """Untrained arms: what a trained recommender has to beat before its fairness is worth a discussion.
 
-Each builds a scorer from the training sequences and the histories that it is asked about. `ranking.rank_targets` puts a
-tied target last, so a rule that says nothing about an item (all such items score the same) misses it.
+Each builds a scorer from the training histories and the histories that are ranked. `ranking.rank_targets` puts a tied
+target last, so a rule that says nothing about an item (all such items score the same) misses it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from fairrec_pipeline.metrics.ranking import Scorer
 from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.metrics.ranking import Scorer
 
 
 def popularity(train: Histories, evaluation: Histories) -> Scorer:
     """The same list for everybody: items by their number of training interactions, repeats included.
 
     Args:
-        train: training sequences.
+        train: training histories.
         evaluation: histories with targets, over the same catalogue.
 
     Raises:
@@ -36,24 +36,23 @@ def popularity(train: Histories, evaluation: Histories) -> Scorer:
 
 
 def recency(train: Histories, evaluation: Histories) -> Scorer:
-    """The user's own distinct items, the one seen last first; every other item scores 0.
+    """The distinct items of the user's history, the one seen last first; every other item scores 0.
 
     Args:
-        train: training sequences; only their catalogue is looked at.
+        train: training histories; only their catalogue is used.
         evaluation: histories with targets, over the same catalogue.
 
     Raises:
         ValueError: the two have different catalogues.
     """
     _check_catalogue(train, evaluation)
-    starts = evaluation.offsets[:-1]
-    places = np.arange(1, len(evaluation.items) + 1) - np.repeat(starts, evaluation.lengths)
+    positions = np.arange(1, len(evaluation.items) + 1) - np.repeat(evaluation.offsets[:-1], evaluation.lengths)
 
     def score(users: torch.Tensor) -> torch.Tensor:
         rows, events = _events_of(evaluation, users)
         scores = np.zeros((len(users), evaluation.n_items), dtype=np.float32)
         # An item seen again is as recent as its last view.
-        np.maximum.at(scores, (rows, evaluation.items[events]), places[events].astype(np.float32))
+        np.maximum.at(scores, (rows, evaluation.items[events]), positions[events].astype(np.float32))
         return torch.from_numpy(scores).to(users.device)
 
     return score
@@ -68,7 +67,7 @@ def markov(train: Histories, evaluation: Histories) -> Scorer:
     .215; without the steps to the validation items .209).
 
     Args:
-        train: training sequences, for the popularity.
+        train: training histories, for the popularity.
         evaluation: histories with targets, over the same catalogue; the source of the transitions.
 
     Raises:
@@ -78,10 +77,10 @@ def markov(train: Histories, evaluation: Histories) -> Scorer:
     transitions, below_one = _transitions(evaluation), _below_one(train)
 
     def score(users: torch.Tensor) -> torch.Tensor:
-        places = users.cpu().numpy()
-        scores = np.tile(below_one, (len(places), 1))
-        with_history = np.flatnonzero(evaluation.lengths[places] > 0)
-        last_items = evaluation.items[evaluation.offsets[places[with_history] + 1] - 1]
+        rows = users.cpu().numpy()
+        scores = np.tile(below_one, (len(rows), 1))
+        with_history = np.flatnonzero(evaluation.lengths[rows] > 0)
+        last_items = evaluation.items[evaluation.offsets[rows[with_history] + 1] - 1]
         scores[with_history] += transitions[last_items].toarray()
         return torch.from_numpy(scores).to(users.device)
 
@@ -89,18 +88,18 @@ def markov(train: Histories, evaluation: Histories) -> Scorer:
 
 
 _LAST_ITEMS, _FADING = 5, 0.6
-_OWN, _OWN_FADING = 0.5, 0.7
+_REPEAT, _REPEAT_FADING = 0.5, 0.7
 
 
 def markov_recency(train: Histories, evaluation: Histories) -> Scorer:
-    """A mix by hand of the other two: where the user's last five items led others, and the user's own items.
+    """A mix by hand of the other two: where the user's last five items led others, and the items of the history.
 
     Item i gets the sum over d = 0 .. 4 of 0.6^d P(i | item d before the last), P the share of the steps from that item,
     and, if it is the r-th newest (from 0) of the user's distinct items, 0.5 x 0.7^r besides. A thousandth of the
     popularity, which is below 1, orders what is left. The numbers were set by hand.
 
     Args:
-        train: training sequences, for the popularity.
+        train: training histories, for the popularity.
         evaluation: histories with targets, over the same catalogue; the source of the transitions.
 
     Raises:
@@ -122,9 +121,9 @@ def markov_recency(train: Histories, evaluation: Histories) -> Scorer:
         newest_first = np.lexsort((back, rows))
         pairs = rows[newest_first] * evaluation.n_items + items[newest_first]
         _, first_met = np.unique(pairs, return_index=True)
-        own = newest_first[np.sort(first_met)]  # the last view of each own item, by user and falling recency
-        rank = np.arange(len(own)) - np.searchsorted(rows[own], rows[own])
-        scores[rows[own], items[own]] += (_OWN * _OWN_FADING**rank).astype(np.float32)
+        last_views = newest_first[np.sort(first_met)]  # of each item of the history, by user and falling recency
+        rank = np.arange(len(last_views)) - np.searchsorted(rows[last_views], rows[last_views])
+        scores[rows[last_views], items[last_views]] += (_REPEAT * _REPEAT_FADING**rank).astype(np.float32)
         return torch.from_numpy(scores).to(users.device)
 
     return score
@@ -158,16 +157,16 @@ def _below_one(train: Histories) -> np.ndarray:
 def _check_catalogue(train: Histories, evaluation: Histories) -> None:
     if not np.array_equal(train.catalogue, evaluation.catalogue):
         message = (
-            f"training and evaluation sequences have different catalogues ({train.n_items} and {evaluation.n_items} "
-            "items); build the evaluation sequences with the catalogue of the training sequences"
+            f"training and evaluation histories have different catalogues ({train.n_items} and {evaluation.n_items} "
+            "items); build the evaluation histories with the catalogue of the training histories"
         )
         raise ValueError(message)
 
 
-def _events_of(sequences: Histories, users: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) row in `users` and (n,) place in `sequences.items` of every event of those users."""
-    places = users.cpu().numpy()
-    lengths = sequences.lengths[places]
-    rows = np.repeat(np.arange(len(places)), lengths)
+def _events_of(histories: Histories, users: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) row in `users` and (n,) index in `histories.items` of every event of those users."""
+    chosen = users.cpu().numpy()
+    lengths = histories.lengths[chosen]
+    rows = np.repeat(np.arange(len(chosen)), lengths)
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return rows, np.repeat(sequences.offsets[places], lengths) + within
+    return rows, np.repeat(histories.offsets[chosen], lengths) + within

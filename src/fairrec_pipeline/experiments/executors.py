@@ -1,8 +1,11 @@
-"""Trainings one after the other, or several at once in processes of their own."""
+"""Where trainings run: in this process one after the other, or several at once in processes of their own.
+
+An executor is a context manager with `submit(spec)`, which returns a function that waits for the card. Another engine
+fills the same two places.
+"""
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import signal
@@ -10,41 +13,41 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from multiprocessing import connection
 from typing import Any, Self
 
 import torch
 from tqdm.auto import tqdm
 
-from fairrec_pipeline.experiments.train_arm import ArmData, Card, Training, Trials, train_arm
-from fairrec_pipeline.training.checkpoint import code_fingerprint
-from fairrec_pipeline.training.fit import DivergenceError
-from fairrec_pipeline.experiments.grid import DIVERGED
+from fairrec_pipeline.arms.record import Card
+from fairrec_pipeline.arms.spec import ArmSpec
+from fairrec_pipeline.errors import FairrecError
+from fairrec_pipeline.experiments.train_arm import Trainings, environment, key_of, train_or_diverge
+from fairrec_pipeline.interactions.prepared import PreparedData
 
 
-class Trainer:
-    """Trains what is submitted and not yet complete; a context manager.
+class LocalExecutor:
+    """Trains on this machine what is submitted and not yet complete.
 
-    With `at_once` 1 a training runs when its card is asked for. With more, that many processes take what is submitted
-    in its order, each with its share of the torch threads; what they leave in `trials` is what a single process would
-    (bit for bit on the CPU with as many threads). An error or Ctrl-C ends the processes; what is complete stays, and
-    what is not goes on from its checkpoint.
+    With `at_once` 1 a training runs when its card is asked for. With more, that many processes work through what is
+    submitted in its order, each with its share of the torch threads. What they leave in `trainings` is what a single
+    process would (bit for bit on the CPU with as many threads). An error or Ctrl-C ends the processes. What is complete
+    stays, and what is not goes on from its checkpoint. joblib's workers were tried: they outlive a killed parent.
 
     Args:
         data: of all trainings.
-        trials: where they are kept.
+        trainings: where they are kept.
         at_once: number of trainings that run side by side.
         total: length of the progress bar.
         description: its label.
     """
 
-    def __init__(self, data: ArmData, trials: Trials, *, at_once: int, total: int, description: str) -> None:
-        self._data, self._trials, self._at_once = data, trials, at_once
+    def __init__(self, data: PreparedData, trainings: Trainings, *, at_once: int, total: int, description: str) -> None:
+        self._data, self._trainings, self._at_once = data, trainings, at_once
         self._pool: ProcessPoolExecutor | None = None
         self._futures: dict[str, Future[Card]] = {}
         self._others = set(multiprocessing.active_children())
-        self._bar = tqdm(total=total, desc=description, unit="training")
+        self._bar = tqdm(total=total, desc=description, unit="training", disable=total == 1)
 
     def __enter__(self) -> Self:
         return self
@@ -58,18 +61,18 @@ class Trainer:
                 child.terminate()
         self._pool.shutdown(cancel_futures=True)
 
-    def submit(self, training: Training, description: str) -> Callable[[], Card]:
+    def submit(self, spec: ArmSpec) -> Callable[[], Card]:
         """Returns what waits for the training and returns its card; that of a training that diverged says so."""
-        name = training.name(self._data)
-        known = self._trials.card(name)
+        key = key_of(spec, self._data)
+        known = self._trainings.training(key)
         if known is not None:
             return lambda: self._counted(known)
         if self._at_once == 1:
-            return lambda: self._counted(_outcome(training, self._data, self._trials, description))
-        if name not in self._futures:
-            with _environment(OMP_NUM_THREADS=str(self._threads), TQDM_DISABLE="1"):
-                self._futures[name] = self._started().submit(_train_here, training, code_fingerprint(), description)
-        return lambda: self._counted(self._futures[name].result())
+            return lambda: self._counted(train_or_diverge(spec, self._data, self._trainings))
+        if key not in self._futures:
+            with _variables(OMP_NUM_THREADS=str(self._threads), TQDM_DISABLE="1"):
+                self._futures[key] = self._started().submit(_train_here, spec, environment(spec))
+        return lambda: self._counted(self._futures[key].result())
 
     @property
     def _threads(self) -> int:
@@ -81,7 +84,7 @@ class Trainer:
                 self._at_once,
                 mp_context=multiprocessing.get_context("spawn"),  # a forked process could not use CUDA
                 initializer=_start,
-                initargs=(self._data, self._trials, self._threads),
+                initargs=(self._data, self._trainings, self._threads),
             )
         return self._pool
 
@@ -90,37 +93,18 @@ class Trainer:
         return card
 
 
-def _outcome(training: Training, data: ArmData, trials: Trials, description: str) -> Card:
-    """Train and return the card; a training that diverges has a card without a result."""
-    started = datetime.now(UTC)
-    try:
-        return train_arm(training, data, trials, description).card
-    except DivergenceError as error:
-        finished = datetime.now(UTC)
-        return {
-            **training.card(data),
-            "started": started.isoformat(),
-            "finished": finished.isoformat(),
-            "seconds": (finished - started).total_seconds(),
-            "epochs": 0,
-            "best_epoch": 0,
-            "validation_ndcg_at_20": math.nan,
-            DIVERGED: str(error),
-        }
-
-
 # --- in the other processes
 
 _shared: dict[str, Any] = {}
 
 
-def _start(data: ArmData, trials: Trials, threads: int) -> None:
+def _start(data: PreparedData, trainings: Trainings, threads: int) -> None:
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its own
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _shared.update(data=data, trials=trials)
+    _shared.update(data=data, trainings=trainings)
 
 
 def _end_with(sentinel: int) -> None:
@@ -129,15 +113,15 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _train_here(training: Training, code: str, description: str) -> Card:
-    if code_fingerprint() != code:
+def _train_here(spec: ArmSpec, expected: dict[str, str]) -> Card:
+    if environment(spec) != expected:
         message = "the code was changed while trainings were running; start the same command again"
-        raise RuntimeError(message)
-    return _outcome(training, _shared["data"], _shared["trials"], description)
+        raise FairrecError(message)
+    return train_or_diverge(spec, _shared["data"], _shared["trainings"])
 
 
 @contextmanager
-def _environment(**variables: str) -> Iterator[None]:
+def _variables(**variables: str) -> Iterator[None]:
     """Environment that processes started meanwhile inherit; read there when torch and tqdm are imported."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

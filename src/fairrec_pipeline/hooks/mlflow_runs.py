@@ -1,110 +1,147 @@
-"""What of an arm is written to its MLflow run: flat parameters, metrics, tags, small artifacts."""
+"""What is written to MLflow: a run per arm and seed, from its saved record; small artifacts of a session."""
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from fairrec_pipeline.arms.record import DIVERGED, ArmRecord, Card, flat
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from fairrec_pipeline.experiments.run import ArmResult
-
-
-def log_arm(
-    client: MlflowClient,
-    run_id: str,
-    tags: Mapping[str, str],
-    card: Mapping[str, Any],
-    history: pd.DataFrame,
-    group_metrics: pd.DataFrame | None,
-    point: str = "",
-) -> None:
-    """Write an arm to its run, or one point of its grid (without test metrics); names the run after them."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    # here, for a run without an arm does without plotly, scipy and torch
-    from fairrec_pipeline.comparison.comparison import flat
-    from fairrec_pipeline.report.figures.over_training import training_history
-    from fairrec_pipeline.metrics.by_group import metric_names
-
-    now = int(time.time() * 1000)
-    params = [Param(name, str(value)) for name, value in flat(card["parameters"]).items()]
-    run_tags = [
-        *(RunTag(name, value) for name, value in tags.items()),
-        *(RunTag(name, str(card[name])) for name in ("arm", "seed", "data_fingerprint", "device", "torch")),
-        RunTag("mlflow.runName", f"{card['arm']} seed {card['seed']} {point}".strip()),
-    ]
-    tested = {} if group_metrics is None else metric_names(group_metrics)
-    test = [Metric(name, value, now, 0) for name, value in tested.items()]
-    test += [Metric(name, float(card[name]), now, 0) for name in ("seconds", "best_epoch", "epochs")]
-    epochs = [
-        Metric(metric, float(row[column]), now, int(row["epoch"]))
-        for row in history.to_dict("records")
-        for column, metric in _EPOCH_METRICS.items()
-    ]
-    client.log_batch(run_id, params=params, tags=run_tags)
-    for metrics in (test, epochs):
-        for start in range(0, len(metrics), 1000):  # MLflow's limit of a batch
-            client.log_batch(run_id, metrics=metrics[start : start + 1000])
-    client.log_text(run_id, json.dumps(card, indent=2), "config.json")
-    if group_metrics is not None:
-        client.log_text(run_id, group_metrics.to_csv(index=False), "group_metrics.csv")
-    if len(history):  # a training that diverged has none
-        figure = training_history(history, card["arm"])
-        client.log_text(run_id, figure.to_html(include_plotlyjs=True), "training_history.html")
-
-
+_BATCH = 1000  # MLflow's limit
+_LONGEST_VALUE = 6000  # of a parameter
 _EPOCH_METRICS = {"validation_ndcg_at_20": "validation/ndcg_at_20", "loss": "train/loss"}
+_PROCESS = "fairrec.process"
+_PARENT = "mlflow.parentRunId"
 
 
-def log_points(
-    client: MlflowClient,
-    child_run: Callable[[str, float], str],
-    tags: Mapping[str, str],
-    tuning_runs: list[dict[str, Any]],
-) -> None:
-    """Write every point of a grid to a run of its own, below that of the session.
+class MlflowRuns:
+    """The runs of one session.
+
+    A session with one arm is that arm's run. In a session with several, each is a child of the session's run, which is
+    made when there is something to write into it.
 
     Args:
-        child_run: makes such a run from its name and its start in seconds since 1970; returns its id.
-        tuning_runs: point, card and history of every training.
+        experiment: id of the experiment.
+        name: of the session's run.
+        tags: of every run.
+        one_arm: the session trains one arm with one seed.
+        active: id of a run that is already active around the session; its runs become children of that one.
     """
-    from fairrec_pipeline.experiments.grid import DIVERGED
 
-    for run in tuning_runs:
-        started, finished = (datetime.fromisoformat(run["card"][name]).timestamp() for name in ("started", "finished"))
-        run_id = child_run(run["point"], started)
-        log_arm(client, run_id, tags, run["card"], pd.DataFrame(run["history"]), None, run["point"])
-        client.set_terminated(run_id, "FAILED" if DIVERGED in run["card"] else None, int(finished * 1000))
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment: str,
+        *,
+        name: str,
+        tags: Mapping[str, str],
+        one_arm: bool,
+        active: str | None,
+    ) -> None:
+        self._client, self._experiment, self._name, self._one_arm = client, experiment, name, one_arm
+        self._tags = {**tags, _PROCESS: f"{socket.gethostname()}:{os.getpid()}"}
+        self._started, self._session, self._active = time.time(), active, active
+
+    def close_killed(self) -> None:
+        """End, as KILLED, the runs of processes of this machine that are no more."""
+        host = socket.gethostname()
+        running = self._client.search_runs(
+            [self._experiment], f"attributes.status = 'RUNNING' AND tags.`{_PROCESS}` != ''"
+        )
+        for run in running:
+            owner, _, process = run.data.tags[_PROCESS].rpartition(":")
+            if owner == host and process.isdecimal() and not _is_alive(int(process)):
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def log_record(self, record: ArmRecord) -> None:
+        """Write a saved arm, and the points of its grid below it."""
+        parent = None if self._one_arm else self._session_run()
+        run = self._new_run(f"{record.arm} seed {record.seed}", record.card["started"], parent)
+        self._log(run, record.card, record.training_history, record.group_metrics)
+        for point in record.tuning_runs or []:
+            self._log_point(point, parent or run)
+        self._end(run, record.card)
+
+    def log_text(self, text: str, file: str, tags: Mapping[str, str] | None = None) -> None:
+        """Write an artifact of the session, and tags."""
+        run = self._session_run()
+        self._client.log_text(run, text, file)
+        for name, value in (tags or {}).items():
+            self._client.set_tag(run, name, value)
+
+    def close(self, error: Exception | None = None) -> None:
+        """End the session's run; an error is written into it."""
+        if error is not None:
+            self._client.set_tag(self._session_run(), "error", f"{type(error).__name__}: {error}"[:1000])
+        if self._session is not None and self._session != self._active:
+            self._client.set_terminated(self._session, "FAILED" if error else "FINISHED")
+
+    def _session_run(self) -> str:
+        if self._session is None:
+            started = datetime.fromtimestamp(self._started).astimezone().isoformat()
+            self._session = self._new_run(self._name, started, None)
+        return self._session
+
+    def _new_run(self, name: str, started: str, parent: str | None) -> str:
+        tags = self._tags | ({_PARENT: parent} if parent else {})
+        begun = int(datetime.fromisoformat(started).timestamp() * 1000)
+        run = self._client.create_run(self._experiment, start_time=begun, tags=tags, run_name=name)
+        return str(run.info.run_id)
+
+    def _log_point(self, point: Mapping[str, Any], parent: str) -> None:
+        card = point["card"]
+        run = self._new_run(f"{card['arm']} seed {card['seed']} {point['point']}", card["started"], parent)
+        self._log(run, card, pd.DataFrame(point["history"]), None)
+        self._end(run, card)
+
+    def _end(self, run: str, card: Card) -> None:
+        finished = int(datetime.fromisoformat(card["finished"]).timestamp() * 1000)
+        self._client.set_terminated(run, "FAILED" if DIVERGED in card else "FINISHED", finished)
+
+    def _log(self, run: str, card: Card, history: pd.DataFrame | None, by_group: pd.DataFrame | None) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        from fairrec_pipeline.metrics.by_group import metric_names
+        from fairrec_pipeline.report.figures.over_training import training_history
+
+        now = int(time.time() * 1000)
+        rows: Sequence[Mapping[Any, Any]] = [] if history is None else history.to_dict("records")
+        values = {} if by_group is None else metric_names(by_group)
+        values |= {name: float(card[name]) for name in ("seconds", "best_epoch", "epochs")}
+        metrics = [Metric(name, value, now, 0) for name, value in values.items()]
+        metrics += [
+            Metric(metric, float(row[column]), now, int(row["epoch"]))
+            for row in rows
+            for column, metric in _EPOCH_METRICS.items()
+        ]
+        params = [Param(name, str(value)[:_LONGEST_VALUE]) for name, value in flat(card["parameters"]).items()]
+        named = ("arm", "seed", "data_fingerprint", "device", "torch")
+        self._client.log_batch(run, params=params, tags=[RunTag(name, str(card[name])) for name in named])
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(run, metrics=metrics[start : start + _BATCH])
+        self._client.log_text(run, json.dumps(card, indent=2), "config.json")
+        if by_group is not None:
+            self._client.log_text(run, by_group.to_csv(index=False), "group_metrics.csv")
+        if rows and history is not None:  # a training that diverged has none
+            figure = training_history(history, card["arm"])
+            self._client.log_text(run, figure.to_html(include_plotlyjs=True), "training_history.html")
 
 
-def log_result(
-    client: MlflowClient, child_run: Callable[[str, float], str], tags: Mapping[str, str], result: ArmResult
-) -> None:
-    """Write an arm and seed of an experiment, and the points of its grid, to runs below that of the session."""
-    card = result.run_card
-    started, finished = (datetime.fromisoformat(card[name]).timestamp() for name in ("started", "finished"))
-    run_id = child_run(card["arm"], started)
-    log_arm(client, run_id, tags, card, result.training_history, result.group_metrics)
-    client.set_terminated(run_id, end_time=int(finished * 1000))
-    log_points(client, child_run, tags, result.tuning_runs or [])
-
-
-_TEXTS = {"report_html": "report.html", "report_markdown": "report.md", "comparison_csv": "comparison.csv"}
-
-
-def log_artifacts(client: MlflowClient, run_id: str, outputs: Mapping[str, Any]) -> None:
-    """Write the data statistics or the report of a session to its run."""
-    for name, value in outputs.items():
-        if name == "dataset_statistics":
-            client.log_text(run_id, json.dumps(value, indent=2), "dataset_statistics.json")
-            client.set_tag(run_id, "data_fingerprint", value["fingerprint"])
-        elif name in _TEXTS:
-            text = value if isinstance(value, str) else value.to_csv(index=False)
-            client.log_text(run_id, text, _TEXTS[name])
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,5 +1,5 @@
-"""The one exception of the data stages."""
+"""The exception of the data stages."""
 
+from fairrec_pipeline.errors import DataError
 
-class DataError(ValueError):
-    """Data that cannot be used; the message says what is wrong, what is allowed and what to do next."""
+__all__ = ["DataError"]

@@ -7,13 +7,17 @@ from collections.abc import Mapping
 import ibis
 import ibis.expr.types as ir
 
-from fairrec_pipeline.interactions.columns import ITEM, POPULARITY_RATIO, TRAIN_LENGTH, USER
+from fairrec_pipeline.interactions.columns import (
+    ITEM,
+    LENGTH_GROUPS,
+    POPULARITY_GROUPS,
+    POPULARITY_RATIO,
+    TRAIN_LENGTH,
+    UNKNOWN_LABEL,
+    USER,
+)
 from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.parameters.datasets import RESERVED_NAMES
-
-POPULARITY_GROUPS = ("niche", "diverse", "popular")
-LENGTH_GROUPS = ("short", "medium", "long")
-UNKNOWN_LABEL = "unknown"
 
 # Shares such as 1/3 have no exact float; far below one interaction for any log that fits on a machine.
 _ROUNDING = 1e-12

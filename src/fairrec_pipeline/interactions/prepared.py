@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.lib.npyio import NpzFile
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import TEST, VALIDATION
 from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
 from fairrec_pipeline.interactions.statistics import fingerprint, group_fingerprints
@@ -113,7 +114,7 @@ def prepare_data(
         dataset: the name that is asked for.
 
     Raises:
-        ValueError: they belong to another dataset or to different preparations.
+        DataError: they belong to another dataset or to different preparations.
     """
     check_prepared(statistics, dataset, histories.fingerprint, user_groups)
     return PreparedData(
@@ -134,7 +135,7 @@ def check_prepared(
     """Make sure that interactions and groups are those that the statistics describe, and of the dataset asked for.
 
     Raises:
-        ValueError: they are not.
+        DataError: they are not.
     """
     present = {"interactions": interactions_fingerprint, **group_fingerprints(user_groups)}
     described = {"interactions": statistics.get("fingerprint"), **statistics.get("group_fingerprints", {})}
@@ -146,7 +147,7 @@ def check_prepared(
         f"interactions and user_groups are not the prepared data of {dataset}: dataset_statistics describes data of "
         f"{statistics['dataset']}{what}; run: kedro run --pipelines=data --params dataset={dataset}"
     )
-    raise ValueError(message)
+    raise DataError(message)
 
 
 def combined_fingerprint(of_columns: Mapping[str, str], groups: str | None) -> str | None:

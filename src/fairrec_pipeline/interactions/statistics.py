@@ -10,6 +10,8 @@ import pandas as pd
 
 from fairrec_pipeline.interactions.columns import (
     ITEM,
+    LENGTH_GROUPS,
+    POPULARITY_GROUPS,
     POPULARITY_RATIO,
     POSITION,
     ROLE,
@@ -20,7 +22,6 @@ from fairrec_pipeline.interactions.columns import (
     USER,
     VALIDATION,
 )
-from fairrec_pipeline.interactions.groups import LENGTH_GROUPS, POPULARITY_GROUPS
 from fairrec_pipeline.interactions.histories import UNKNOWN
 
 if TYPE_CHECKING:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import pandas as pd
 
-from fairrec_pipeline.interactions.columns import POPULARITY_RATIO, TRAIN_LENGTH, USER
+from fairrec_pipeline.errors import DataError
+from fairrec_pipeline.interactions.columns import (
+    ATOMIC,
+    LENGTH_GROUPS,
+    POPULARITY_GROUPS,
+    POPULARITY_RATIO,
+    STANDARD_SPLITS,
+    TRAIN_LENGTH,
+    UNKNOWN_LABEL,
+    USER,
+)
 
-RANK = "rank"
 REPEAT_TARGET = "repeat_target"
-LOSS = "loss"
 METRICS = ("ndcg_at_10", "ndcg_at_20", "recall_at_10", "recall_at_20")
 HEADLINE_METRIC = "ndcg_at_20"
 
@@ -24,18 +35,35 @@ OVERALL = "overall"
 TARGET = "target"
 REPEAT = "repeat"
 NEW = "new"
-ATOMIC = "atomic"
 BY_TARGET = " by target"
 """Ends the name of a balanced split whose groups are cut by `target`: `pop33 by target`, `niche-repeat`."""
-STANDARD_SPLITS = ("pop33", "seq33")
-"""The balanced splits: their crossing is `atomic`, and the worst group is looked for among their groups."""
 
-UNKNOWN_ATTRIBUTE = "unknown"
-_GROUP_ORDER = ("niche", "diverse", "popular", "short", "medium", "long", REPEAT, NEW)
+_NO_SPLITS = (USER, TRAIN_LENGTH, POPULARITY_RATIO)
+_QUANTILE_GROUPS = {"pop": POPULARITY_GROUPS, "seq": LENGTH_GROUPS}
+_GROUP_ORDER = (*POPULARITY_GROUPS, *LENGTH_GROUPS, REPEAT, NEW)
+
+# What MLflow allows in the name of a metric, and how long the name may be.
+_FORBIDDEN = re.compile(r"[^\w.: -]")
+_LONGEST_NAME = 250
+_HASHED = re.compile(r":[0-9a-f]{8}$")
+
+
+class Extremes(NamedTuple):
+    """The worst group of the balanced splits, and the gap of each.
+
+    Attributes:
+        worst: lowest mean of a group.
+        worst_group: name of that group.
+        gaps: by split, highest minus lowest mean of its groups.
+    """
+
+    worst: float
+    worst_group: str
+    gaps: dict[str, float]
 
 
 def membership(user_metrics: pd.DataFrame, user_groups: pd.DataFrame, *, by_target: bool = False) -> pd.DataFrame:
-    """Which users form which group; every table, test and figure is about these groups.
+    """Which users form which group. Every table, test and figure is about these groups.
 
     The splits, in this order: `overall`; those of `split_labels`; `target` (`repeat`, `new`).
 
@@ -48,7 +76,7 @@ def membership(user_metrics: pd.DataFrame, user_groups: pd.DataFrame, *, by_targ
         Columns user_id, split, group; the users of a group stand back to back.
 
     Raises:
-        ValueError: see `split_labels`.
+        DataError: see `split_labels`.
     """
     known = user_groups[user_groups[USER].isin(user_metrics[USER])]
     labels = split_labels(known)
@@ -72,8 +100,8 @@ def membership(user_metrics: pd.DataFrame, user_groups: pd.DataFrame, *, by_targ
 def split_labels(user_groups: pd.DataFrame) -> dict[str, pd.Series[str]]:
     """Group of every user in every split and attribute column of `user_groups`.
 
-    Then in `atomic`, the crossing of pop33 and seq33 (groups `niche-short`, ...), where both are there. A user without
-    a value of an attribute belongs to its group `unknown`.
+    Where there are pop33 and seq33, their crossing `atomic` follows (groups `niche-short`, ...). A user without a value
+    of an attribute belongs to its group `unknown`.
 
     Args:
         user_groups: see `membership`.
@@ -82,16 +110,18 @@ def split_labels(user_groups: pd.DataFrame) -> dict[str, pd.Series[str]]:
         By split, with the index of `user_groups`.
 
     Raises:
-        ValueError: a column of `user_groups` has the name of a split that is made here.
+        DataError: a column of `user_groups` has the name of a split that is made here.
     """
-    taken = {OVERALL, TARGET, ATOMIC} & set(user_groups.columns)
-    if taken:
-        message = f"user_groups has columns named {sorted(taken)}, which evaluation uses itself; rename the attributes"
-        raise ValueError(message)
+    clashes = {OVERALL, TARGET, ATOMIC} & set(user_groups.columns)
+    if clashes:
+        message = (
+            f"user_groups has columns named {sorted(clashes)}, which evaluation uses itself; rename the attributes"
+        )
+        raise DataError(message)
     labels = {
-        column: user_groups[column].astype("string").fillna(UNKNOWN_ATTRIBUTE)
+        column: user_groups[column].astype("string").fillna(UNKNOWN_LABEL)
         for column in user_groups.columns
-        if column not in {USER, TRAIN_LENGTH, POPULARITY_RATIO}
+        if column not in _NO_SPLITS
     }
     if all(split in labels for split in STANDARD_SPLITS):
         popularity, length = (labels[split] for split in STANDARD_SPLITS)
@@ -99,11 +129,18 @@ def split_labels(user_groups: pd.DataFrame) -> dict[str, pd.Series[str]]:
     return labels
 
 
+def is_quantile_split(split: str, groups: Iterable[str]) -> bool:
+    """Whether a split with these groups is one by popularity (niche, diverse, popular) or length (short, ...)."""
+    return set(groups) <= set(_QUANTILE_GROUPS.get(split[:3], ()))
+
+
 def attribute_names(user_groups: pd.DataFrame) -> list[str]:
-    """Columns of `user_groups` that the users brought: their groups are not those of a quantile split."""
-    quantile_groups = [set(_GROUP_ORDER[:3]), set(_GROUP_ORDER[3:6])]
-    columns = user_groups.columns.difference([USER, TRAIN_LENGTH, POPULARITY_RATIO], sort=False)
-    return [name for name in columns if not any(set(user_groups[name]) <= groups for groups in quantile_groups)]
+    """Columns of `user_groups` that are attributes of the users and no quantile splits."""
+    return [
+        name
+        for name in user_groups.columns
+        if name not in _NO_SPLITS and not is_quantile_split(name, user_groups[name])
+    ]
 
 
 def group_metrics(user_metrics: pd.DataFrame, user_groups: pd.DataFrame) -> pd.DataFrame:
@@ -125,70 +162,80 @@ def group_metrics(user_metrics: pd.DataFrame, user_groups: pd.DataFrame) -> pd.D
     ]
 
 
-def worst_groups(table: pd.DataFrame) -> pd.DataFrame:
-    """The group with the lowest value of each split.
+def group_means(table: pd.DataFrame, metric: str = HEADLINE_METRIC) -> dict[tuple[str, str], float]:
+    """Values of one metric by (split, group).
 
     Args:
         table: columns split, group, metric, value, of one arm.
-
-    Returns:
-        One row of `table` per split and metric.
+        metric: name of the metric.
     """
-    return table.loc[table.groupby([SPLIT, METRIC], sort=False)[VALUE].idxmin()].reset_index(drop=True)
+    rows = table.loc[table[METRIC] == metric, [SPLIT, GROUP, VALUE]]
+    return {(split, group): float(value) for split, group, value in rows.itertuples(index=False)}
 
 
-def gaps(table: pd.DataFrame) -> pd.DataFrame:
-    """Highest minus lowest group value of each split.
+def extremes(means: Mapping[tuple[str, str], float]) -> Extremes | None:
+    """The worst group of the balanced splits and their gaps; None if there are no such splits.
+
+    The groups of pop33 and seq33 alone count, whatever groups the loss was given, so that it means the same for every
+    arm. The unbalanced splits are left out: the 20 long users of seq1080 on RetailRocket would decide it by chance.
 
     Args:
-        table: columns split, group, metric, value, of one arm.
-
-    Returns:
-        Columns split, metric, gap.
+        means: by (split, group), of one arm.
     """
-    values = table.groupby([SPLIT, METRIC], sort=False)[VALUE]
-    return (values.max() - values.min()).rename("gap").reset_index()
+    balanced = {group: mean for group, mean in means.items() if group[0] in STANDARD_SPLITS}
+    if not balanced:
+        return None
+    worst = min(balanced, key=lambda group: balanced[group])
+    of_splits = {name: [mean for (split, _), mean in balanced.items() if split == name] for name in STANDARD_SPLITS}
+    gaps = {split: max(values) - min(values) for split, values in of_splits.items() if values}
+    return Extremes(balanced[worst], worst[1], gaps)
 
 
 def metric_names(table: pd.DataFrame, role: str = "test") -> dict[str, float]:
     """Flat names for a tracker: test/ndcg_at_20/overall, test/ndcg_at_20/pop33/niche, test/ndcg_at_20/worst_group.
 
-    The worst group is looked for among the groups of pop33 and seq33, whatever groups the loss was given, so that it
-    means the same for every arm. The unbalanced splits are left out of it: the 20 long users of seq1080 on
-    RetailRocket would decide it by chance. Without these two splits there is no such name.
+    Different groups have different names that MLflow accepts: at most 250 letters, digits and `_ - . : /` or spaces. A
+    name that had to be changed or cut ends in `:` and eight digits of a hash of what it stands for. The worst group is
+    that of `extremes`; without pop33 and seq33 it has no name.
 
     Args:
         table: from `group_metrics`.
         role: first part of every name.
     """
     names = {}
-    for split, group, metric, value in table[[SPLIT, GROUP, METRIC, VALUE]].to_numpy().tolist():
-        place = (split,) if split == OVERALL else (split, group)
-        names[_tracker_name(role, metric, *place)] = float(value)
-    worst = table[table[SPLIT].isin(STANDARD_SPLITS)].groupby(METRIC)[VALUE].min()
-    return names | {_tracker_name(role, str(metric), "worst_group"): float(value) for metric, value in worst.items()}
-
-
-def _one_split(users: pd.Series[int], split: str, groups: pd.Series[str]) -> pd.DataFrame:
-    part = pd.DataFrame({USER: users, SPLIT: split, GROUP: groups})
-    # by name too: the users of a group stand back to back also where two names have the same place in the order
-    return part.assign(_key=_sort_key(groups)).sort_values(["_key", GROUP, USER]).drop(columns="_key")
+    for metric in dict.fromkeys(table[METRIC]):
+        means = group_means(table, metric)
+        for (split, group), mean in means.items():
+            names[_tracker_name(role, metric, *((split,) if split == OVERALL else (split, group)))] = mean
+        if (extreme := extremes(means)) is not None:
+            names[_tracker_name(role, metric, "worst_group")] = extreme.worst
+    return names
 
 
 def ordered_groups(groups: pd.Series[str]) -> list[str]:
-    """The names of the groups of one split, in the order of every table."""
+    """Names of the groups of one split, in the order of every table."""
     names = pd.Series(sorted(groups.unique()), dtype="string")
     return names.loc[_sort_key(names).sort_values(kind="stable").index].tolist()
 
 
+def _one_split(users: pd.Series[int], split: str, groups: pd.Series[str]) -> pd.DataFrame:
+    part = pd.DataFrame({USER: users, SPLIT: split, GROUP: groups})
+    # by name too: the users of a group stand back to back also where two names have the same key
+    return part.assign(_key=_sort_key(groups)).sort_values(["_key", GROUP, USER]).drop(columns="_key")
+
+
 def _sort_key(groups: pd.Series[str]) -> pd.Series[str]:
     """Low to high for quantile groups and their crossings, alphabetical for everything else."""
-    places = {name: f"{place}" for place, name in enumerate(_GROUP_ORDER)}
+    order = {name: f"{index}" for index, name in enumerate(_GROUP_ORDER)}
     return groups.map(
-        {group: "-".join(places.get(part, part) for part in group.split("-")) for group in groups.unique()}
+        {group: "-".join(order.get(part, part) for part in group.split("-")) for group in groups.unique()}
     )
 
 
 def _tracker_name(*parts: str) -> str:
-    # MLflow refuses every other character in the name of a metric.
-    return "/".join(re.sub(r"[^\w.: -]", "_", part) for part in parts)
+    # MLflow reads a name as a path, in which a part of dots alone has another meaning.
+    name = "/".join(_FORBIDDEN.sub("_", part) if part.strip(".") else "_" for part in parts)
+    if name == "/".join(parts) and len(name) <= _LONGEST_NAME and not _HASHED.search(name):
+        return name
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST_NAME - 9]}:{digest}"

@@ -14,6 +14,11 @@ from scipy import stats
 
 Correction = Literal["holm", "fdr_bh"]
 
+_SAME_SIZE = 1e-12
+"""Differences of sizes below this share of the largest are rounding of 64-bit sums."""
+_SAME_MEAN = 2e-6
+"""Rounding of a 32-bit mean in units of the mean absolute deviation; measured for 24 to 22,000 rows: below 7e-7."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -100,7 +105,9 @@ def effect_size(differences: Moments) -> np.ndarray:
 def wilcoxon_test(differences: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Two-sided p-value of Wilcoxon's signed-rank test: no assumption about the shape, only that signs are symmetric.
 
-    The normal approximation with the correction for ties; zero differences are left out (Wilcoxon's own rule).
+    The normal approximation with the correction for ties; zero differences are left out (Wilcoxon's own rule). Sizes
+    that differ by less than 1e-12 of the largest are tied, and below that a difference is zero: means over seeds are
+    equal only up to the rounding of their sums.
 
     Args:
         differences: (n_rows, n_samples) paired differences.
@@ -113,10 +120,23 @@ def wilcoxon_test(differences: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     for rows in np.split(differences, np.cumsum(sizes)[:-1]):
         with warnings.catch_warnings():  # columns of zeros only: their NaN is replaced
             warnings.simplefilter("ignore", RuntimeWarning)
-            found = stats.wilcoxon(rows, axis=0, method="approx").pvalue
-        found = np.where((rows == 0).all(axis=0), 1.0, found)
-        p_values.append(found if len(rows) > 1 else np.full(rows.shape[1], np.nan))
+            levels = _signed_levels(rows)
+            of_group = stats.wilcoxon(levels, axis=0, method="approx").pvalue
+        of_group = np.where((levels == 0).all(axis=0), 1.0, of_group)
+        p_values.append(of_group if len(rows) > 1 else np.full(rows.shape[1], np.nan))
     return np.stack(p_values)
+
+
+def _signed_levels(rows: np.ndarray) -> np.ndarray:
+    """Whole numbers with the signs of the rows and the order of their sizes, ties and zeros exact; same shape."""
+    sizes = np.abs(rows)
+    order = np.argsort(sizes, axis=0)
+    ordered = np.take_along_axis(sizes, order, axis=0)
+    levels = np.cumsum(np.diff(ordered, axis=0, prepend=0.0) > _SAME_SIZE * ordered[-1], axis=0, dtype=np.float64)
+    signed = np.empty_like(levels)
+    np.put_along_axis(signed, order, levels, axis=0)
+    signed *= np.sign(rows)
+    return signed
 
 
 def bootstrap_intervals(
@@ -161,7 +181,8 @@ def _bca(
         stop = min(start + at_once, resamples)
         means[start:stop] = _times_drawn(rng, n, stop - start) @ narrow / n
     means.sort(axis=0)
-    below = (np.sum(means < 0, axis=0) + np.sum(means <= 0, axis=0)) / (2 * resamples)
+    tied = _SAME_MEAN * np.abs(centred).mean(axis=0)  # a resample with the mean of the sample counts half
+    below = (np.sum(means < -tied, axis=0) + np.sum(means <= tied, axis=0)) / (2 * resamples)
     spread = np.sum(centred**2, axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         bias = stats.norm.ppf(below)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairrec_pipeline.metrics.ranking import SCORES_AT_ONCE, Scorer, SeenItems
 from fairrec_pipeline.interactions.columns import ITEM, USER
 from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.metrics.ranking import SCORES_AT_ONCE, Scorer, SeenItems
 
 
 def top_k(scorer: Scorer, sequences: Histories, k: int, *, filter_seen: bool, device: str = "cpu") -> pd.DataFrame:

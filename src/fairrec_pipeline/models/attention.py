@@ -65,9 +65,9 @@ def _ragged_attention(qkv: Tensor, sequences: Ragged, heads: int, rate: float) -
             q, k, v, offsets, offsets, longest, longest, rate, True, False
         )[0]
         return cast(Tensor, attended.flatten(1))
-    places = torch.arange(len(qkv), device=qkv.device)
-    rows = torch.searchsorted(offsets, places, right=True)
-    visible = (rows[:, None] == rows) & (places[:, None] >= places)
+    positions = torch.arange(len(qkv), device=qkv.device)
+    rows = torch.searchsorted(offsets, positions, right=True)
+    visible = (rows[:, None] == rows) & (positions[:, None] >= positions)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
     attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=rate)
     return attended[0].transpose(0, 1).flatten(1)
@@ -76,8 +76,8 @@ def _ragged_attention(qkv: Tensor, sequences: Ragged, heads: int, rate: float) -
 class _DroppedAttention(torch.autograd.Function):
     """Both passes by hand: a batch has many small buckets, and autograd's bookkeeping would cost more than they do.
 
-    Queries, keys and values go into rectangles and come out of them for all buckets at once, each head in a block of
-    its own, so that every product reads and writes neighbouring memory.
+    Queries, keys and values go into rectangles and come out of them for all buckets at once, each head in a separate
+    block, so that every product reads and writes neighbouring memory.
     """
 
     @staticmethod

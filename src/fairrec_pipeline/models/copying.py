@@ -1,14 +1,14 @@
-"""A copy mechanism: the items that a user has already met get a score of their own.
+"""A copy mechanism: the items that a user has already met get a second score.
 
 Where people come back to items (35.7 % of RetailRocket's test targets are repeats), the order in which a user met items
-says more than any embedding: "newest own item first", untrained, beats the published models. A transformer with a
+says more than any embedding: "newest item first", untrained, beats the published models. A transformer with a
 separate output embedding can hardly learn to copy, so it is given the means: the newest items of the history, each
 once, counted by recency, and one embedding per recency. The score of item i after state h becomes
 `h @ output_table[i] + h @ recency_embedding[r]` if i is the r-th newest distinct item, as the location attention of
 pointer networks (Vinyals et al. 2015) and copy mechanisms (Gu et al. 2016; RepeatNet, Ren et al. 2019) add it.
 
-A model is too sure of what followed in sequences that it saw many times, and so it underrates own items. Hence a
-calibration, which is chosen on validation (`training.calibration`) and never trained: outside of training an own item
+A model is too sure of what followed in sequences that it saw many times, and so it underrates repeats. Hence a
+calibration, which is chosen on validation (`training.calibration`) and never trained: outside of training a copied item
 that was met n times gets `bias + exponent * log(n / (1 + r))` besides, the power laws of frequency and recency in
 repeat consumption (Anderson et al., WWW 2014).
 """
@@ -26,7 +26,7 @@ from fairrec_pipeline.models.packing import to_device
 from fairrec_pipeline.models.softmax_head import Additions
 
 
-class OwnItems(NamedTuple):
+class CopiedItems(NamedTuple):
     """The distinct items among the newest tokens of each row, by falling recency.
 
     Attributes:
@@ -50,7 +50,7 @@ class OwnItems(NamedTuple):
 
 
 class CopyMechanism(nn.Module):
-    """Scores for own items.
+    """Scores for the items of the history.
 
     Args:
         window: how many of the newest tokens can be copied.
@@ -72,19 +72,19 @@ class CopyMechanism(nn.Module):
     def window(self) -> int:
         return self.recency_embedding.num_embeddings
 
-    def forward(self, states: Tensor, own: OwnItems) -> Additions:
+    def forward(self, states: Tensor, copied: CopiedItems) -> Additions:
         """What is added to the scores.
 
         Args:
-            states: (n, dim) state of each row that `own` names.
-            own: the items.
+            states: (n, dim) state of each row that `copied` names.
+            copied: the items.
         """
         by_recency = states @ self.recency_embedding.weight.T  # (n, window)
-        values = by_recency[own.rows, own.recency]
+        values = by_recency[copied.rows, copied.recency]
         if not self.training:
             bias, exponent = self.calibration
-            values = values + bias + exponent * own.log_frequency_over_recency
-        return Additions(own.rows, own.items, values, own.real)
+            values = values + bias + exponent * copied.log_frequency_over_recency
+        return Additions(copied.rows, copied.items, values, copied.real)
 
 
 class Encounters(NamedTuple):
@@ -109,17 +109,17 @@ def encounters(users: np.ndarray, items: np.ndarray) -> Encounters:
     same = (users[order][1:] == users[order][:-1]) & (items[order][1:] == items[order][:-1])
     gaps, counts = np.full(len(items), np.iinfo(np.int64).max // 2), np.empty(len(items), dtype=np.int64)
     gaps[order[:-1][same]] = (order[1:] - order[:-1])[same]
-    places = np.arange(len(items))
-    first = np.maximum.accumulate(np.where(np.append(False, same), 0, places))  # place of the first encounter
-    counts[order] = places - first + 1
+    order_index = np.arange(len(items))
+    first = np.maximum.accumulate(np.where(np.append(False, same), 0, order_index))  # the first encounter
+    counts[order] = order_index - first + 1
     return Encounters(torch.from_numpy(gaps), torch.from_numpy(counts))
 
 
-def own_items(newest: Tensor, reach: Tensor, items: Tensor, met: Encounters) -> OwnItems:
+def copied_items(newest: Tensor, reach: Tensor, items: Tensor, met: Encounters) -> CopiedItems:
     """Distinct items among the last `reach` events up to each row's newest event.
 
     Args:
-        newest: (n,) place of the newest event of each row in `items`.
+        newest: (n,) index of the newest event of each row in `items`.
         reach: (n,) how many events back to look, on the CPU; 0 for a row without events.
         items: (n_events,) item codes of all events.
         met: their encounters.
@@ -134,15 +134,19 @@ def own_items(newest: Tensor, reach: Tensor, items: Tensor, met: Encounters) -> 
     recency = before[1:] - 1 - before[starts][rows]
     kept = last.nonzero()[:, 0]  # their number is only known on the device, which is waited for
     kept = kept[torch.argsort(items[events[kept]], stable=True)]
-    return OwnItems(rows[kept], items[events[kept]], recency[kept], met.counts[events[kept]])
+    return CopiedItems(rows[kept], items[events[kept]], recency[kept], met.counts[events[kept]])
 
 
-def own_items_of_fixed_number(newest: Tensor, reach: Tensor, items: Tensor, met: Encounters, window: int) -> OwnItems:
-    """As `own_items`, with one place for each of the last `window` events of a row, real or not.
+def copied_items_of_fixed_number(
+    newest: Tensor, reach: Tensor, items: Tensor, met: Encounters, window: int
+) -> CopiedItems:
+    """`copied_items` with an entry for each of the last `window` events of a row, so that no shape depends on data.
 
     Args:
-        newest, items, met: as of `own_items`.
-        reach: (n,) on the device, at most `window`.
+        newest: (n,) index of the newest event of each row in `items`.
+        reach: (n,) how many events back to look, on the device, at most `window`.
+        items: (n_events,) item codes of all events.
+        met: their encounters.
         window: how many events back a row can look.
     """
     back = torch.arange(window, device=newest.device)
@@ -150,4 +154,4 @@ def own_items_of_fixed_number(newest: Tensor, reach: Tensor, items: Tensor, met:
     last = (met.gaps[events] > back) & (back < reach[:, None])
     recency = (torch.cumsum(last, 1) - 1).clamp(min=0)
     rows = torch.arange(len(newest), device=newest.device)[:, None].expand_as(events)
-    return OwnItems(*(x.flatten() for x in (rows, items[events], recency, met.counts[events], last)))
+    return CopiedItems(*(x.flatten() for x in (rows, items[events], recency, met.counts[events], last)))

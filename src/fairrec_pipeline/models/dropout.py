@@ -68,7 +68,7 @@ class KeptMasks(MaskSource):
         by_bucket = itertools.cycle(sequences)
         kept = [(mask, rows if mask.dim() == 2 else next(by_bucket)) for mask in self._drawn]
         self._drawn.clear()
-        return _CutMasks([mask[places] for mask, places in kept if len(places)])
+        return _CutMasks([mask[rows] for mask, rows in kept if len(rows)])
 
 
 class _CutMasks(MaskSource):

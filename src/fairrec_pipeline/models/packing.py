@@ -38,7 +38,7 @@ class Cells:
 
     def __init__(self, buckets: list[Bucket]) -> None:
         self._buckets, self.n = list(buckets), 0
-        self._places_by_blocks: dict[int, Tensor] = {}
+        self._indices_by_blocks: dict[int, Tensor] = {}
         cells = []
         for bucket in buckets:
             inside = torch.arange(bucket.rows) if bucket.cells is None else bucket.cells
@@ -51,16 +51,16 @@ class Cells:
     def of_rows(self, rows: Tensor, blocks: int) -> Tensor:
         """(n, blocks x width) packed rows as (blocks, cells, width), zeros where there is no position."""
         cells = rows.new_zeros(blocks * self.n, rows.shape[1] // blocks)
-        return cells.index_copy_(0, self._places(blocks), rows.reshape(-1, cells.shape[1])).view(blocks, self.n, -1)
+        return cells.index_copy_(0, self._indices(blocks), rows.reshape(-1, cells.shape[1])).view(blocks, self.n, -1)
 
     def of_rows_unfilled(self, rows: Tensor, blocks: int) -> Tensor:
-        """As `of_rows`, in half the time, with the first row where there is no position: causality hides it."""
-        places = (blocks * self._sources + torch.arange(blocks)[:, None]).flatten()
-        return rows.reshape(blocks * len(rows), -1).index_select(0, places).view(blocks, self.n, -1)
+        """`of_rows` in half the time, with the first row where there is no position: causality hides it."""
+        indices = (blocks * self._sources + torch.arange(blocks)[:, None]).flatten()
+        return rows.reshape(blocks * len(rows), -1).index_select(0, indices).view(blocks, self.n, -1)
 
     def to_rows(self, cells: Tensor) -> Tensor:
         """Inverse of `of_rows`."""
-        return cells.flatten(0, 1).index_select(0, self._places(len(cells))).view(len(self._cells), -1)
+        return cells.flatten(0, 1).index_select(0, self._indices(len(cells))).view(len(self._cells), -1)
 
     def by_bucket(self, cells: Tensor) -> list[Tensor]:
         """(heads, cells, width) as (heads, b, l, width) of every bucket."""
@@ -68,10 +68,10 @@ class Cells:
         parts = zip(self._buckets, cells.split(sizes, dim=1), strict=True)
         return [part.unflatten(1, (bucket.sequences, bucket.length)) for bucket, part in parts]
 
-    def _places(self, blocks: int) -> Tensor:
-        if blocks not in self._places_by_blocks:
-            self._places_by_blocks[blocks] = (self._cells[:, None] + self.n * torch.arange(blocks)).flatten()
-        return self._places_by_blocks[blocks]
+    def _indices(self, blocks: int) -> Tensor:
+        if blocks not in self._indices_by_blocks:
+            self._indices_by_blocks[blocks] = (self._cells[:, None] + self.n * torch.arange(blocks)).flatten()
+        return self._indices_by_blocks[blocks]
 
 
 class Buckets(list[Bucket]):
@@ -79,7 +79,7 @@ class Buckets(list[Bucket]):
 
     @cached_property
     def cells(self) -> Cells:
-        """Found once for all blocks of a model."""
+        """Made once for all blocks of a model."""
         return Cells(self)
 
 

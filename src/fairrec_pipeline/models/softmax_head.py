@@ -12,7 +12,7 @@ The target's entry becomes probability - 1 before the products. To subtract its 
 leave nothing but rounding in bfloat16 where the probability is close to 1.
 
 Items are the rows and positions the columns of a chunk: then the gradient of the weight, the slowest of the three
-products the other way round, comes out in its own layout and at the rate of the others.
+products the other way round, comes out in its layout and at the rate of the others.
 
 A few logits may get something added that is not a product of state and weight, as a copy mechanism does (`Additions`).
 """
@@ -53,8 +53,8 @@ class Additions(NamedTuple):
 
     def of_rows(self, rows: Tensor, n: int) -> Additions:
         """Those of some of the n rows, which are counted anew."""
-        place = self.rows.new_full((n,), -1).index_copy_(0, rows, torch.arange(len(rows), device=rows.device))
-        new = place[self.rows]
+        new_row = self.rows.new_full((n,), -1).index_copy_(0, rows, torch.arange(len(rows), device=rows.device))
+        new = new_row[self.rows]
         kept = new >= 0
         real = None if self.real is None else self.real[kept]
         return Additions(new[kept], self.items[kept], self.values[kept], real)
@@ -77,7 +77,7 @@ class Additions(NamedTuple):
 class SoftmaxHead:
     """Cross-entropy of `softmax(states @ weight.T)` without its logits.
 
-    Buffers are kept from call to call: fresh memory of that size would cost as much as the product itself.
+    The buffer is kept from call to call: fresh memory of that size would cost as much as the product itself.
 
     Args:
         keep_bytes: how much of the exponentiated logits may be kept for the gradients.
@@ -91,8 +91,10 @@ class SoftmaxHead:
         self.keep_bytes, self._chunk = keep_bytes, chunk
         self.buffer = torch.empty(0)
 
-    def losses(self, states: Tensor, weight: Tensor, targets: Tensor, additions: Additions | None = None) -> Tensor:
-        """Cross-entropy of every position, in nats.
+    def losses(
+        self, states: Tensor, weight: Tensor, targets: Tensor, additions: Additions | None = None
+    ) -> SoftmaxLosses:
+        """Cross-entropy of every position.
 
         Args:
             states: (n, dim).
@@ -101,26 +103,56 @@ class SoftmaxHead:
             additions: to some of the logits.
 
         Returns:
-            (n,) losses, float32 or wider.
+            The losses. Their gradients can be had until the next call, which overwrites the buffer.
         """
         n, n_items = len(states), len(weight)
-        self.chunk = min(self._chunk or fitting_chunk(states.device), n_items)
-        self._kept = n * n_items * states.element_size() <= self.keep_bytes
-        size = n * n_items if self._kept else n * self.chunk
+        chunk = min(self._chunk or fitting_chunk(states.device), n_items)
+        kept = n * n_items * states.element_size() <= self.keep_bytes
+        size = n * n_items if kept else n * chunk
         if self.buffer.numel() < size or self.buffer.dtype != states.dtype or self.buffer.device != states.device:
             self.buffer = states.new_empty(size)
-        self._states, self._weight, self._targets, self._additions = states, weight, targets, additions
+        return SoftmaxLosses(states, weight, targets, additions, _Buffer(self.buffer, chunk, kept))
+
+
+class _Buffer(NamedTuple):
+    """Memory for logits.
+
+    Attributes:
+        memory: flat; for all logits if they are kept, else for a chunk of the catalogue.
+        chunk: number of items at a time.
+        kept: whether the exponentials of all chunks stay for the gradients.
+    """
+
+    memory: Tensor
+    chunk: int
+    kept: bool
+
+
+class SoftmaxLosses:
+    """Cross-entropies of n positions, and their gradients for any weights of the positions.
+
+    Attributes:
+        losses: (n,) in nats, float32 or wider.
+        states: (n, dim) what they are of.
+        weight: (n_items, dim) the output embedding.
+    """
+
+    def __init__(
+        self, states: Tensor, weight: Tensor, targets: Tensor, additions: Additions | None, buffer: _Buffer
+    ) -> None:
+        self.states, self.weight, self._targets, self._additions = states, weight, targets, additions
+        (self._memory, self._chunk, self._kept), (n, n_items) = buffer, (len(states), len(weight))
         wide = torch.promote_types(states.dtype, torch.float32)
         self._levels: list[tuple[Tensor, list[int]]] = []  # with the first items of the chunks that a level serves
         totals: list[Tensor] = []
         # the target's logit comes out of the same product as the others: in bfloat16 a second one differs by far more
         # than a small loss
         target_logits = states.new_zeros(n, dtype=wide)
-        chunks_added = [] if additions is None else additions.by_chunk(self.chunk, n_items)
-        for start in range(0, n_items, self.chunk):
+        chunks_added = [] if additions is None else additions.by_chunk(self._chunk, n_items)
+        for start in range(0, n_items, self._chunk):
             logits = self._logits(start, states, chunks_added)
-            place, inside = _places(targets - start, len(logits))
-            target_logits = torch.where(inside, logits.gather(0, place)[0].to(wide), target_logits)
+            row, inside = _rows_of(targets - start, len(logits))
+            target_logits = torch.where(inside, logits.gather(0, row)[0].to(wide), target_logits)
             if self._levels and states.device.type == "cpu":  # asking a GPU how large a sum is would stall it
                 level, starts = self._levels[-1]
                 sums = _exponentials(logits, level).sum(0, dtype=wide)
@@ -135,8 +167,7 @@ class SoftmaxHead:
             totals.append(_exponentials(logits, level).sum(0, dtype=wide))
         levels = torch.stack([level for level, _ in self._levels])
         self._log_normaliser = torch.logsumexp(levels + torch.stack(totals).log(), dim=0)
-        self._losses = self._log_normaliser - target_logits
-        return self._losses
+        self.losses = self._log_normaliser - target_logits
 
     def gradients(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of `sum(coefficients * losses)` by the states (n, dim) and the weight (n_items, dim).
@@ -144,14 +175,14 @@ class SoftmaxHead:
         Args:
             coefficients: (n,) one factor a position; positions with 0 cost nothing on the CPU.
         """
-        states, weight, targets, additions = self._states, self._weight, self._targets, self._additions
-        log_normaliser, losses = self._log_normaliser, self._losses
+        states, weight, targets, additions = self.states, self.weight, self._targets, self._additions
+        log_normaliser, losses = self._log_normaliser, self.losses
         rows = self._rows_with_weight(coefficients)
         if rows is not None:
             states, targets, coefficients = states[rows], targets[rows], coefficients[rows]
             log_normaliser, losses = log_normaliser[rows], losses[rows]
-            additions = additions and additions.of_rows(rows, len(self._states))
-        chunks_added = [] if self._kept or additions is None else additions.by_chunk(self.chunk, len(weight))
+            additions = additions and additions.of_rows(rows, len(self.states))
+        chunks_added = [] if self._kept or additions is None else additions.by_chunk(self._chunk, len(weight))
         grad_states = torch.zeros_like(states, dtype=log_normaliser.dtype)  # of many chunks: rounded once, at the end
         grad_weight = torch.empty_like(weight)
         for level_of_all, starts in self._levels:
@@ -160,56 +191,55 @@ class SoftmaxHead:
             of_targets = (torch.exp(depth) * torch.expm1(-losses)).to(states.dtype)  # (p - 1) in their units
             scale = (coefficients * torch.exp(-depth))[:, None]
             scaled_states = (scale * states).to(states.dtype)
-            stops = [min(start + self.chunk, len(weight)) for start in starts]
+            stops = [min(start + self._chunk, len(weight)) for start in starts]
             # chunks that are kept as a whole lie next to each other: one product of all is faster than one of each
             whole = self._kept and rows is None
             for start, stop in [(starts[0], stops[-1])] if whole else zip(starts, stops, strict=True):
                 if self._kept:
-                    exponentials = self._kept_chunk(start, stop, len(self._states))
+                    exponentials = self._kept_chunk(start, stop, len(self.states))
                     exponentials = exponentials if rows is None else exponentials.index_select(1, rows)
                 else:
                     exponentials = _exponentials(self._logits(start, states, chunks_added), level)
-                place, inside = _places(targets - start, len(exponentials))
-                own = torch.where(inside, of_targets, exponentials.gather(0, place))
-                exponentials.scatter_(0, place, own)
+                row, inside = _rows_of(targets - start, len(exponentials))
+                exponentials.scatter_(0, row, torch.where(inside, of_targets, exponentials.gather(0, row)))
                 grad_states += scale * (exponentials.T @ weight[start:stop])
                 torch.mm(exponentials, scaled_states, out=grad_weight[start:stop])
         grad_states = grad_states.to(states.dtype)
         if rows is not None:
-            grad_states = torch.zeros_like(self._states).index_copy_(0, rows, grad_states)
+            grad_states = torch.zeros_like(self.states).index_copy_(0, rows, grad_states)
         return grad_states, grad_weight
 
     def addition_gradients(self, coefficients: Tensor) -> Tensor:
         """Gradients (m,) of `sum(coefficients * losses)` by the values of the additions.
 
         Args:
-            coefficients: as in `gradients`.
+            coefficients: (n,) one factor a position.
         """
         assert self._additions is not None  # of a loss with additions
         rows, items, values, real = self._additions
         # in bfloat16 these logits are other than those of the normaliser, which would allow a probability above 1
         wide = self._log_normaliser.dtype
-        logits = (self._states[rows].to(wide) * self._weight[items].to(wide)).sum(1) + values
+        logits = (self.states[rows].to(wide) * self.weight[items].to(wide)).sum(1) + values
         probabilities = torch.exp((logits - self._log_normaliser[rows]).clamp(max=0))
-        of_targets = torch.expm1(-self._losses[rows])  # p - 1
+        of_targets = torch.expm1(-self.losses[rows])  # p - 1
         gradients = coefficients[rows] * torch.where(items == self._targets[rows], of_targets, probabilities)
         return gradients if real is None else gradients * real
 
     def _logits(self, start: int, states: Tensor, additions: list[Additions]) -> Tensor:
         """(chunk, n) logits of the items from `start`, in the buffer."""
-        stop = min(start + self.chunk, len(self._weight))
+        stop = min(start + self._chunk, len(self.weight))
         if self._kept:
             out = self._kept_chunk(start, stop, len(states))
         else:
-            out = self.buffer[: len(states) * (stop - start)].view(stop - start, len(states))
-        torch.mm(self._weight[start:stop], states.T, out=out)
+            out = self._memory[: len(states) * (stop - start)].view(stop - start, len(states))
+        torch.mm(self.weight[start:stop], states.T, out=out)
         if additions:
-            rows, items, values, _ = additions[start // self.chunk]
+            rows, items, values, _ = additions[start // self._chunk]
             out.index_put_((items - start, rows), values.to(out.dtype), accumulate=True)
         return out
 
     def _kept_chunk(self, start: int, stop: int, n: int) -> Tensor:
-        return self.buffer[n * start : n * stop].view(stop - start, n)
+        return self._memory[n * start : n * stop].view(stop - start, n)
 
     @staticmethod
     def _rows_with_weight(coefficients: Tensor) -> Tensor | None:
@@ -236,7 +266,7 @@ def _exponentials(logits: Tensor, level: Tensor) -> Tensor:
     return logits.sub_(level).clamp_(min=_NOTHING_BELOW).exp_()
 
 
-def _places(targets: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def _rows_of(targets: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """(1, b) row of each of b targets in a chunk of n items, moved into it, and (b,) whether it was there."""
-    place = targets.clamp(0, n - 1)[None]
-    return place, place[0] == targets
+    row = targets.clamp(0, n - 1)[None]
+    return row, row[0] == targets

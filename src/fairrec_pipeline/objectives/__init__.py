@@ -1,63 +1,48 @@
-"""The robust objectives, one file a family, and the one place that names them.
-
-To add a method: write its file, name it here, give it a block in parameters.py and in parameters_objectives.yml.
-"""
+"""The robust objectives, one file a family. `parameters.methods.METHODS` is the table of them by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import inspect
+from collections.abc import Mapping
+from pkgutil import resolve_name
 from typing import Any
 
-from fairrec_pipeline.objectives.arl import Arl
 from fairrec_pipeline.objectives.base import Objective, Population
-from fairrec_pipeline.objectives.chi2 import Chi2
-from fairrec_pipeline.objectives.class_balanced import class_balanced
-from fairrec_pipeline.objectives.cvar import CVaR, CVaRDoro, CVaRSmooth
-from fairrec_pipeline.objectives.erm import Erm
-from fairrec_pipeline.objectives.group_dro import GroupDro
-from fairrec_pipeline.objectives.inverse_propensity import InversePropensity
-from fairrec_pipeline.objectives.kl import Kl
-from fairrec_pipeline.objectives.rsr import RsrHard, RsrSoft
-
-GROUP_AGNOSTIC: dict[str, Callable[..., Objective]] = {
-    "erm": lambda _population: Erm(),
-    "cb": partial(class_balanced, log=False),
-    "cb_log": partial(class_balanced, log=True),
-    "cvar": lambda _population, **options: CVaR(**options),
-    "cvar_doro": lambda _population, **options: CVaRDoro(**options),
-    "cvar_smooth": CVaRSmooth,
-    "chi2": lambda _population, **options: Chi2(**options),
-    "kl": lambda _population, **options: Kl(**options),
-    "arl": Arl,
-    "rsr_hard": RsrHard,
-    "rsr_soft": RsrSoft,
-    "causald": lambda _population, **_options: Erm(),  # its options are those of training/distillation.py
-}
-GROUP_DEPENDENT: dict[str, Callable[..., Objective]] = {
-    "ipw": partial(InversePropensity, log=False),
-    "ipw_log": partial(InversePropensity, log=True),
-    "gdro": GroupDro,
-    "sdro": GroupDro,
-}
-OBJECTIVES = GROUP_AGNOSTIC | GROUP_DEPENDENT
 
 
-def build_objective(loss: str, population: Population, options: dict[str, Any]) -> Objective:
-    """The objective of that name.
+def build_objective(loss: str, population: Population, options: Mapping[str, Any]) -> Objective:
+    """The objective of a method.
 
     Args:
-        loss: a name of `OBJECTIVES`.
+        loss: a name of `METHODS`.
         population: frequencies in the training data.
-        options: the method's own options, such as `alpha`.
+        options: those of the method, such as `alpha`. Where a method has a trainer, they are the trainer's.
 
     Raises:
         ValueError: an unknown name, or a group-dependent loss without groups.
     """
-    if loss not in OBJECTIVES:
-        message = f"unknown loss {loss!r}; allowed: {', '.join(OBJECTIVES)}"
+    from fairrec_pipeline.parameters.methods import METHODS, Method  # the table needs pydantic, an objective does not
+
+    if loss not in METHODS:
+        message = f"unknown loss {loss!r}; allowed: {', '.join(METHODS)}"
         raise ValueError(message)
-    if loss in GROUP_DEPENDENT and population.group_users is None:
+    method = METHODS[loss]
+    if method.needs_groups and population.group_users is None:
         message = f"{loss} needs groups: set loss_groups (pop33, seq33, ..., atomic or a user attribute)"
         raise ValueError(message)
-    return OBJECTIVES[loss](population, **options)
+    of_objective = options if method.trainer == Method.trainer else {}
+    return make_objective(method.objective, population, {**of_objective, **method.arguments})
+
+
+def make_objective(path: str, population: Population, options: Mapping[str, Any]) -> Objective:
+    """An objective from where it is written.
+
+    Args:
+        path: `<module of objectives>:<name>`, such as `cvar:CVaR`.
+        population: handed over if there is a parameter of that name.
+        options: all other arguments.
+    """
+    make = resolve_name(f"{__name__}.{path}")
+    arguments = {"population": population} if "population" in inspect.signature(make).parameters else {}
+    objective: Objective = make(**arguments, **options)
+    return objective

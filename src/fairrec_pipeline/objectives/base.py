@@ -1,6 +1,6 @@
 """What a robust objective is: user losses in, weights out.
 
-Every method minimises `sum_u q_u l_u`, where the weights q are found from the detached losses of the batch (METHODS:
+Every method minimises `sum_u q_u l_u`, where the weights q follow from the detached losses of the batch (METHODS:
 notation). An objective therefore never sees the model, and the training step never sees the method.
 """
 
@@ -29,7 +29,7 @@ class LossBatch:
     Attributes:
         losses: (B,) mean cross-entropy of each user in nats, detached; with `item_weights`, of the weighted positions.
         groups: (B,) int64 group of each user; None for an objective that asked for no groups.
-        users: (B,) int64 places of the users among all of them, for what is remembered by user.
+        users: (B,) int64 indices of the users among all of them, for what is remembered by user.
         states: (B, dim) float32 state of each user after the newest training token, detached.
         step: number of the optimiser step, from 0, for warm-up and what is refreshed now and then.
     """

@@ -1,6 +1,6 @@
 """Conditional value at risk: the mean loss of the worst share of users, no groups needed (paper, equation 4).
 
-And two relatives: one that takes the very worst for outliers (DORO), one whose threshold is smooth and remembered.
+And two relatives: one that leaves out the very worst as outliers (DORO), one whose threshold is smooth and remembered.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class CVaRDoro(Objective):
 
     Args:
         alpha: share of the remaining users in (0, 1].
-        eps: share of the batch that is taken for outliers, in [0, 1).
+        eps: share of the batch that counts as outliers, in [0, 1).
     """
 
     def __init__(self, *, alpha: float, eps: float) -> None:

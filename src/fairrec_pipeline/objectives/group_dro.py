@@ -25,9 +25,10 @@ class GroupDro(Objective):
         population: gives the number of users of each of the G groups.
         eta: step of the exponentiated gradient.
         beta: step of the streaming loss; None for Group DRO.
-        absent_groups: `keep`: the weight and the streaming loss of a group without a user in the batch do not move,
-            the rule of the original streaming method. `decay`: it enters with loss 0, as in the published code, which
-            drives the weight of a rare group to nothing.
+        absent_groups: what happens to a group without a user in the batch. `climb`: its streaming loss stays, and its
+            weight climbs on it, as in Wen et al. 2022; without `beta` it climbs on the last loss that it had. `keep`:
+            neither moves. `decay`: it enters with loss 0, as in the published code, which drives the weight of a rare
+            group to nothing.
         adjustment: C of the generalisation adjustment, in nats; 0 for none.
         balanced_batches: see `Objective`.
     """
@@ -37,14 +38,15 @@ class GroupDro(Objective):
         population: Population,
         *,
         eta: float,
-        absent_groups: Literal["keep", "decay"],
+        absent_groups: Literal["climb", "keep", "decay"],
         beta: float | None = None,
         adjustment: float = 0.0,
         balanced_batches: bool = False,
     ) -> None:
         assert population.group_users is not None  # the builder has checked that there are groups
         self.n_groups, self.names = population.n_groups, population.group_names
-        self.eta, self.beta, self.absent_groups = eta, beta, absent_groups
+        self.eta, self.absent_groups = eta, absent_groups
+        self.beta = 1.0 if beta is None and absent_groups == "climb" else beta  # the last loss has to be remembered
         self.adjustments = adjustment / population.group_users.double().clamp(min=1).sqrt()
         self.balanced_batches = balanced_batches
 
@@ -62,12 +64,14 @@ class GroupDro(Objective):
         counts = batch.losses.new_zeros(self.n_groups).index_add_(0, batch.groups, torch.ones_like(batch.losses))
         self.adjustments = self.adjustments.to(sums)  # stays there: a copy at every step would stall a GPU
         losses = sums / counts.clamp(min=1) + self.adjustments
-        moves = counts > 0 if self.absent_groups == "keep" else torch.ones_like(counts, dtype=torch.bool)
+        present, all_groups = counts > 0, torch.ones_like(counts, dtype=torch.bool)
+        moves = present if self.absent_groups == "keep" else all_groups
 
         new_state = {}
         if self.beta is not None:
             streaming = state["streaming_losses"].to(losses)
-            losses = torch.where(moves, (1 - self.beta) * streaming + self.beta * losses, streaming)
+            heard = all_groups if self.absent_groups == "decay" else present
+            losses = torch.where(heard, (1 - self.beta) * streaming + self.beta * losses, streaming)
             new_state["streaming_losses"] = losses
 
         # those that move share what they had before

@@ -25,7 +25,7 @@ UNSEEN = -1
 
 _SEED = 0
 _LLOYD_STEPS = 20
-_TOLD_ONE_BY_ONE = 16  # up to so many clusters the history has columns for each
+_LISTED = 16  # up to so many clusters the history has columns for each
 
 
 class RsrHard(Objective):
@@ -70,12 +70,12 @@ class RsrHard(Objective):
         directions = functional.normalize(batch.states.to(user_states), dim=1)
         user_states.index_copy_(0, users, directions)
         before = state["clusters"][users]
-        own = torch.where(before == UNSEEN, _nearest(directions, state["centroids"]), before)
-        clusters = state["clusters"].index_copy_(0, users, own)
+        assigned = torch.where(before == UNSEEN, _nearest(directions, state["centroids"]), before)
+        clusters = state["clusters"].index_copy_(0, users, assigned)
 
         scores = state["cluster_scores"].to(losses)
-        q = torch.softmax(scores[own] / self.temperature, 0)
-        gradient = torch.zeros_like(scores).index_add_(0, own, q * (losses - q @ losses)) / self.temperature
+        q = torch.softmax(scores[assigned] / self.temperature, 0)
+        gradient = torch.zeros_like(scores).index_add_(0, assigned, q * (losses - q @ losses)) / self.temperature
         new_state = {
             "cluster_scores": scores + self.weight_learning_rate * gradient,
             "clusters": clusters,
@@ -191,7 +191,7 @@ def _history(state: State, temperature: float) -> dict[str, float]:
         "cluster_size_min": float(shares.min()),
         "cluster_size_max": float(shares.max()),
     }
-    if len(weights) <= _TOLD_ONE_BY_ONE:
+    if len(weights) <= _LISTED:
         columns |= {f"cluster_weight_{k}": weight for k, weight in enumerate(weights.tolist())}
         columns |= {f"cluster_size_{k}": share for k, share in enumerate(shares.tolist())}
     return columns
@@ -210,21 +210,21 @@ def _nearest(points: Tensor, centres: Tensor) -> Tensor:
 def _clustered(state: State) -> State:
     """K-means of the last states of all users that have one: new `centroids` and `clusters`.
 
-    An empty cluster stays where it is, and may be found by users later.
+    An empty cluster stays where it is, and may get users later.
     """
     users = (state["clusters"] != UNSEEN).nonzero()[:, 0]
     points, centroids = state["user_states"][users], state["centroids"]
     if not bool(centroids.any()):
         centroids = _spread(points, len(centroids))
-    own = _nearest(points, centroids)
+    nearest = _nearest(points, centroids)
     for _ in range(_LLOYD_STEPS):
-        sums = torch.zeros_like(centroids).index_add_(0, own, points)
-        counts = torch.bincount(own, minlength=len(centroids))[:, None]
+        sums = torch.zeros_like(centroids).index_add_(0, nearest, points)
+        counts = torch.bincount(nearest, minlength=len(centroids))[:, None]
         centroids = torch.where(counts > 0, sums / counts.clamp(min=1), centroids)
-        last, own = own, _nearest(points, centroids)
-        if torch.equal(own, last):
+        last, nearest = nearest, _nearest(points, centroids)
+        if torch.equal(nearest, last):
             break
-    return {"centroids": centroids, "clusters": state["clusters"].index_copy_(0, users, own)}
+    return {"centroids": centroids, "clusters": state["clusters"].index_copy_(0, users, nearest)}
 
 
 def _spread(points: Tensor, count: int) -> Tensor:

@@ -6,249 +6,252 @@ wrong thing and succeed. This loader is the one gate that `kedro run`, `kedro vi
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 from click import ClickException
-from kedro.config import OmegaConfigLoader
+from kedro.config import MissingConfigException, OmegaConfigLoader
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from yaml import YAMLError
 
-from fairrec_pipeline.parameters.blocks import (
-    GROUP_DEPENDENT_LOSSES,
-    LOSSES,
-    AnyObjective,
-    Experiment,
-    Model,
-    Parameters,
-    Source,
-    Train,
-    arm_name,
-    parts_of_arm,
-)
+from fairrec_pipeline.errors import FairrecError
+from fairrec_pipeline.parameters.blocks import Model, Train
+from fairrec_pipeline.parameters.experiments import Experiment, Parameters, message_of, messages, plans
+from fairrec_pipeline.parameters.methods import METHODS, Options, arm_name, parts_of_arm
 
 __all__ = ["ParameterError", "ParameterLoader", "arm_name", "complete"]
 
 NAMES_OF_FOLDERS = ("dataset", "loss", "loss_groups", "seed")
+M = TypeVar("M", bound=BaseModel)
+_BLOCKS = ("datasets", "split", "groups", "model", "train", "grids", "experiments", "evaluate", *METHODS)
 
 
-class ParameterError(ClickException):
+class ParameterError(FairrecError, ClickException):
     """Parameters that cannot be run; the message names all of them, what is allowed and what to do."""
+
+    exit_code = 2
 
 
 class ParameterLoader(OmegaConfigLoader):
     """Kedro's loader, with `parameters` completed by `complete`."""
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        config: dict[str, Any] = super().__getitem__(key)
-        if key != "parameters":
+        if key != "parameters" or key in self:
+            config: dict[str, Any] = super().__getitem__(key)
             return config
-        folders = {name: self["globals"].get(name) for name in NAMES_OF_FOLDERS} | (self.runtime_params or {})
-        return complete(config, self.runtime_params or {}, folders)
+        runtime = dict(self.runtime_params or {})
+        folders = {name: self["globals"].get(name) for name in NAMES_OF_FOLDERS} | runtime
+        return complete([*self._files(), runtime], folders)
+
+    def _files(self) -> list[dict[str, Any]]:
+        """Parameters of conf/base and of the environment, each by itself."""
+        runtime, self.runtime_params = self.runtime_params, {}  # which Kedro would merge into every layer
+        layers = []
+        try:
+            for env in dict.fromkeys([self.base_env, self.env or self.default_run_env]):
+                folder, patterns = self._get_conf_env_path(env), self.config_patterns["parameters"]
+                layers.append(dict(self.load_and_merge_dir_config(folder, patterns, "parameters", set())))
+        except (MissingConfigException, OmegaConfBaseException, YAMLError, ValueError) as error:
+            raise ParameterError(str(error)) from error
+        finally:
+            self.runtime_params = runtime
+        return layers
 
 
-def complete(parameters: Mapping[str, Any], runtime: Mapping[str, Any], folders: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the whole tree and add what follows from it.
+def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge, check the whole tree, and add what follows from it.
 
-    The dataset's own `parameters` win over the general ones, and the command line (`runtime`) wins over both. Added are
-    `source` (the block of the chosen dataset), `objective` (the block of the chosen loss), `plan` (the chosen
-    experiment, worked out), and `loss` and `groups` inside the blocks of the losses.
+    Later layers win: conf/base, the environment, the command line. What a layer says of the chosen dataset
+    (`datasets.<name>.parameters`) wins over what it says in general. Added are `source` (the block of the chosen
+    dataset) and `plans` (see `experiments.plans`).
 
     Args:
-        parameters: the merged conf/*/parameters*.yml and --params.
-        runtime: --params.
+        layers: trees of parameters.
         folders: the values that the catalog's paths use, from globals.yml and --params.
 
     Raises:
         ParameterError: unknown names, values out of bounds; all of them in one message.
     """
-    known = {*Parameters.model_fields, *LOSSES}
-    problems = [_unknown(name, known) for name in parameters if name not in known]
-    problems += [f"{name}: no value in conf/base" for name in sorted(known - set(parameters))]
-    for name, allowed in (("dataset", parameters.get("datasets", {})), ("loss", LOSSES)):
-        if parameters.get(name) not in allowed:
-            problems.append(f"{name}: " + _unknown(str(parameters.get(name)), allowed))
-    problems += [
-        f"datasets.{name}: a block with an adapter is expected, got {block!r}"
-        for name, block in (parameters.get("datasets") or {}).items()
-        if not isinstance(block, Mapping)
-    ]
+    problems: list[str] = []
+    tree = _merged(layers, problems)
     _raise(problems)
-
-    tree = _merged(parameters, parameters["datasets"][parameters["dataset"]].get("parameters") or {})
-    tree = _merged(tree, runtime)
-    loss, loss_groups = tree["loss"], tree["loss_groups"]
     problems += [
-        f"{name}: {tree[name]!r} here but {folders[name]!r} in the folders of the catalog; "
+        f"{name}: {tree[name]!r} here but {folders.get(name)!r} in the folders of the catalog; "
         "set it in globals.yml or with --params"
         for name in NAMES_OF_FOLDERS
-        if tree[name] != folders[name]
+        if str(tree[name]) != str(folders.get(name))
     ]
-    problems += _errors(Parameters, {name: value for name, value in tree.items() if name not in LOSSES})
-    for name in LOSSES:
-        block = dict(tree[name] or {})
-        filled_in = {"loss": "loss", "groups": "loss_groups"}
-        problems += [f"{name}.{field}: set {filled_in[field]} instead" for field in filled_in if field in block]
-        tree[name] = {**block, "loss": name}
-        if name in GROUP_DEPENDENT_LOSSES:
-            tree[name]["groups"] = loss_groups
-        # the groups of a loss that is not trained need not exist
-        checked = tree[name] if name == loss or loss_groups else {**tree[name], "groups": "none"}
-        if name == loss and name in GROUP_DEPENDENT_LOSSES and not loss_groups:
-            problems.append(f"loss_groups: {loss} needs groups, got {loss_groups!r}; {_group_names(tree)}")
-        else:
-            problems += _errors(AnyObjective, checked, name)
-    problems += _grid_errors(tree) + _experiment_errors(tree)
+    options = _options(tree, problems)
+    parameters = _validated(Parameters, {name: tree[name] for name in Parameters.model_fields}, "", problems)
+    if parameters is not None:
+        problems += [*_group_errors(parameters), *_grid_errors(parameters, options), *_experiment_errors(parameters)]
     _raise(problems)
-
-    source = Source.model_validate(tree["datasets"][tree["dataset"]])
-    clashes = {name.casefold() for name in source.root.attributes} & {
-        name.casefold() for name in tree["groups"]["splits"]
-    }
-    if clashes:
-        _raise(
-            [f"datasets.{tree['dataset']}.user_attributes: {', '.join(sorted(clashes))} is a split of groups.splits"]
-        )
-    if loss_groups and loss_groups not in _groups_of(tree, source):
-        _raise([f"loss_groups: unknown groups {loss_groups!r}; {_group_names(tree)}"])
-    plan = _plan(tree)
-    trained = {loss: f"loss={loss}", **{arm["objective"]["loss"]: f"experiment={plan['name']}" for arm in plan["arms"]}}
-    if "causald" in trained and tree["model"]["copy_window"] and tree["causald"]["weight"]:
-        _raise([f"model.copy_window: causald ({trained['causald']}) does not distil copied scores; set it to 0"])
-    return {**tree, "source": tree["datasets"][tree["dataset"]], "objective": tree[loss], "plan": plan}
+    assert parameters is not None  # else there was a problem
+    found = plans(parameters, options)
+    _raise(found["train"].get("problems", []))
+    return {**tree, "source": tree["datasets"][parameters.dataset], "plans": found}
 
 
-def _grid_errors(tree: Mapping[str, Any]) -> list[str]:
-    """Grids, options and values that there are not, or that are out of bounds at some point of a grid."""
-    grids = tree["grids"] if isinstance(tree["grids"], Mapping) else {}
-    experiments = tree["experiments"].values() if isinstance(tree["experiments"], Mapping) else ()
-    tuned_by = {block.get("tune") for block in experiments if isinstance(block, Mapping)}
-    # a grid of its own name is that of an experiment, so that a mistyped loss does not pass for one
-    problems = [f"grids: {_unknown(name, LOSSES)}" for name in grids if name not in LOSSES and name not in tuned_by]
-    for name, grid in grids.items():
-        if (name not in LOSSES and name not in tuned_by) or not isinstance(grid, Mapping):
+def _merged(layers: Sequence[Mapping[str, Any]], problems: list[str]) -> dict[str, Any]:
+    """One tree of all layers, whose blocks are blocks and whose names are known; else there are problems."""
+    known = {*Parameters.model_fields, *METHODS}
+    layers = [_with_text_keys(layer) for layer in layers]
+    problems += [_unknown(name, known) for layer in layers for name in layer if name not in known]
+    tree: dict[str, Any] = {name: {} for name in _BLOCKS}
+    for layer in layers:
+        _lay(tree, layer, "", problems)
+    missing = sorted(known - {name for layer in layers for name in layer})
+    problems += [f"{name}: no value in conf/base" for name in missing]
+    for name, allowed in (("dataset", tree["datasets"]), ("loss", METHODS)):
+        if str(tree.get(name)) not in allowed:
+            problems.append(f"{name}: " + _unknown(str(tree.get(name)), allowed))
+    problems += [
+        f"datasets.{name}: a block with an adapter is expected, got {block!r}"
+        for name, block in tree["datasets"].items()
+        if not isinstance(block, Mapping)
+    ]
+    if problems:
+        return tree
+    tree["dataset"] = dataset = str(tree["dataset"])
+    merged: dict[str, Any] = {name: {} for name in _BLOCKS}
+    for layer in layers:
+        _lay(merged, {**layer, "dataset": dataset} if "dataset" in layer else layer, "", problems)
+        block = (layer.get("datasets") or {}).get(dataset) or {}
+        special = block.get("parameters") or {} if isinstance(block, Mapping) else {}
+        where = f"datasets.{dataset}.parameters"
+        if not isinstance(special, Mapping):
+            problems.append(f"{where}: a block is expected, got {special!r}")
             continue
-        dotted = {f"{block}.{option}" for block, model in _BLOCKS_OF_GRIDS.items() for option in model.model_fields}
-        own = set() if name not in LOSSES else set(LOSSES[name].model_fields) - {"loss", "groups"}
-        unknown = [option for option in grid if option not in dotted | own]
-        # what is no option of a loss is left to the model of the loss, which says so
-        problems += [
-            f"grids.{name}: {_unknown(option, sorted(dotted | own))}"
-            for option in unknown
-            if name not in LOSSES or "." in option
-        ]
-        values = [value if isinstance(value, list) else [value] for value in grid.values()]
-        if unknown and any("." in option or name not in LOSSES for option in unknown):
-            continue
-        for point in itertools.product(*values):
-            problems += _point_errors(tree, name, dict(zip(grid, point, strict=True)))
-    return list(dict.fromkeys(problems))
-
-
-_BLOCKS_OF_GRIDS: dict[str, type[Model | Train]] = {"model": Model, "train": Train}
-
-
-def _point_errors(tree: Mapping[str, Any], grid: str, point: Mapping[str, Any]) -> list[str]:
-    problems = []
-    blocks: dict[str, dict[str, Any]] = {}
-    for name, value in point.items():
-        block, _, option = name.rpartition(".")
-        blocks.setdefault(block, {})[option] = value
-    if grid in LOSSES:
-        options = {**tree[grid], **blocks.pop("", {})}
-        if grid in GROUP_DEPENDENT_LOSSES:
-            options["groups"] = "none"  # which groups there are is another question
-        problems += _errors(AnyObjective, options, f"grids.{grid}")
-    for block, values in blocks.items():
-        problems += _errors(_BLOCKS_OF_GRIDS[block], {**tree[block], **values}, f"grids.{grid}.{block}")
-    return problems
-
-
-def _experiment_errors(tree: Mapping[str, Any]) -> list[str]:
-    """What there is not of the arms and grids that the experiments name."""
-    experiments = tree["experiments"] if isinstance(tree["experiments"], Mapping) else {}
-    problems = []
-    if tree["experiment"] not in experiments:
-        problems.append("experiment: " + _unknown(str(tree["experiment"]), experiments))
-    for name, block in experiments.items():
-        if _errors(Experiment, block):
-            continue  # said by the model of all parameters
-        experiment = Experiment.model_validate(block)
-        where = f"experiments.{name}"
-        if isinstance(experiment.tune, str) and experiment.tune not in tree["grids"]:
-            problems.append(f"{where}.tune: " + _unknown(experiment.tune, ["true", "false", *tree["grids"]]))
-        if experiment.arms == "all":
-            continue
-        repeated = {arm for arm in experiment.arms if experiment.arms.count(arm) > 1}
-        problems += [f"{where}.arms: {arm} is named twice" for arm in sorted(repeated)]
-        for arm in experiment.arms:
-            loss, groups = parts_of_arm(arm)
-            if loss not in LOSSES:
-                problems.append(f"{where}.arms: {_unknown(loss, LOSSES)}")
-            elif loss in GROUP_DEPENDENT_LOSSES and groups is None:
-                problems.append(f"{where}.arms: {arm} needs groups, as in {arm}-pop33; {_group_names(tree)}")
-            elif loss not in GROUP_DEPENDENT_LOSSES and groups is not None:
-                problems.append(f"{where}.arms: {arm}: {loss} uses no groups; write {loss}")
-            # the groups of an experiment that is not run may be attributes of another dataset
-            elif name == tree["experiment"] and groups and groups not in _groups_of_tree(tree):
-                problems.append(f"{where}.arms: {arm}: unknown groups {groups!r}; {_group_names(tree)}")
-    return problems
-
-
-def _plan(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The chosen experiment as `parameters.Plan` has it."""
-    experiment = Experiment.model_validate(tree["experiments"][tree["experiment"]])
-    names = experiment.arms if experiment.arms != "all" else [arm_name(loss, tree["loss_groups"]) for loss in LOSSES]
-    seeds = experiment.seeds
-    if isinstance(seeds, int):
-        seeds = tuple(range(tree["seed"], tree["seed"] + seeds))
-    arms = []
-    for name in names:
-        loss, groups = parts_of_arm(name)
-        grid = tree["grids"].get(loss if experiment.tune is True else experiment.tune)
-        arms.append({"objective": {**tree[loss], **({"groups": groups} if groups else {})}, "grid": grid})
-    return {"name": tree["experiment"], "arms": arms, "seeds": list(seeds)}
-
-
-def _groups_of_tree(tree: Mapping[str, Any]) -> list[str]:
-    return _groups_of(tree, Source.model_validate(tree["datasets"][tree["dataset"]]))
-
-
-def _groups_of(tree: Mapping[str, Any], source: Source) -> list[str]:
-    return [*tree["groups"]["splits"], "atomic", *source.root.attributes]
-
-
-def _group_names(tree: Mapping[str, Any]) -> str:
-    return "allowed: " + ", ".join(_groups_of_tree(tree))
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, dicts key by key."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if both else value
+        problems += [f"{where}: {_unknown(name, known)}" for name in special if name not in known - {"datasets"}]
+        _lay(merged, special, where, problems)
     return merged
 
 
-def _errors(model: type[BaseModel], value: Any, prefix: str = "") -> list[str]:
-    """Messages of a failed validation, one a parameter; empty if it is valid."""
+def _lay(tree: dict[str, Any], layer: Mapping[str, Any], where: str, problems: list[str]) -> None:
+    """Lay a layer over a tree, block by block; a block stays one."""
+    for name, value in layer.items():
+        path = f"{where}.{name}" if where else name
+        if isinstance(tree.get(name), dict):
+            if isinstance(value, Mapping):
+                _lay(tree[name], value, path, problems)
+            else:
+                problems.append(f"{path}: a block is expected, got {value!r}")
+        elif isinstance(value, Mapping):
+            tree[name] = {}
+            _lay(tree[name], value, path, problems)
+        else:
+            tree[name] = value
+
+
+def _with_text_keys(tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """The same with names that are text: YAML reads `2024:` as a number."""
+    return {str(name): _with_text_keys(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
+
+
+def _options(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Options]:
+    """The options of every loss that are valid."""
+    found = {}
+    for loss, method in METHODS.items():
+        block = dict(tree[loss])
+        for name, top in {"loss": "loss", "groups": "loss_groups"}.items():
+            if name in block:
+                problems.append(f"{loss}.{name}: set {top} instead")
+                del block[name]
+        options = _validated(method.options, block, loss, problems)
+        if options is not None:
+            found[loss] = options
+    return found
+
+
+def _group_errors(parameters: Parameters) -> Iterable[str]:
+    source = parameters.source
+    names = {name.casefold() for name in parameters.groups.splits}
+    clashes = sorted({name.casefold() for name in source.root.attributes} & names)
+    if clashes:
+        yield f"datasets.{parameters.dataset}.user_attributes: {', '.join(clashes)} is a split of groups.splits"
+    groups, allowed = parameters.loss_groups, f"allowed: {', '.join(parameters.group_names)}"
+    if not groups and METHODS[parameters.loss].needs_groups:
+        yield f"loss_groups: {parameters.loss} needs groups, got {groups!r}; {allowed}"
+    if groups and groups not in parameters.group_names:
+        yield f"loss_groups: unknown groups {groups!r}; {allowed}"
+
+
+def _grid_errors(parameters: Parameters, options: Mapping[str, Options]) -> Iterable[str]:
+    """Grids and options that there are not, and values that are out of bounds by themselves.
+
+    How a value goes with others is asked of the grid that a run uses, by `experiments.plans`.
+    """
+    tuned_by = {experiment.tune for experiment in parameters.experiments.values()}
+    blocks: dict[str, BaseModel] = {"model": parameters.model, "train": parameters.train}
+    dotted = {
+        f"{block}.{option}" for block, model in (("model", Model), ("train", Train)) for option in model.model_fields
+    }
+    for name, grid in parameters.grids.items():
+        # a grid of another name is that of an experiment, so that a mistyped loss does not pass for one
+        if name not in METHODS and name not in tuned_by:
+            yield f"grids: {_unknown(name, METHODS)}"
+            continue
+        own = set(METHODS[name].options.model_fields) if name in METHODS else set()
+        for option, values in grid.items():
+            block, _, field = option.rpartition(".")
+            if option not in dotted | own:
+                yield f"grids.{name}: {_unknown(option, dotted | own)}"
+                continue
+            model = blocks[block] if block else options.get(name)
+            for value in values if model is not None else ():
+                yield from _value_errors(model, field, value, f"grids.{name}{'.' if block else ''}{block}")
+
+
+def _value_errors(block: BaseModel | None, field: str, value: Any, prefix: str) -> Iterable[str]:
+    """What is wrong with one value of a block by itself."""
+    assert block is not None  # asked for blocks only
     try:
-        model.model_validate(value)
+        type(block).model_validate({**block.model_dump(), field: value})
     except ValidationError as error:
-        return [_message(problem, prefix) for problem in error.errors()]
-    return []
+        # without a location it is about several values
+        yield from (message_of(problem, prefix) for problem in error.errors() if problem["loc"])
 
 
-def _message(problem: Any, prefix: str) -> str:
-    # a discriminated union (that of the losses) adds its tag to the location, which no user has written
-    where = [str(part) for part in problem["loc"] if not (prefix and part in LOSSES)]
-    name = ".".join(filter(None, [prefix, *where]))
-    if problem["type"] == "extra_forbidden":
-        return f"unknown parameter {name}"
-    text = problem["msg"].removeprefix("Value error, ")
-    return f"{name}: {text} (got {problem['input']!r})"
+def _experiment_errors(parameters: Parameters) -> Iterable[str]:
+    """What there is not of the arms and grids that the experiments name."""
+    if parameters.experiment not in parameters.experiments:
+        yield "experiment: " + _unknown(parameters.experiment, parameters.experiments)
+    for name, experiment in parameters.experiments.items():
+        if isinstance(experiment.tune, str) and experiment.tune not in parameters.grids:
+            yield f"experiments.{name}.tune: " + _unknown(experiment.tune, ["true", "false", *parameters.grids])
+        if experiment.arms != "all":
+            yield from _arm_errors(parameters, name, experiment)
+        elif name == parameters.experiment and not parameters.loss_groups:
+            yield f"loss_groups: experiment {name} has every loss, and some need groups"
+
+
+def _arm_errors(parameters: Parameters, name: str, experiment: Experiment) -> Iterable[str]:
+    allowed = f"allowed: {', '.join(parameters.group_names)}"
+    where = f"experiments.{name}.arms"
+    for arm in sorted({arm for arm in experiment.arms if experiment.arms.count(arm) > 1}):
+        yield f"{where}: {arm} is named twice"
+    for arm in experiment.arms:
+        loss, groups = parts_of_arm(arm)
+        if loss not in METHODS:
+            yield f"{where}: {_unknown(loss, METHODS)}"
+        elif METHODS[loss].needs_groups and groups is None:
+            yield f"{where}: {arm} needs groups, as in {arm}-pop33; {allowed}"
+        elif not METHODS[loss].needs_groups and groups is not None:
+            yield f"{where}: {arm}: {loss} uses no groups; write {loss}"
+        # the groups of an experiment that is not run may be attributes of another dataset
+        elif name == parameters.experiment and groups and groups not in parameters.group_names:
+            yield f"{where}: {arm}: unknown groups {groups!r}; {allowed}"
+
+
+def _validated(model: type[M], value: Any, prefix: str, problems: list[str]) -> M | None:
+    """The block, or None and its problems."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problems += messages(error, prefix)
+        return None
 
 
 def _unknown(name: str, allowed: Iterable[str]) -> str:
@@ -259,5 +262,6 @@ def _unknown(name: str, allowed: Iterable[str]) -> str:
 
 def _raise(problems: list[str]) -> None:
     if problems:
-        message = "these parameters cannot be run:\n" + "\n".join(f"  - {problem}" for problem in problems)
-        raise ParameterError(message + "\nNames and values: conf/base/parameters*.yml")
+        listed = "\n".join(f"  - {problem}" for problem in dict.fromkeys(problems))
+        message = f"these parameters cannot be run:\n{listed}\nNames and values: conf/base/parameters*.yml"
+        raise ParameterError(message)

@@ -6,9 +6,11 @@ conf/base/parameters_methods.yml. See docs/adding_a_method.md.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import quote
 
 from pydantic import Field, SerializeAsAny, field_validator
 
@@ -25,7 +27,9 @@ class InversePropensity(Options):
 
 class GroupDro(Options):
     eta: float = Field(gt=0, description="step of the exponentiated gradient")
-    absent_groups: Literal["keep", "decay"] = Field(description="weight of a group without a user in the batch")
+    absent_groups: Literal["climb", "keep", "decay"] = Field(
+        description="weight of a group without a user in the batch"
+    )
     adjustment: float = Field(ge=0, description="C / sqrt(users of the group) is added to a group's loss, in nats")
     balanced_batches: bool = Field(strict=True, description="every group has an equal share of every batch")
 
@@ -167,3 +171,21 @@ def parts_of_arm(name: str) -> tuple[str, str | None]:
     """Loss and groups of an arm's name; the groups are None where it names none."""
     loss, _, groups = name.partition("-")
     return loss, groups or None
+
+
+_LONGEST_NAME = 200  # file systems take 255 bytes
+
+
+def arm_folder(name: str, seed: int) -> str:
+    """`<arm>/seed-<n>`, the name of the arm made fit for one folder: `gdro-a/b` is `gdro-a%2Fb`."""
+    return f"{folder_name(name)}/seed-{seed}"
+
+
+def folder_name(name: str) -> str:
+    """A name for one folder; different names stay different."""
+    quoted = quote(name, safe=" +,=@")
+    if not quoted.strip("."):
+        return quoted.replace(".", "%2E")
+    if len(quoted) > _LONGEST_NAME:
+        return f"{quoted[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return quoted

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
+
+from fairrec_pipeline.metrics.by_group import GROUP, N_USERS, SPLIT
+
+MOST_GROUPS = 12
+"""Groups of one split that a report shows; the nine intersections of pop33 and seq33 are fewer."""
 
 
 @dataclass(frozen=True)
@@ -15,8 +20,8 @@ class Evidence:
         comparison: from `comparison.compare_arms`.
         trainings: from `trainings.trainings`.
         curves: from `trainings.training_curves`.
-        shares: from `trained_on.weight_shares`.
-        rules: from `trained_on.found_users`.
+        shares: from `user_weights.weight_shares`.
+        rules: from `user_weights.weight_rules`.
     """
 
     comparison: pd.DataFrame
@@ -24,3 +29,20 @@ class Evidence:
     curves: pd.DataFrame
     shares: pd.DataFrame
     rules: pd.DataFrame
+
+    def shortened(self) -> Evidence:
+        """The same with no more than `MOST_GROUPS` groups a split, the largest ones; the split's name then says so."""
+        return replace(self, comparison=_largest_groups(self.comparison), shares=_largest_groups(self.shares))
+
+
+def _largest_groups(table: pd.DataFrame) -> pd.DataFrame:
+    groups = table.drop_duplicates([SPLIT, GROUP])[[SPLIT, GROUP, N_USERS]]
+    numbers = groups[SPLIT].value_counts()
+    long = numbers[numbers > MOST_GROUPS]
+    if long.empty:
+        return table
+    largest = groups.sort_values(N_USERS, ascending=False, kind="stable").groupby(SPLIT).head(MOST_GROUPS)
+    kept = pd.MultiIndex.from_frame(table[[SPLIT, GROUP]]).isin(pd.MultiIndex.from_frame(largest[[SPLIT, GROUP]]))
+    names = {split: f"{split} ({MOST_GROUPS} largest of {number} groups)" for split, number in long.items()}
+    shown = table[kept]
+    return shown.assign(**{SPLIT: shown[SPLIT].replace(names)})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
 from fairrec_pipeline.comparison.comparison import LEAST_SEEDS, REFERENCE
+from fairrec_pipeline.comparison.trainings import GRID, budgets
+from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
 from fairrec_pipeline.metrics.by_group import (
     GROUP,
     HEADLINE_METRIC,
@@ -16,12 +17,10 @@ from fairrec_pipeline.metrics.by_group import (
     OVERALL,
     REPEAT,
     SPLIT,
-    STANDARD_SPLITS,
     TARGET,
     VALUE,
 )
-from fairrec_pipeline.report.tables import arms, extreme_groups, number, p_text, records
-from fairrec_pipeline.comparison.trainings import GRID, budgets
+from fairrec_pipeline.report.tables import arms, extremes_of_arms, number, p_text, records
 
 _TELLING = 0.55
 """Balanced accuracy below which a tree's rules are not put into words; 0.5 is chance."""
@@ -32,7 +31,7 @@ def findings(comparison: pd.DataFrame, *, significance: float) -> list[str]:
 
     Args:
         comparison: from `comparison.compare_arms`.
-        significance: level of the uncorrected test; `comparison.significant` has its own.
+        significance: level of the uncorrected test; the column `significant` is corrected.
     """
     rows = comparison[comparison[METRIC] == HEADLINE_METRIC]
     trained = rows[rows["n_seeds"] > 0]
@@ -72,25 +71,24 @@ def budget_in_words(trainings: pd.DataFrame) -> list[str]:
         )
     grid = trainings[(trainings["kind"] == GRID) & trainings["option_value"].notna()]
     edges = []
-    for (arm, option), own in grid.groupby(["arm", "option"], sort=False):
-        ends = (own["option_value"].min(), own["option_value"].max())
-        edges += [
-            f"{arm} {option}={value:g}" for value in own.loc[own["selected"], "option_value"].unique() if value in ends
-        ]
+    for (arm, option), points in grid.groupby(["arm", "option"], sort=False):
+        ends = (points["option_value"].min(), points["option_value"].max())
+        chosen = points.loc[points["selected"], "option_value"].unique()
+        edges += [f"{arm} {option}={value:g}" for value in chosen if value in ends]
     if edges:
         sentences.append(f"Chosen at the edge of the grid, so that a better value may lie beyond: {', '.join(edges)}.")
     return sentences
 
 
-def found_in_words(rules: pd.DataFrame) -> list[str]:
+def rules_in_words(rules: pd.DataFrame) -> list[str]:
     """Whom each arm trained on most and least, by the tree's rules.
 
     Args:
-        rules: from `trained_on.found_users`.
+        rules: from `user_weights.weight_rules`.
     """
     sentences = []
-    for arm, own in rules.groupby("arm", sort=False):
-        most, least = own.iloc[0], own.iloc[-1]
+    for arm, leaves in rules.groupby("arm", sort=False):
+        most, least = leaves.iloc[0], leaves.iloc[-1]
         if most["accuracy"] < _TELLING:
             sentences.append(
                 f"No short rule tells whom {arm} weighs above erm (balanced accuracy {most['accuracy']:.2f})."
@@ -172,28 +170,26 @@ def _against_erm(trained: pd.DataFrame, significance: float) -> Iterable[str]:
 
 
 def _worst_group_and_gaps(comparison: pd.DataFrame) -> Iterable[str]:
-    extremes = extreme_groups(comparison)
-    if extremes.empty:
+    extremes = extremes_of_arms(comparison)
+    others = [arm for arm, is_trained in arms(comparison) if is_trained and arm != REFERENCE]
+    if not extremes or not others:
         return
-    trained = extremes.loc[[arm for arm, is_trained in arms(comparison) if is_trained]]
-    erm: dict[str, Any] = trained.loc[REFERENCE].to_dict()  # type: ignore[assignment]
-    others = trained.drop(index=REFERENCE)
-    if others.empty:
-        return
-    raised, lowered = others[others["worst"] > erm["worst"]], others[others["worst"] < erm["worst"]]
+    erm = extremes[REFERENCE]
+    worst = {arm: extremes[arm].worst - erm.worst for arm in others}
     yield (
-        f"Worst group of pop33 and seq33: erm {erm['worst group']} {number(erm['worst'])}; "
-        f"raised by {_listed(raised, 'worst')}; lowered by {_listed(lowered, 'worst')}."
+        f"Worst group of pop33 and seq33: erm {erm.worst_group} {number(erm.worst)}; raised by "
+        f"{_listed({arm: extremes[arm].worst for arm in others if worst[arm] > 0})}; lowered by "
+        f"{_listed({arm: extremes[arm].worst for arm in others if worst[arm] < 0})}."
     )
-    for column in (name for name in extremes.columns if name.startswith("gap ")):
-        split = column.removeprefix("gap ")
-        narrowed, widened = others[others[column] < erm[column]], others[others[column] > erm[column]]
-        best = comparison[(comparison[SPLIT] == split) & (comparison[METRIC] == HEADLINE_METRIC)]
-        tops = best.groupby("arm")[VALUE].max()
-        levelled = [str(arm) for arm in narrowed.index if tops[arm] < tops[REFERENCE]]
+    for split, gap in erm.gaps.items():
+        gaps = {arm: extremes[arm].gaps[split] for arm in others}
+        narrowed = {arm: of_arm for arm, of_arm in gaps.items() if of_arm < gap}
+        cells = comparison[(comparison[SPLIT] == split) & (comparison[METRIC] == HEADLINE_METRIC)]
+        tops = cells.groupby("arm")[VALUE].max()
+        levelled = [arm for arm in narrowed if tops[arm] < tops[REFERENCE]]
         yield (
-            f"Gap between the groups of {split}: erm {number(erm[column])}; narrowed by {_listed(narrowed, column)}; "
-            f"widened by {_listed(widened, column)}."
+            f"Gap between the groups of {split}: erm {number(gap)}; narrowed by {_listed(narrowed)}; "
+            f"widened by {_listed({arm: of_arm for arm, of_arm in gaps.items() if of_arm > gap})}."
             + (f" With {', '.join(levelled)} the best-served group lost as well." if levelled else "")
         )
 
@@ -240,5 +236,5 @@ def _named(rows: pd.DataFrame) -> str:
     return ", ".join(f"{row.arm} ({number(row.value)})" for row in records(rows))
 
 
-def _listed(extremes: pd.DataFrame, column: str) -> str:
-    return ", ".join(f"{arm} ({number(value)})" for arm, value in extremes[column].items()) or "none"
+def _listed(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{arm} ({number(value)})" for arm, value in values.items()) or "none"

@@ -11,33 +11,31 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from plotly.offline import get_plotlyjs
 
-from fairrec_pipeline.comparison.comparison import TrainedArm
-from fairrec_pipeline.report.evidence import Evidence
-from fairrec_pipeline.report.findings import budget_in_words, findings, found_in_words
-from fairrec_pipeline.metrics.by_group import BY_TARGET, METRICS, OVERALL, SPLIT
 from fairrec_pipeline.comparison.paper.stars import stars_in_words
+from fairrec_pipeline.metrics.by_group import BY_TARGET, SPLIT
+from fairrec_pipeline.parameters.blocks import Evaluate
+from fairrec_pipeline.report.evidence import Evidence
+from fairrec_pipeline.report.findings import budget_in_words, findings, rules_in_words
+from fairrec_pipeline.report.paper_tables import paper_tables, stars_table
 from fairrec_pipeline.report.tables import (
     EVERY_ARM_SPLITS,
-    Cell,
-    Row,
     Table,
-    budget_table,
     difference_table,
     group_table,
     headline_table,
-    paper_tables,
+    metrics_table,
+)
+from fairrec_pipeline.report.training_tables import (
+    budget_table,
+    parameters_table,
     rules_table,
+    same_parameters,
     shares_table,
-    stars_table,
+    unequal_in_words,
+    unfinished_in_words,
 )
 
 _CORRECTION_NAMES = {"holm": "Holm", "fdr_bh": "Benjamini-Hochberg"}
-_METRIC_NAMES = {
-    "ndcg_at_10": "NDCG@10",
-    "ndcg_at_20": "NDCG@20",
-    "recall_at_10": "Recall@10",
-    "recall_at_20": "Recall@20",
-}
 
 
 @dataclass(frozen=True)
@@ -68,41 +66,14 @@ class Subject:
     Attributes:
         dataset: its name.
         statistics: the `dataset_statistics` of the data pipeline.
-        fingerprint: of the data.
-        runs: from `run_cards`.
-        confidence: of the intervals.
-        significance: level of the tests.
-        correction: `holm` or `fdr_bh`.
-        filter_seen: items of the history were left out of the ranking.
+        runs: from `training_tables.run_cards`.
+        evaluate: confidence, level of the tests, correction, and whether seen items were left out of the ranking.
     """
 
     dataset: str
     statistics: Mapping[str, Any]
-    fingerprint: str
     runs: Sequence[Mapping[str, Any]]
-    confidence: float
-    significance: float
-    correction: str
-    filter_seen: bool
-
-
-def run_cards(runs: Iterable[TrainedArm]) -> list[dict[str, Any]]:
-    """What stands behind each row of a comparison, ready for JSON.
-
-    Args:
-        runs: compared runs; untrained arms are left out.
-
-    Returns:
-        Per run: arm, seed, seconds, device, finished, epochs, best_epoch (null where the card lacks them), and
-        parameters by dotted name.
-    """
-    return [
-        {"arm": run.arm, "seed": run.seed}
-        | {name: run.card.get(name) for name in ("seconds", "device", "finished", "epochs", "best_epoch")}
-        | {"parameters": run.parameters}
-        for run in runs
-        if run.seed is not None
-    ]
+    evaluate: Evaluate
 
 
 def markdown_report(evidence: Evidence, subject: Subject) -> str:
@@ -139,7 +110,7 @@ def comparison_table(comparison: pd.DataFrame, significance: float = 0.05) -> st
         significance: level of the star.
     """
     table = headline_table(comparison, significance=significance)
-    # The gaps and marks of rank stay in the report: a terminal is narrow.
+    # The gaps stay in the report: a terminal is narrow.
     width = sum(columns for split, columns in table.splits if split != "gap")
     labels = [label for split, columns in table.splits for label in [split, *[""] * (columns - 1)]][:width]
     lines = [["", *labels], ["NDCG@20", *table.header[:width]]]
@@ -157,11 +128,17 @@ def comparison_table(comparison: pd.DataFrame, significance: float = 0.05) -> st
 
 
 def _context(evidence: Evidence, subject: Subject) -> dict[str, Any]:
-    comparison, level = evidence.comparison, subject.significance
-    budget = [*budget_in_words(evidence.trainings), *_unequal(subject.runs), *_unfinished(subject.runs)]
+    evidence = evidence.shortened()
+    comparison, level = evidence.comparison, subject.evaluate.significance
     stars = stars_in_words(comparison, subject.dataset, significance=level)
-    # what became of each arm's stars stands in its own section
-    words = [*findings(comparison, significance=level), *found_in_words(evidence.rules), *budget, *stars[:2]]
+    words = [
+        *findings(comparison, significance=level),
+        *rules_in_words(evidence.rules),
+        *budget_in_words(evidence.trainings),
+        *unequal_in_words(subject.runs),
+        *unfinished_in_words(subject.runs),
+        *stars[:2],  # what became of each arm's stars has a section
+    ]
     sections = [
         *_group_sections(comparison, subject),
         Section(
@@ -170,16 +147,16 @@ def _context(evidence: Evidence, subject: Subject) -> dict[str, Any]:
             note="Every seed, every point of a grid whose test was kept, and the untrained arms.",
         ),
         _difference_section(comparison, subject),
-        Section("Other metrics, overall", tables={"": _metrics_table(comparison, level)}),
+        Section("Other metrics, overall", tables={"": metrics_table(comparison, significance=level)}),
         *_published_sections(comparison, subject, stars),
         *_training_sections(evidence, subject),
     ]
-    return {"subject": subject, "words": words, "sections": sections, "same_parameters": _same_parameters(subject.runs)}
+    return {"subject": subject, "words": words, "sections": sections, "same_parameters": same_parameters(subject.runs)}
 
 
 def _group_sections(comparison: pd.DataFrame, subject: Subject) -> Iterable[Section]:
-    level = subject.significance
-    legend = _LEGEND.format(level=level, correction=_CORRECTION_NAMES[subject.correction])
+    level = subject.evaluate.significance
+    legend = _LEGEND.format(level=level, correction=_CORRECTION_NAMES[subject.evaluate.correction])
     yield Section(
         "NDCG@20 by group",
         tables={"": headline_table(comparison, significance=level)},
@@ -204,13 +181,13 @@ def _group_sections(comparison: pd.DataFrame, subject: Subject) -> Iterable[Sect
 
 
 def _difference_section(comparison: pd.DataFrame, subject: Subject) -> Section:
-    differences = difference_table(comparison, significance=subject.significance)
+    differences = difference_table(comparison, significance=subject.evaluate.significance)
     if not differences.rows:
         return Section("Difference from erm, overall", words=["There is no erm arm."])
     return Section(
         "Difference from erm, overall",
         tables={"": differences},
-        note=_DIFFERENCE_NOTE.format(confidence=100 * subject.confidence),
+        note=_DIFFERENCE_NOTE.format(confidence=100 * subject.evaluate.confidence),
     )
 
 
@@ -219,7 +196,7 @@ def _published_sections(comparison: pd.DataFrame, subject: Subject, stars: Seque
     if tables:
         yield Section("Ours beside the published numbers", tables=tables, note=_PUBLISHED_NOTE, folded=True)
     if stars:
-        every = stars_table(comparison, significance=subject.significance)
+        every = stars_table(comparison, significance=subject.evaluate.significance)
         yield Section(
             "Which published stars survive", words=stars, tables={"": every} if every.rows else {}, folded=True
         )
@@ -243,7 +220,7 @@ def _training_sections(evidence: Evidence, subject: Subject) -> Iterable[Section
             note=_SHARES_NOTE,
             figures=("lifts", "lifts_over_training"),
         )
-    parameters = _parameters_table(subject.runs)
+    parameters = parameters_table(subject.runs)
     if parameters.rows:
         yield Section("Parameters", tables={"": parameters})
 
@@ -262,73 +239,6 @@ paper's, unless env paper was used."""
 _SHARES_NOTE = """Lift: share of the weight over share of the draws; 1 as in erm. Above erm: the user's mean weight is
 above the arm's mean, which is erm's, 1, wherever the weights of a batch sum to one. Accuracy of a tree: balanced, on
 the same users; 0.5 says that its rules tell nothing."""
-
-
-def _metrics_table(comparison: pd.DataFrame, significance: float) -> Table:
-    """Every metric, overall."""
-    tables = [group_table(comparison, [OVERALL], significance=significance, metric=metric) for metric in METRICS]
-    rows = zip(*(table.rows for table in tables), strict=True)
-    return Table(
-        splits=(),
-        header=tuple(_METRIC_NAMES[metric] for metric in METRICS),
-        rows=tuple(Row(same[0].arm, same[0].trained, tuple(row.cells[0] for row in same)) for same in rows),
-    )
-
-
-def _unequal(runs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    """A warning for every parameter of backbone and budget that is not the same in all trained arms."""
-    values: dict[str, dict[str, set[str]]] = {}
-    for run in runs:
-        for name, value in run["parameters"].items():
-            if name.startswith(("model.", "train.")) and name != "train.warm_start_steps":  # has words of its own
-                values.setdefault(name, {}).setdefault(str(value), set()).add(run["arm"])
-    for name, arms_of in values.items():
-        if len(arms_of) > 1:
-            listed = "; ".join(f"{value}: {', '.join(sorted(named))}" for value, named in arms_of.items())
-            yield f"The arms were not trained alike, so a difference need not be the method's: {name} is {listed}."
-
-
-def _unfinished(runs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    """Arms whose budget ended too early for a comparison of methods rather than of speeds."""
-    rising = [run["arm"] for run in runs if run["epochs"] and run["best_epoch"] == run["epochs"]]
-    if rising:
-        yield (
-            f"Still improving on validation when the budget ended: {', '.join(dict.fromkeys(rising))}. Such a table "
-            "compares speeds of convergence; give train.epochs room until every arm stops by itself."
-        )
-
-
-def _parameters_table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per arm: its seeds and the parameters that are not the same for every arm."""
-    same = _same_parameters(runs)
-    # The name of the arm says these two.
-    differing = sorted({name for run in runs for name in run["parameters"]} - same.keys() - {"loss", "loss_groups"})
-    by_arm: dict[str, list[Mapping[str, Any]]] = {}
-    for run in runs:
-        by_arm.setdefault(run["arm"], []).append(run)
-    rows = []
-    for arm, seeds in by_arm.items():
-        texts = [
-            ", ".join(str(run["seed"]) for run in seeds),
-            max(str(run["finished"] or "-") for run in seeds)[:19],
-            ", ".join(f"{run['epochs'] or '-'} ({run['best_epoch'] or '-'})" for run in seeds),
-            *(str(seeds[0]["parameters"].get(name, "-")) for name in differing),
-        ]
-        rows.append(Row(arm, True, tuple(Cell(text) for text in texts)))
-    return Table((), ("seeds", "last finished", "epochs (best)", *differing), tuple(rows))
-
-
-def _same_parameters(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Parameters that every run has, with one value."""
-    if not runs:
-        return {}
-    first = runs[0]["parameters"]
-    absent = object()
-    return {
-        name: value
-        for name, value in sorted(first.items())
-        if all(run["parameters"].get(name, absent) == value for run in runs)
-    }
 
 
 def _environment() -> Environment:

@@ -16,7 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.copying import Encounters, OwnItems, encounters, own_items, own_items_of_fixed_number
+from fairrec_pipeline.models.copying import (
+    CopiedItems,
+    Encounters,
+    copied_items,
+    copied_items_of_fixed_number,
+    encounters,
+)
 from fairrec_pipeline.models.packing import Buckets, Layout, Ragged, buckets_of, to_device
 
 _LEAST_GRAIN = 64
@@ -29,12 +35,12 @@ class Batch:
     """Packed sequences of B users; n positions in all.
 
     Attributes:
-        users: (B,) places in `sequences.users`.
+        users: (B,) indices into `sequences.users`.
         tokens, positions, layout: what `SASRec.forward` takes.
         targets: (n,) item to predict after each token; None at evaluation.
         rows: (n,) which of the B users a position belongs to.
         lengths: (B,) number of positions of each user.
-        own: what can be copied at each position, for a model with a copy mechanism.
+        copied: what can be copied at each position, for a model with a copy mechanism.
         real: (n,) bool, false where a position only fills up a batch of a fixed size; None if there is no such.
     """
 
@@ -45,7 +51,7 @@ class Batch:
     targets: Tensor | None
     rows: Tensor
     lengths: Tensor
-    own: OwnItems | None = None
+    copied: CopiedItems | None = None
     real: Tensor | None = None
 
     @property
@@ -54,7 +60,7 @@ class Batch:
         return torch.cumsum(self.lengths, 0) - 1
 
     def part(self, users: Tensor) -> Part:
-        """What the model needs of some of the users, by ascending place in the batch; on the CPU, from buckets."""
+        """What the model needs of some of the users, by ascending index in the batch; on the CPU, from buckets."""
         assert isinstance(self.layout, Buckets)  # of `Batches.batch`
         kept = torch.zeros(len(self.users), dtype=torch.bool).index_fill_(0, users, value=True)
         rows = kept[self.rows].nonzero()[:, 0]
@@ -115,30 +121,30 @@ class Batches:
         within = torch.arange(n) - (torch.cumsum(lengths, 0) - lengths)[rows]  # 0 .. length - 1
         skipped = tokens_of - lengths
         token_number = within + skipped[rows]  # 0 is the start token, j the j-th item
-        place = self.offsets[users][rows] + token_number  # of the item after this token
+        event = self.offsets[users][rows] + token_number  # of the item after this token
         is_start = token_number == 0
 
-        newest, reach = place - 1, token_number.clamp(max=self.copy_window)
-        place, is_start, rows_here = self._to(place), self._to(is_start), self._to(rows)
-        tokens = self.items[(place - 1).clamp(min=0)].masked_fill(is_start, self.start_token)
+        newest, reach = event - 1, token_number.clamp(max=self.copy_window)
+        event, is_start, rows_here = self._to(event), self._to(is_start), self._to(rows)
+        tokens = self.items[(event - 1).clamp(min=0)].masked_fill(is_start, self.start_token)
         return Batch(
             users=self._to(users),
             tokens=tokens,
             positions=self._to(lengths[rows] - 1 - within),
             layout=buckets_of(lengths, self.device),
-            targets=self.items[place] if self.for_training else None,
+            targets=self.items[event] if self.for_training else None,
             rows=rows_here,
             lengths=self._to(lengths),
-            own=self._own(newest, reach) if self.copy_window and self.for_training else None,
+            copied=self._copied(newest, reach) if self.copy_window and self.for_training else None,
         )
 
-    def own_of(self, users: Tensor) -> OwnItems:
+    def copied_of(self, users: Tensor) -> CopiedItems:
         """What can be copied after the whole history of these users (CPU int64)."""
         history = self.lengths[users]
-        return self._own(self.offsets[users] + history - 1, history.clamp(max=self.copy_window))
+        return self._copied(self.offsets[users] + history - 1, history.clamp(max=self.copy_window))
 
-    def _own(self, newest: Tensor, reach: Tensor) -> OwnItems:
-        return own_items(self._to(newest), reach, self.items, self.met)
+    def _copied(self, newest: Tensor, reach: Tensor) -> CopiedItems:
+        return copied_items(self._to(newest), reach, self.items, self.met)
 
     def _to(self, x: Tensor) -> Tensor:
         return to_device(x, self.device)
@@ -197,38 +203,38 @@ class FixedSizeBatches:
         history = self._history[users]
         lengths = history.clamp(max=max_length)
         ends = torch.cumsum(lengths, 0)
-        places = torch.arange(size, device=users.device)
-        rows = torch.searchsorted(ends, places, right=True)
+        cells = torch.arange(size, device=users.device)
+        rows = torch.searchsorted(ends, cells, right=True)
         real = rows < len(users)
         rows = rows.clamp(max=len(users) - 1)
-        to_end = ends[rows] - 1 - places
+        to_end = ends[rows] - 1 - cells
         token_number = history[rows] - 1 - to_end  # 0 is the start token, j the j-th item
-        place = (self._offsets[users][rows] + token_number) * real  # of the item after this token
+        event = (self._offsets[users][rows] + token_number) * real  # of the item after this token
         is_start = ~real | (token_number == 0)
-        own = None
+        copied = None
         if self._batches.copy_window:
             window = self._batches.copy_window
             reach = (token_number * real).clamp(max=window)
-            own = own_items_of_fixed_number(place - 1, reach, items, self._batches.met, window)
+            copied = copied_items_of_fixed_number(event - 1, reach, items, self._batches.met, window)
         parts = torch.arange(1, self.fillers + 1, device=users.device)
         fillers = ends[-1] + parts * (size - ends[-1]) // self.fillers
         offsets = functional.pad(torch.cat((ends, fillers)), (1, 0))
         longest_filler = -(-(self.grain + self.fillers - 1) // self.fillers)
         return Batch(
             users=users,
-            tokens=items[(place - 1).clamp(min=0)].masked_fill(is_start, start_token),
+            tokens=items[(event - 1).clamp(min=0)].masked_fill(is_start, start_token),
             positions=to_end.clamp(min=0),
             layout=Ragged(offsets.to(torch.int32), max(max_length, longest_filler)),
-            targets=items[place],
+            targets=items[event],
             rows=rows,
             lengths=lengths,
-            own=own,
+            copied=copied,
             real=real,
         )
 
 
 class UserStream:
-    """An endless shuffled stream of users: pass after pass over all of them, each pass in an order of its own.
+    """An endless shuffled stream of users: pass after pass over all of them, each pass in another order.
 
     Batch t is a function of (seed, t) alone, so a resumed training needs no generator state.
 
@@ -236,7 +242,7 @@ class UserStream:
         n_users: users 0 .. n_users - 1.
         batch_size: users a batch; a batch may span two passes.
         seed: of the shuffling.
-        balance: (n_users,) group of each user: every group has such a stream of its own, and they take turns. Each then
+        balance: (n_users,) group of each user: every group has such a stream, and they take turns. Each then
             has an equal share of every batch, to one user; a user of a small group comes more often.
     """
 
@@ -253,12 +259,12 @@ class UserStream:
         needed: dict[tuple[int, int], np.ndarray] = {}
         for group, members in enumerate(self._members):
             turns = np.flatnonzero(stream % len(self._members) == group)
-            passes, places = np.divmod(stream[turns] // len(self._members), len(members))
+            passes, at = np.divmod(stream[turns] // len(self._members), len(members))
             for number in np.unique(passes).tolist():
                 key = (group, number)
                 needed[key] = self._passes[key] if key in self._passes else self._shuffled(*key)
                 here = passes == number
-                users[turns[here]] = needed[key][places[here]]
+                users[turns[here]] = needed[key][at[here]]
         self._passes = needed
         return torch.from_numpy(users)
 

@@ -1,4 +1,4 @@
-"""The calibration of the copy mechanism: how much own items get on top, chosen on validation."""
+"""The calibration of the copy mechanism: how much the items of the history get on top, chosen on validation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.metrics.ranking import SCORES_AT_ONCE, ndcg
 from fairrec_pipeline.interactions.histories import UNKNOWN, Histories
+from fairrec_pipeline.metrics.ranking import SCORES_AT_ONCE, ndcg
 from fairrec_pipeline.models.copying import CopyMechanism
 from fairrec_pipeline.training.scoring import ModelScorer
 
@@ -38,14 +38,14 @@ def calibrate(copy: CopyMechanism, scorer: ModelScorer, validation: Histories) -
 
 
 class _DecisiveScores(NamedTuple):
-    """What of the scores decides the NDCG@20 of n users, whatever the m own items of all of them get on top.
+    """What of the scores decides the NDCG@20 of n users, whatever the m items of their histories get on top.
 
     Attributes:
         target: (n,) score of the target.
-        best_new: (n, at most 21) the best scores of items that are not the user's own; with 21 a target that is not
+        best_new: (n, at most 21) the best scores of items outside of the history; with 21 a target that is not
             among the first 20 of them has a rank beyond 20.
-        user: (m,) to whom an own item belongs.
-        own: (m,) its score.
+        user: (m,) whose history an item is of.
+        repeated: (m,) its score.
         feature: (m,) its `log(n / (1 + r))`.
         wanted: (m,) whether it is the target.
     """
@@ -53,7 +53,7 @@ class _DecisiveScores(NamedTuple):
     target: Tensor
     best_new: Tensor
     user: Tensor
-    own: Tensor
+    repeated: Tensor
     feature: Tensor
     wanted: Tensor
 
@@ -64,21 +64,21 @@ def _decisive_scores(scorer: ModelScorer, validation: Histories) -> _DecisiveSco
     known = (all_targets != UNKNOWN).nonzero()[:, 0]  # the other users are misses whatever is added
     parts, before = [], 0
     for users in known.split(max(1, SCORES_AT_ONCE // validation.n_items)):
-        scores, own = scorer(users), scorer.own_items(users)
+        scores, copied = scorer(users), scorer.copied_items(users)
         targets = all_targets[users].to(scores.device)
-        target, own_scores = scores.gather(1, targets[:, None])[:, 0], scores[own.rows, own.items]
-        scores[own.rows, own.items] = float("-inf")
+        target, repeated = scores.gather(1, targets[:, None])[:, 0], scores[copied.rows, copied.items]
+        scores[copied.rows, copied.items] = float("-inf")
         best_new = scores.topk(min(CUTOFF + 1, scores.shape[1])).values
-        wanted = own.items == targets[own.rows]
-        user, feature = own.rows + before, own.log_frequency_over_recency
-        parts.append(_DecisiveScores(target, best_new, user, own_scores, feature, wanted))
+        wanted = copied.items == targets[copied.rows]
+        user, feature = copied.rows + before, copied.log_frequency_over_recency
+        parts.append(_DecisiveScores(target, best_new, user, repeated, feature, wanted))
         before += len(users)
     return _DecisiveScores(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def _total_ndcg(scores: _DecisiveScores, bias: float, exponent: float) -> float:
-    own, target = scores.own + bias + exponent * scores.feature, scores.target.clone()
-    target[scores.user[scores.wanted]] = own[scores.wanted]
+    repeated, target = scores.repeated + bias + exponent * scores.feature, scores.target.clone()
+    target[scores.user[scores.wanted]] = repeated[scores.wanted]
     rank = torch.count_nonzero(scores.best_new >= target[:, None], dim=1)  # exact up to 20, else more
-    rank.index_add_(0, scores.user, (own >= target[scores.user]).long())
+    rank.index_add_(0, scores.user, (repeated >= target[scores.user]).long())
     return float(ndcg(rank.cpu().numpy(), CUTOFF).sum())

@@ -1,36 +1,56 @@
-"""Checkpoints and weights as safetensors: one atomic file each, no pickle."""
+"""Checkpoints of trainings: safetensors with a checksum, each one file that is whole or absent."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fairrec_pipeline import storage
+from fairrec_pipeline.errors import FairrecError
+
 logger = logging.getLogger(__name__)
+
+
+class CheckpointError(FairrecError, ValueError):
+    """A checkpoint cannot be read: it is damaged, or of another program."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Tensors by name and a JSON-able description of them."""
+    """Tensors by name, and a JSON-able description of them."""
 
-    tensors: dict[str, Tensor]
-    description: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+    description: Mapping[str, Any]
 
-    def section(self, name: str) -> dict[str, Tensor]:
-        """The tensors whose name starts with `name/`, without that prefix."""
-        return {
+    def section(self, name: str, wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The tensors whose name starts with `name/`, without that prefix.
+
+        Args:
+            name: of the section.
+            wanted: the names that it has to have, and no others; None for any.
+
+        Raises:
+            ValueError: it has other names.
+        """
+        section = {
             key.removeprefix(f"{name}/"): value for key, value in self.tensors.items() if key.startswith(f"{name}/")
         }
+        if wanted is not None and section.keys() != set(wanted):
+            message = f"its section {name!r} has other names: {sorted(section.keys() ^ set(wanted))}"
+            raise ValueError(message)
+        return section
 
 
 def sections(**parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -38,67 +58,120 @@ def sections(**parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{name}/{key}": value for name, part in parts.items() for key, value in part.items()}
 
 
-def save_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Write atomically: whoever reads sees the old file or the new one, also after kill -9."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in snapshot.tensors.items()}
-    save_file(tensors, partial, metadata={"description": json.dumps(snapshot.description)})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of an optimiser as tensors by `<number of the parameter>/<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}/{name}": value for index, values in state.items() for name, value in values.items()}
 
 
-def load_snapshot(path: Path) -> Snapshot:
-    """Read what `save_snapshot` wrote.
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimiser the state that `optimizer_tensors` read.
 
     Raises:
-        ValueError: the file is not a snapshot.
+        ValueError: a trained parameter has none.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            description = json.loads(file.metadata()["description"])
-            return Snapshot({name: file.get_tensor(name) for name in file.keys()}, description)  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        message = f"{path} is not a checkpoint of this project or is damaged ({error}); delete it to start afresh"
-        raise ValueError(message) from error
+    trained = [x.requires_grad for group in optimizer.param_groups for x in group["params"]]
+    if {key.partition("/")[0] for key in tensors} != {str(index) for index, used in enumerate(trained) if used}:
+        message = "it lacks the state of the optimiser for some parameters"
+        raise ValueError(message)
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-@dataclass(frozen=True)
-class CheckpointStore:
-    """The one checkpoint of an arm.
+@dataclass
+class Checkpoint:
+    """The one checkpoint of a training, which is continued only if everything that decides the result is the same.
 
-    A checkpoint belongs to a training: it is continued only if everything that decides the result is the same. That of
-    a complete training holds its result, so that the same command does not train it again.
+    That of a complete training stays and holds its result, so that the same training is not done again.
+
+    Attributes:
+        path: of the file, local or with a protocol such as `s3://`.
+        identity: JSON-able, everything that decides the result (parameters, data, seed, code, kind of device).
     """
 
-    path: Path
+    path: str | Path
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
-    def load(self, training: Mapping[str, Any]) -> Snapshot | None:
-        """The checkpoint of this training; None if there is none or it is of another one.
+    def load(self) -> Snapshot | None:
+        """What was saved; None if nothing was, or something of another identity.
+
+        Raises:
+            CheckpointError: the file is damaged or no checkpoint; the message names it.
+        """
+        try:
+            with storage.as_local(self.path) as local, self.reading(), safe_open(local, framework="pt") as file:
+                metadata = file.metadata()
+                text = metadata["description"]
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it has no iterator
+        except FileNotFoundError:
+            return None
+        with self.reading():
+            if metadata["sha256"] != _sha256(tensors, text):
+                message = "its content does not have the checksum that was written with it"
+                raise CheckpointError(message)
+            saved = json.loads(text)
+            description, identity = saved["description"], saved["identity"]
+        if identity != json.loads(json.dumps(self.identity)):
+            logger.info("Of another training, so it is not continued: %s", self.path)
+            return None
+        return Snapshot(tensors, description)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Replace what was saved before, whole or not at all, also after kill -9.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk; what was saved before is still there.
+        """
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in snapshot.tensors.items()}
+        text = json.dumps({"identity": self.identity, "description": snapshot.description})
+        metadata = {"description": text, "sha256": _sha256(tensors, text)}
+        try:
+            storage.write_whole(self.path, lambda local: save_file(tensors, local, metadata=metadata))
+        except (OSError, SafetensorError) as error:
+            message = (
+                f"the checkpoint {self.path} cannot be written ({error}). Make room there, or see to it that it may be "
+                "written; then the same command goes on from the last checkpoint that could be"
+            )
+            raise OSError(message) from error
+
+    def beside(self, name: str, identity: Mapping[str, Any]) -> Checkpoint:
+        """A checkpoint in the same folder, of a training that others share.
 
         Args:
-            training: JSON-able, everything that decides the result (parameters, data fingerprint, seed, device).
+            name: of the file, without its ending.
+            identity: of that training.
         """
-        if not self.path.exists():
-            return None
-        snapshot = load_snapshot(self.path)
-        same = snapshot.description.get("training") == json.loads(json.dumps(training))
-        logger.info("%s %s", "Continuing from" if same else "Of another training, so it is not continued:", self.path)
-        return snapshot if same else None
+        folder, _ = posixpath.split(str(self.path))
+        return Checkpoint(posixpath.join(folder, f"{name}.safetensors"), identity)
 
-    def save(self, snapshot: Snapshot, training: Mapping[str, Any]) -> None:
-        save_snapshot(self.path, Snapshot(snapshot.tensors, {**snapshot.description, "training": training}))
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Whatever goes wrong with what the file holds becomes one error that names the file.
 
-    def beside(self, name: str) -> CheckpointStore:
-        """A checkpoint in the same folder, of a training that others share."""
-        return CheckpointStore(self.path.with_name(f"{name}{self.path.suffix}"))
+        Raises:
+            CheckpointError: with the cause, and what to do.
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (SafetensorError, OSError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            cause = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
+            message = (
+                f"the checkpoint {self.path} is damaged, or is none of this version ({cause}). "
+                "Delete it, and the same command trains this arm from the start"
+            )
+            raise CheckpointError(message) from error
 
 
-@cache
-def code_fingerprint() -> str:
-    """SHA-256 over the code that decides what a training results in: a checkpoint of other code is not continued."""
-    package = Path(__file__).parents[1]
-    folders = ("interactions", "models", "objectives", "training")
-    files = sorted(file for folder in folders for file in (package / folder).glob("*.py"))
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 over a text and the names, types, shapes and bytes of tensors on the CPU."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

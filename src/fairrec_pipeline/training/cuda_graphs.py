@@ -3,7 +3,7 @@
 A step of the published backbone is some hundreds of operators, most of them small: a GPU would wait for Python to
 launch them. Where nothing in a step has to be asked of the device, its launches are recorded once for every size of
 batch and played back. Then everything a step reads lies on the device before the epoch begins, also users and learning
-rates: a step finds its own by a counter there.
+rates: a step reads its row by a counter there.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.models.attention import has_ragged_kernel
 from fairrec_pipeline.objectives.base import State
 from fairrec_pipeline.training.batches import Batches, FixedSizeBatches
 from fairrec_pipeline.training.step import TrainingStep
 
 
-class Taken(NamedTuple):
+class EpochOutcome(NamedTuple):
     """What S steps leave behind.
 
     Attributes:
-        users: (S, B) places of the users of each step.
+        users: (S, B) indices of the users of each step.
         losses: (S, B) their losses in nats.
         weights: (S, B) the objective's weights for them.
     """
@@ -35,11 +36,11 @@ class Taken(NamedTuple):
     weights: Tensor
 
 
-class Steps:
-    """Steps that Python launches, on batches that are cut on the CPU.
+class StepRunner:
+    """Runs steps that Python launches one by one, on batches that are cut on the CPU.
 
     Args:
-        step: takes one.
+        step: does one.
         batches: of the training histories.
         state: of the objective before the first step, on the device.
     """
@@ -47,33 +48,35 @@ class Steps:
     def __init__(self, step: TrainingStep, batches: Batches, state: State) -> None:
         self.step, self.batches, self.state = step, batches, state
 
-    def take(self, users: Tensor, learning_rates: Sequence[float], first: int) -> Taken:
-        """Take some steps.
+    def run(self, users: Tensor, learning_rates: Sequence[float], first: int) -> EpochOutcome:
+        """Run S steps.
 
         Args:
             users: (S, B) int64 on the CPU.
             learning_rates: S of them.
             first: number of the first step, from 0.
         """
-        taken = []
+        outcomes = []
         for number, (drawn, rate) in enumerate(zip(users, learning_rates, strict=True), first):
             batch = self.batches.batch(drawn)
             for group in self.step.optimizer.param_groups:
                 group["lr"] = rate
             losses, weights, self.state = self.step(batch, self.state, number)
-            taken.append((batch.users, losses, weights))
-        return Taken(*map(torch.stack, zip(*taken, strict=True)))
+            outcomes.append((batch.users, losses, weights))
+        return EpochOutcome(*map(torch.stack, zip(*outcomes, strict=True)))
 
 
-class RecordedSteps(Steps):
-    """Steps of which the device is asked nothing, recorded as CUDA graphs where there is CUDA.
+class GraphRunner(StepRunner):
+    """Runs steps of which the device is asked nothing, recorded as CUDA graphs where there is CUDA.
 
     A batch has one of a few sizes (`FixedSizeBatches`). The first step of a size is launched by Python, which also
     makes what is made at first use; the second is recorded, and it and every further one are played back. From here on
     parameters, optimiser and state may be read between calls, and written in place, but not be replaced.
 
     Args:
-        step, batches, state: as of `Steps`; `step.recordable`.
+        step: does one; it has to be `recordable`.
+        batches: of the training histories.
+        state: of the objective before the first step, on the device.
         shape: (S, B) of every call.
     """
 
@@ -88,31 +91,31 @@ class RecordedSteps(Steps):
         self._rate = torch.zeros((), device=device)
         for group in step.optimizer.param_groups:
             group["lr"], group["capturable"] = self._rate, True
-        self._met: set[tuple[int, bool]] = set()  # size, and whether the objective is not asked yet
+        self._known: set[tuple[int, bool]] = set()  # size, and whether the objective is not asked yet
         self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
-        self._written: list[Tensor] = []  # a graph goes on writing where it was recorded, so that has to stay
+        self._buffers: list[Tensor] = []  # a graph goes on writing where it was recorded, so that has to stay
         self._records = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._records else None
         self._pool = torch.cuda.graph_pool_handle() if self._records else None
 
-    def take(self, users: Tensor, learning_rates: Sequence[float], first: int) -> Taken:
+    def run(self, users: Tensor, learning_rates: Sequence[float], first: int) -> EpochOutcome:
         self._users.copy_(users)
         self._rates.copy_(torch.tensor(learning_rates))
         self._at.zero_()
-        with self._beside():
+        with self._on_recording_stream():
             for number, size in enumerate(self._batches.sizes(users), first):
-                self._take_one(size, number)
+                self._run_one(size, number)
         assert self._outcome is not None  # there was a step
-        return Taken(*(x.clone() for x in (self._users, *self._outcome)))
+        return EpochOutcome(*(x.clone() for x in (self._users, *self._outcome)))
 
-    def _take_one(self, size: int, number: int) -> None:
+    def _run_one(self, size: int, number: int) -> None:
         kind = (size, number < self.step.warm_start_steps)
-        if self._records and kind in self._met and kind not in self._graphs:
+        if self._records and kind in self._known and kind not in self._graphs:
             self._graphs[kind] = self._recorded(size, number)
         if kind in self._graphs:
             self._graphs[kind].replay()
         else:
-            self._met.add(kind)
+            self._known.add(kind)
             self._launch(size, number)
 
     def _recorded(self, size: int, number: int) -> torch.cuda.CUDAGraph:
@@ -124,27 +127,27 @@ class RecordedSteps(Steps):
                 self._launch(size, number)
         except Exception as error:  # the end of a failed recording hides what went wrong in it
             message = f"a step cannot be recorded: {error.__context__ or error}. train.cuda_graphs=false does without"
-            raise RuntimeError(message) from error
-        self._written.append(self.step.head.buffer)
+            raise OptionError(message) from error
+        self._buffers.append(self.step.head.buffer)
         return graph
 
     def _launch(self, size: int, number: int) -> None:
         """One step on the users at the counter; all that stays of it is written into tensors of this object."""
         users = self._users.index_select(0, self._at)[0]
         self._rate.copy_(self._rates.index_select(0, self._at)[0])
-        stepped = self.step(self._batches.batch(users, size), self.state, number)
-        for name, value in stepped.state.items():
+        outcome = self.step(self._batches.batch(users, size), self.state, number)
+        for name, value in outcome.state.items():
             if value is not self.state[name]:  # else it was written in place
                 self.state[name].copy_(value)
         if self._outcome is None:  # in the first step, which is not recorded
             shape = self._users.shape
-            self._outcome = stepped.losses.new_zeros(shape), stepped.weights.new_zeros(shape)
-        for kept, new in zip(self._outcome, (stepped.losses, stepped.weights), strict=True):
+            self._outcome = outcome.losses.new_zeros(shape), outcome.weights.new_zeros(shape)
+        for kept, new in zip(self._outcome, (outcome.losses, outcome.weights), strict=True):
             kept.index_copy_(0, self._at, new[None])
         self._at += 1
 
     @contextlib.contextmanager
-    def _beside(self) -> Iterator[None]:
+    def _on_recording_stream(self) -> Iterator[None]:
         """On the stream that records: what is made on another one cannot be recorded."""
         if self._stream is None:
             yield
@@ -155,17 +158,19 @@ class RecordedSteps(Steps):
         torch.cuda.current_stream().wait_stream(self._stream)
 
 
-def steps_for(
+def make_runner(
     step: TrainingStep, batches: Batches, state: State, shape: tuple[int, int], *, cuda_graphs: bool = True
-) -> Steps:
-    """Recorded steps where that is wanted and possible: on CUDA, if nothing in a step is asked of the device.
+) -> StepRunner:
+    """A `GraphRunner` where that is wanted and possible: on CUDA, if nothing in a step is asked of the device.
 
     Args:
-        step, batches, state: as of `Steps`.
+        step: does one step.
+        batches: of the training histories.
+        state: of the objective before the first step, on the device.
         shape: (S, B) of every call.
-        cuda_graphs: whether they are wanted.
+        cuda_graphs: whether graphs are wanted.
     """
     possible = step.recordable and step.bf16  # which attention without padding needs
     if cuda_graphs and possible and has_ragged_kernel(step.model.head_width, step.model.dropout, batches.device):
-        return RecordedSteps(step, batches, state, shape)
-    return Steps(step, batches, state)
+        return GraphRunner(step, batches, state, shape)
+    return StepRunner(step, batches, state)

@@ -1,14 +1,18 @@
-"""The one training loop: epochs of steps, validation by exact rank, best weights, early stopping, checkpoints."""
+"""The one training loop: epochs of steps, validation by exact rank, best weights, early stopping, checkpoints.
+
+Nothing here needs pydantic: the blocks of an `ArmSpec` are read by attribute, so that a machine with little but torch
+can train (`benchmarks.gpu_job`).
+"""
 
 from __future__ import annotations
 
-import math
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fairrec_pipeline.metrics.ranking import SeenItems, ndcg, rank_targets
+from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
@@ -24,45 +28,35 @@ from fairrec_pipeline.models.softmax_head import SoftmaxHead
 from fairrec_pipeline.objectives.base import Objective, State
 from fairrec_pipeline.training.allocator import keep_freed_memory
 from fairrec_pipeline.training.batches import Batches, UserStream
-from fairrec_pipeline.training.calibration import calibrate
-from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, sections
-from fairrec_pipeline.training.scoring import CutHistories, ModelScorer, cut_histories
+from fairrec_pipeline.training.checkpoint import Checkpoint, Snapshot, optimizer_tensors, restore_optimizer, sections
+from fairrec_pipeline.training.cuda_graphs import StepRunner, make_runner
+from fairrec_pipeline.training.divergence import DivergenceError, advice, check_epoch
+from fairrec_pipeline.training.schedule import learning_rate_at
 from fairrec_pipeline.training.step import TrainingStep
-from fairrec_pipeline.training.cuda_graphs import Steps, steps_for
+from fairrec_pipeline.training.validation import Validation
+
+if TYPE_CHECKING:
+    from fairrec_pipeline.arms.spec import ArmSpec
+
+logger = logging.getLogger(__name__)
 
 WINDOWS = 10
-"""Into so many windows a training is cut when it tells whom it trained on."""
-
-
-class DivergenceError(RuntimeError):
-    """A loss is not finite."""
+"""Into so many windows of epochs the weights of the users are summed up."""
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How long and how an arm is trained; the fields of the `train` parameters."""
+class TrainingData:
+    """What an arm is trained on.
 
-    epochs: int
-    steps_per_epoch: int
-    batch_size: int
-    learning_rate: float
-    warm_up_steps: int = 0
-    schedule: Literal["constant", "cosine"] = "constant"
-    warm_start_steps: int = 0
-    patience: int | None = None
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    item_chunk: int | None = None
-    cuda_graphs: bool = True
-    checkpoint_seconds: float = 30.0
+    Attributes:
+        train: histories whose every item is predicted.
+        validation: histories with the targets that choose the best epoch.
+        groups: (n_users,) int64 group of each user of `train`; None for a group-agnostic objective.
+    """
 
-    def learning_rate_at(self, step: int) -> float:
-        """Rises linearly over `warm_up_steps`; then constant, or falling to 0 over the budget along a half cosine."""
-        risen = min(1.0, (step + 1) / max(1, self.warm_up_steps))
-        if self.schedule == "constant":
-            return self.learning_rate * risen
-        left = self.epochs * self.steps_per_epoch - self.warm_up_steps
-        share = max(0, step - self.warm_up_steps) / max(1, left)
-        return self.learning_rate * risen * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    train: Histories
+    validation: Histories
+    groups: np.ndarray | None
 
 
 @dataclass
@@ -76,6 +70,7 @@ class Progress:
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
     finished: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
+    validation_seconds: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ class Fitted:
             interruptions), own_item_bias and own_item_exponent of a copy mechanism, and what the method tells of its
             state, such as group_weight_<g>.
         user_weights: whom the method trained on; one row a user and window (a tenth of the budget) in which it was
-            drawn: window, user (its place), drawn (how often), weight (mean of B q_u; 1 is the weight in ERM).
+            drawn: window, user (its index), drawn (how often), weight (mean of B q_u; 1 is the weight in ERM).
         objective_state: of the method after the last epoch, on the CPU.
         best_epoch: the epoch of `weights`, from 1.
         best_ndcg: its validation NDCG@20.
@@ -111,11 +106,11 @@ def resolve_device(device: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. CUDA is also set up for our products.
 
     Raises:
-        ValueError: cuda is asked for and there is none.
+        OptionError: cuda is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         message = "device=cuda, but torch sees no CUDA device; use device=auto or device=cpu"
-        raise ValueError(message)
+        raise OptionError(message)
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     # torch may prefer cuDNN's attention, which plans anew for every shape, and nearly every step of ours has another
@@ -125,155 +120,202 @@ def resolve_device(device: str) -> torch.device:
 
 
 def fit(
-    train: Histories,
-    validation: Histories,
+    spec: ArmSpec,
+    data: TrainingData,
     objective: Objective,
+    checkpoint: Checkpoint | None = None,
     *,
-    groups: np.ndarray | None,
-    backbone: Mapping[str, Any],
-    budget: Budget,
-    seed: int,
-    device: torch.device,
-    filter_seen: bool,
-    store: CheckpointStore | None = None,
-    identity: Mapping[str, Any] | None = None,
     description: str = "",
     frozen: Mapping[str, Tensor] | None = None,
     step_type: Callable[..., TrainingStep] = TrainingStep,
 ) -> Fitted:
     """Train one arm.
 
-    On the CPU the result is a function of the arguments alone, also when the training was killed and resumed. The
+    On the CPU the result is a function of spec, data and objective, also when the training was killed and resumed. The
     checkpoint of a complete training stays and gives its result again.
 
     Args:
-        train: histories whose every item is predicted.
-        validation: histories with the targets that choose the best epoch.
+        spec: backbone, budget, seed and device. Its options are those of `objective`, and are read for messages only.
+        data: what it is trained on.
         objective: the robust objective.
-        groups: (n_users,) group of each user of `train`; None for group-agnostic objectives.
-        backbone: arguments of `SASRec` beside the number of items.
-        budget: length, optimiser and precision.
-        seed: of initialisation, order of users and dropout.
-        filter_seen: as in the evaluation.
-        store: where checkpoints go; None for none.
-        identity: JSON-able, what decides the result; a checkpoint of another identity is not continued.
+        checkpoint: where to go on, and where progress is kept; None for neither.
         description: label of the progress bar.
         frozen: parameters of the model by name that are given and not trained.
         step_type: makes the step of a method that does more than weigh losses.
 
     Raises:
-        DivergenceError: a loss is not finite; names step and users. The last good checkpoint stays.
+        DivergenceError: a loss, a weight or a score is not finite; it names step and users.
+        CheckpointError: the checkpoint is damaged.
+        OSError: a checkpoint cannot be written.
     """
-    keep_freed_memory()
-    torch.manual_seed(seed)
-    model = _with_frozen(SASRec(train.n_items, **backbone).to(device), frozen or {})
-    optimizer = torch.optim.Adam(model.parameters(), lr=budget.learning_rate, fused=True)
-    step = step_type(
-        model,
-        optimizer,
-        objective,
-        None if groups is None else torch.from_numpy(groups).to(device),
-        bf16=budget.precision == "bf16" or (budget.precision == "auto" and device.type == "cuda"),
-        warm_start_steps=budget.warm_start_steps,
-        head=SoftmaxHead(chunk=budget.item_chunk),
+    training = _Training(spec, data, objective, frozen or {}, step_type)
+    snapshot = checkpoint.load() if checkpoint else None
+    if checkpoint and snapshot:
+        with checkpoint.reading():
+            training.restore(snapshot)
+        if not training.finished:
+            logger.info("Continuing from %s, after epoch %d", checkpoint.path, training.progress.epoch)
+    progress, saved_at = training.progress, time.monotonic()
+    kept = snapshot is not None
+    bar = tqdm(
+        total=spec.train.epochs, initial=progress.epoch, desc=description, unit="epoch", disable=training.finished
     )
-    stream = UserStream(train.n_users, budget.batch_size, seed, groups if objective.balanced_batches else None)
-    state = {name: value.to(device) for name, value in objective.initial_state().items()}
-    windows = torch.zeros(2, WINDOWS, train.n_users, device=device)  # how often drawn, sum of B q_u
-    best: dict[str, Tensor] = {}
-    progress = Progress()
+    with bar:
+        while not training.finished:
+            try:
+                loss, score = training.run_epoch()
+            except DivergenceError as error:
+                message = f"{error}. The checkpoint of an earlier epoch is kept" if kept else str(error)
+                raise DivergenceError(message) from error
+            if training.finished:
+                progress.finished = datetime.now(UTC).isoformat()
+            bar.set_postfix({"loss": f"{loss:.4f}", "NDCG@20": f"{score:.4f}", "best": f"{progress.best_ndcg:.4f}"})
+            bar.update()
+            due = time.monotonic() - saved_at >= spec.train.checkpoint_seconds or training.finished
+            if checkpoint and due:
+                checkpoint.save(training.snapshot())
+                kept, saved_at = True, time.monotonic()
+    return training.result()
 
-    snapshot = store.load(identity or {}) if store else None
-    if snapshot:
-        best = snapshot.section("best")
-        windows = snapshot.section("user_weights")["windows"].to(device)
-        progress = Progress(**snapshot.description["progress"])
-        state = {name: value.to(device) for name, value in snapshot.section("objective").items()}
-        if not _finished(progress, budget):  # of a complete training only what it led to is kept
-            model.load_state_dict(snapshot.section("model"))
-            _restore_optimizer(optimizer, snapshot.section("optimizer"))
 
-    batches = Batches(train, max_length=model.max_length, device=device, copy_window=model.copy_window)
-    steps = steps_for(step, batches, state, (budget.steps_per_epoch, budget.batch_size), cuda_graphs=budget.cuda_graphs)
-    validate = _Validation(model, validation, filter_seen=filter_seen)
-    bar = tqdm(total=budget.epochs, initial=progress.epoch, desc=description, unit="epoch")
-    saved_at = time.monotonic()
-    while not _finished(progress, budget):
-        begun = time.monotonic()
-        window = windows[:, progress.epoch * WINDOWS // budget.epochs]
-        losses = _train_epoch(steps, stream, window, progress.epoch, budget, seed, train)
+class _Training:
+    """A model in training, from epoch to epoch; arguments as those of `fit`."""
+
+    def __init__(
+        self,
+        spec: ArmSpec,
+        data: TrainingData,
+        objective: Objective,
+        frozen: Mapping[str, Tensor],
+        step_type: Callable[..., TrainingStep],
+    ) -> None:
+        train, groups, device = spec.train, data.groups, resolve_device(spec.device)
+        self.spec, self.data, self.objective = spec, data, objective
+        keep_freed_memory()
+        torch.manual_seed(spec.seed)
+        self.model = SASRec(data.train.n_items, **vars(spec.model)).to(device)
+        for name, value in frozen.items():
+            self.model.get_parameter(name).requires_grad_(False).copy_(value)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=train.learning_rate, fused=True)
+        self.step = step_type(
+            self.model,
+            self.optimizer,
+            objective,
+            None if groups is None else torch.from_numpy(groups).to(device),
+            bf16=train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda"),
+            warm_start_steps=train.warm_start_steps,
+            head=SoftmaxHead(chunk=train.item_chunk),
+        )
+        balance = groups if objective.balanced_batches else None
+        self.stream = UserStream(data.train.n_users, train.batch_size, spec.seed, balance)
+        self.initial_state = _on(device, objective.initial_state())
+        self.validation = Validation(self.model, data.validation, filter_seen=spec.filter_seen)
+        self.windows = torch.zeros(2, WINDOWS, data.train.n_users, device=device)  # how often drawn, sum of B q_u
+        self.best: dict[str, Tensor] = {}
+        self.progress = Progress()
+
+    @cached_property
+    def runner(self) -> StepRunner:
+        """Of the steps; made once the optimiser is restored, whose learning rate it may bind."""
+        model, train = self.model, self.spec.train
+        device = model.output_table.device
+        batches = Batches(self.data.train, max_length=model.max_length, device=device, copy_window=model.copy_window)
+        shape = (train.steps_per_epoch, train.batch_size)
+        return make_runner(self.step, batches, self.initial_state, shape, cuda_graphs=train.cuda_graphs)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up, or validation has not improved for `patience` epochs."""
+        train, progress = self.spec.train, self.progress
+        stale = progress.epoch - max(progress.best_epoch, train.warm_start_steps // train.steps_per_epoch)
+        return progress.epoch >= train.epochs or (train.patience is not None and stale >= train.patience)
+
+    def run_epoch(self) -> tuple[float, float]:
+        """Train for an epoch and validate: mean user loss and validation NDCG@20.
+
+        Raises:
+            DivergenceError: a loss, a weight or a score is not finite.
+        """
+        train, progress, begun = self.spec.train, self.progress, time.monotonic()
+        loss = self._train()
         progress.epoch += 1
-        score = validate.ndcg(progress.epoch)
+        validated = time.monotonic()
+        try:
+            score = self.validation.ndcg()
+        except ValueError as error:  # the last step of the epoch went wrong: its loss is that of the weights before it
+            message = f"the weights are not finite after epoch {progress.epoch}: {error} {advice(self.spec)}"
+            raise DivergenceError(message) from error
+        progress.validation_seconds.append(time.monotonic() - validated)
         # what the warm start reaches is not the method's
-        of_the_method = progress.epoch * budget.steps_per_epoch > budget.warm_start_steps
+        of_the_method = progress.epoch * train.steps_per_epoch > train.warm_start_steps
         if score > progress.best_ndcg and of_the_method:
             progress.best_ndcg, progress.best_epoch = score, progress.epoch
-            best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
         progress.seconds += time.monotonic() - begun
         row = {
             "epoch": progress.epoch,
-            "loss": losses,
+            "loss": loss,
             "validation_ndcg_at_20": score,
-            "learning_rate": budget.learning_rate_at(progress.epoch * budget.steps_per_epoch - 1),
+            "learning_rate": learning_rate_at(train, progress.epoch * train.steps_per_epoch - 1),
             "seconds": progress.seconds,
         }
-        progress.history.append(row | _calibration(model) | objective.history(steps.state))
-        finished = _finished(progress, budget)
-        if finished:
-            progress.finished = datetime.now(UTC).isoformat()
-        bar.set_postfix({"loss": f"{losses:.4f}", "NDCG@20": f"{score:.4f}", "best": f"{progress.best_ndcg:.4f}"})
-        bar.update()
-        if store and (time.monotonic() - saved_at >= budget.checkpoint_seconds or finished):
-            parts = {"model": model.state_dict(), "optimizer": _optimizer_tensors(optimizer)}
-            kept = {"best": best, "user_weights": {"windows": windows}, "objective": steps.state}
-            tensors = sections(**kept, **({} if finished else parts))
-            store.save(Snapshot(tensors, {"progress": vars(progress)}), identity or {})
-            saved_at = time.monotonic()
-    bar.close()
-    return Fitted(
-        weights=best,
-        history=pd.DataFrame(progress.history),
-        user_weights=_by_user(windows),
-        objective_state={name: value.cpu() for name, value in steps.state.items()},
-        best_epoch=progress.best_epoch,
-        best_ndcg=progress.best_ndcg,
-        seconds=progress.seconds,
-        started=progress.started,
-        finished=progress.finished,
-    )
+        progress.history.append(row | _calibration(self.model) | self.objective.history(self.runner.state))
+        return loss, score
+
+    def _train(self) -> float:
+        """Mean user loss of the next epoch; its losses are looked at once, at the end."""
+        spec, train, epoch = self.spec, self.spec.train, self.progress.epoch
+        self.model.train()
+        self.model.mask_source = MaskSource(spec.seed, epoch)
+        torch.manual_seed(int(np.random.SeedSequence((spec.seed, epoch)).generate_state(1)[0]))  # of masks on CUDA
+        first = epoch * train.steps_per_epoch
+        numbers = range(first, first + train.steps_per_epoch)
+        drawn = torch.stack([self.stream.users(number) for number in numbers])
+        outcome = self.runner.run(drawn, [learning_rate_at(train, number) for number in numbers], first)
+        check_epoch(outcome, first, spec, self.data.train.users)
+        window, users = self.windows[:, epoch * WINDOWS // train.epochs], outcome.users.flatten()
+        weights = (outcome.weights * train.batch_size).to(window.dtype).flatten()
+        window[0].index_add_(0, users, torch.ones_like(weights))
+        window[1].index_add_(0, users, weights)
+        return float(outcome.losses.mean())
+
+    def snapshot(self) -> Snapshot:
+        """What a checkpoint keeps: of a complete training only what it led to."""
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "best": self.best, "user_weights": {"windows": self.windows}, "objective": self.runner.state,
+        }  # fmt: skip
+        if not self.finished:
+            parts |= {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
+        return Snapshot(sections(**parts), {"progress": vars(self.progress)})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to where the snapshot was made."""
+        self.progress = Progress(**snapshot.description["progress"])
+        parameters = self.model.state_dict()
+        self.best = snapshot.section("best", parameters if self.progress.best_epoch else ())
+        self.windows.copy_(snapshot.section("user_weights", ["windows"])["windows"])
+        self.initial_state = _on(self.windows.device, snapshot.section("objective", self.initial_state))
+        if not self.finished:
+            self.model.load_state_dict(snapshot.section("model", parameters))
+            restore_optimizer(self.optimizer, snapshot.section("optimizer"))
+
+    def result(self) -> Fitted:
+        progress = self.progress
+        return Fitted(
+            weights=self.best,
+            history=pd.DataFrame(progress.history),
+            user_weights=_by_user(self.windows),
+            objective_state=_on(torch.device("cpu"), self.runner.state),
+            best_epoch=progress.best_epoch,
+            best_ndcg=progress.best_ndcg,
+            seconds=progress.seconds,
+            started=progress.started,
+            finished=progress.finished,
+        )
 
 
-_ADVICE = "The last good checkpoint is kept. Try a smaller train.learning_rate or train.precision=fp32"
-
-
-class _Validation:
-    """Validates a model in training; what its weights do not change is found once, when it is first wanted."""
-
-    def __init__(self, model: SASRec, sequences: Histories, *, filter_seen: bool) -> None:
-        self.model, self.sequences, self.filter_seen = model, sequences, filter_seen
-        self.device = model.output_table.device.type
-
-    @cached_property
-    def _histories(self) -> CutHistories:
-        return cut_histories(self.model, self.sequences, again=True)
-
-    @cached_property
-    def _seen(self) -> SeenItems | None:
-        return SeenItems(self.sequences, self.device) if self.filter_seen else None
-
-    def ndcg(self, epoch: int) -> float:
-        """Mean NDCG@20 after an epoch, with the copy mechanism calibrated where own items may be recommended."""
-        scorer = ModelScorer(self.model, self._histories)
-        try:
-            if self.model.copy is not None and not self.filter_seen:
-                calibrate(self.model.copy, scorer, self.sequences)
-            ranks = rank_targets(
-                scorer, self.sequences, filter_seen=self.filter_seen, device=self.device, seen=self._seen
-            )
-        except ValueError as error:  # the last step of the epoch went wrong: its loss is that of the weights before it
-            message = f"the weights are not finite after epoch {epoch}: {error} {_ADVICE}"
-            raise DivergenceError(message) from error
-        return float(ndcg(ranks, 20).mean())
+def _on(device: torch.device, state: State) -> State:
+    return {name: value.to(device) for name, value in state.items()}
 
 
 def _calibration(model: SASRec) -> dict[str, float]:
@@ -281,12 +323,6 @@ def _calibration(model: SASRec) -> dict[str, float]:
     if model.copy is None:
         return {}
     return dict(zip(("own_item_bias", "own_item_exponent"), model.copy.calibration.tolist(), strict=True))
-
-
-def _with_frozen(model: SASRec, frozen: Mapping[str, Tensor]) -> SASRec:
-    for name, value in frozen.items():
-        model.get_parameter(name).requires_grad_(False).copy_(value)
-    return model
 
 
 def _by_user(windows: Tensor) -> pd.DataFrame:
@@ -297,55 +333,3 @@ def _by_user(windows: Tensor) -> pd.DataFrame:
     return pd.DataFrame(
         {"window": window, "user": user, "drawn": drawn[at].astype(np.int64), "weight": weight[at] / drawn[at]}
     )
-
-
-def _finished(progress: Progress, budget: Budget) -> bool:
-    stale = progress.epoch - max(progress.best_epoch, budget.warm_start_steps // budget.steps_per_epoch)
-    return progress.epoch >= budget.epochs or (budget.patience is not None and stale >= budget.patience)
-
-
-def _train_epoch(
-    steps: Steps,
-    stream: UserStream,
-    window: Tensor,
-    epoch: int,
-    budget: Budget,
-    seed: int,
-    train: Histories,
-) -> float:
-    """Mean user loss of the epoch; adds the users' weights to the window.
-
-    Looks at the losses once, at the end.
-    """
-    steps.step.model.train()
-    steps.step.model.mask_source = MaskSource(seed, epoch)
-    torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))  # draws the masks on CUDA
-    first = epoch * budget.steps_per_epoch
-    numbers = range(first, first + budget.steps_per_epoch)
-    drawn = torch.stack([stream.users(number) for number in numbers])
-    users, losses, weights = steps.take(drawn, [budget.learning_rate_at(number) for number in numbers], first)
-    window[0].index_add_(0, users.flatten(), torch.ones_like(weights, dtype=window.dtype).flatten())
-    window[1].index_add_(0, users.flatten(), (weights * budget.batch_size).to(window.dtype).flatten())
-    if not bool(torch.isfinite(losses).all()):
-        bad = (~torch.isfinite(losses)).nonzero()
-        at = int(bad[0, 0])
-        places = [int(users[at][column]) for row, column in bad.tolist() if row == at]
-        message = (
-            f"the loss is not finite in epoch {epoch + 1}, step {first + at + 1}, for users "
-            f"{train.users[places[:5]].tolist()}{' ...' if len(places) > 5 else ''}. {_ADVICE}"
-        )
-        raise DivergenceError(message)
-    return float(losses.mean())
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}/{name}": value for index, values in state.items() for name, value in values.items()}
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split("/")
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

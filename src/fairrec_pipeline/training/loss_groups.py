@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairrec_pipeline.metrics.by_group import ATOMIC, STANDARD_SPLITS
-from fairrec_pipeline.interactions.columns import USER
+from fairrec_pipeline.errors import DataError
+from fairrec_pipeline.interactions.columns import ATOMIC, STANDARD_SPLITS, USER
 from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.objectives.base import Population
 
@@ -26,7 +26,7 @@ def group_codes(
         codes (n_users,) int64 into the names, in alphabetical order; None and no names without `loss_groups`.
 
     Raises:
-        ValueError: there is no such column, or a user without a row.
+        DataError: there is no such column, or a user without a row.
     """
     if loss_groups is None:
         return None, []
@@ -36,12 +36,12 @@ def group_codes(
         message = f"user_groups has no column {missing[0]!r} for loss_groups={loss_groups}; it has: " + ", ".join(
             column for column in user_groups.columns if column != USER
         )
-        raise ValueError(message)
+        raise DataError(message)
     parts = [user_groups.set_index(USER)[column].astype(str) for column in columns]
     labels = sum(("-" + part for part in parts[1:]), parts[0]).reindex(users)
     if labels.isna().any():
         message = f"{int(labels.isna().sum())} training users have no row in user_groups; run --pipeline=data again"
-        raise ValueError(message)
+        raise DataError(message)
     names, codes = np.unique(labels.to_numpy(dtype=str), return_inverse=True)
     return codes.astype(np.int64), names.tolist()
 

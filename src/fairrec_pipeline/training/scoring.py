@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.copying import OwnItems
+from fairrec_pipeline.models.copying import CopiedItems
 from fairrec_pipeline.models.packing import Buckets
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.training.batches import Batch, Batches
-from fairrec_pipeline.training.checkpoint import Snapshot
+
+if TYPE_CHECKING:
+    from fairrec_pipeline.arms.record import SavedModel
 
 TOKENS_AT_ONCE = 2**15
 
 
 class CutHistories(NamedTuple):
-    """CutHistories to score, on the device.
+    """Histories to score, cut into batches on the device.
 
     Attributes:
         n_users: how many.
@@ -57,7 +59,7 @@ def encode(model: SASRec, histories: Histories | CutHistories) -> Tensor:
 
 
 class ModelScorer:
-    """Scorer of `evaluation.ranking`: users (b,) to scores (b, n_items), float32 whatever the training precision.
+    """`Scorer` of `metrics.ranking`: users (b,) to scores (b, n_items), float32 whatever the training precision.
 
     The scores live in one buffer that the next call overwrites.
     """
@@ -77,13 +79,13 @@ class ModelScorer:
             self._buffer = self._states.new_empty(size)
         scores = torch.mm(self._states[users], weight.T, out=self._buffer[:size].view(len(users), len(weight)))
         if self.model.copy is not None:
-            rows, items, values, _ = self.model.copy(self._states[users], self.own_items(users))
+            rows, items, values, _ = self.model.copy(self._states[users], self.copied_items(users))
             scores.index_put_((rows, items), values, accumulate=True)
         return scores
 
-    def own_items(self, users: Tensor) -> OwnItems:
+    def copied_items(self, users: Tensor) -> CopiedItems:
         """What the copy mechanism of the model scores for these users."""
-        return self._histories.own_of(users.cpu())
+        return self._histories.copied_of(users.cpu())
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ class TrainedModel:
         return self.model.output_table.device.type
 
 
-def restore_model(snapshot: Snapshot, device: torch.device) -> TrainedModel:
-    """The model of a saved arm; its description names the backbone and the catalogue."""
-    model = SASRec(**snapshot.description["backbone"])
-    model.load_state_dict(snapshot.tensors)
-    return TrainedModel(model.to(device).eval(), np.asarray(snapshot.description["catalogue"]))
+def restore_model(saved: SavedModel, device: torch.device) -> TrainedModel:
+    """The model of a saved arm; its `config` names the `backbone` (arguments of `SASRec`) and the `catalogue`."""
+    model = SASRec(**saved.config["backbone"])
+    model.load_state_dict(saved.weights)
+    return TrainedModel(model.to(device).eval(), np.asarray(saved.config["catalogue"]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from fairrec_pipeline.models.dropout import KeptMasks, MaskSource
 from fairrec_pipeline.models.packing import Buckets
 from fairrec_pipeline.models.sasrec import SASRec
-from fairrec_pipeline.models.softmax_head import SoftmaxHead
+from fairrec_pipeline.models.softmax_head import SoftmaxHead, SoftmaxLosses
 from fairrec_pipeline.objectives.base import LossBatch, Objective, State
 from fairrec_pipeline.training.batches import Batch, Part
 
@@ -20,7 +20,7 @@ with what a backward pass needs. A backward pass costs about twice a forward pas
 scores hang on the states of the first pass; its models are small, and the head has most of their work."""
 
 
-class Stepped(NamedTuple):
+class StepOutcome(NamedTuple):
     """What a step leaves behind.
 
     Attributes:
@@ -43,6 +43,7 @@ class TrainingStep:
         groups: (n_users,) int64 group of each user on the device; None for group-agnostic objectives.
         bf16: run the products in bfloat16; weights, optimiser state and losses stay float32.
         warm_start_steps: every user weighs the same in so many first steps, and the objective is not asked.
+        head: finds the losses; None for one with its defaults.
     """
 
     decides_on_host = False
@@ -70,13 +71,13 @@ class TrainingStep:
         """Whether a step is the same launches whatever the data: then a CUDA graph of one serves for others."""
         return not (self.decides_on_host or self.objective.decides_on_host)
 
-    def __call__(self, batch: Batch, state: State, number: int = 0) -> Stepped:
+    def __call__(self, batch: Batch, state: State, number: int = 0) -> StepOutcome:
         """Step once; `number` counts the steps of the training from 0."""
-        stepped = self.backward(batch, state, number)
+        outcome = self.backward(batch, state, number)
         self.optimizer.step()
-        return stepped
+        return outcome
 
-    def backward(self, batch: Batch, state: State, number: int = 0) -> Stepped:
+    def backward(self, batch: Batch, state: State, number: int = 0) -> StepOutcome:
         """Losses and fresh gradients, without the optimiser."""
         assert batch.targets is not None  # a training batch
         self.optimizer.zero_grad()
@@ -85,14 +86,15 @@ class TrainingStep:
         masks = KeptMasks(self.model.mask_source) if twice else self.model.mask_source
         with torch.set_grad_enabled(not twice):
             states = self._states(batch, masks)
-        copied = None if self.model.copy is None or batch.own is None else self.model.copy(states, batch.own)
+        copy, copied = self.model.copy, batch.copied
+        additions = None if copy is None or copied is None else copy(states, copied)
         weight = self.model.output_weight()
         if self.bf16:
             states, weight = states.bfloat16(), weight.bfloat16()
         with torch.no_grad():
-            additions = copied and copied._replace(values=copied.values.detach())
-            losses = self.head.losses(states.detach(), weight.detach(), batch.targets, additions)
-            factors = self._factors(batch)
+            detached = additions and additions._replace(values=additions.values.detach())
+            of_positions = self.head.losses(states.detach(), weight.detach(), batch.targets, detached)
+            losses, factors = of_positions.losses, self._factors(batch)
             per_user = losses.new_zeros(len(batch.users))
             per_user.index_add_(0, batch.rows, losses if factors is None else losses * factors)
             per_user /= batch.lengths
@@ -105,8 +107,8 @@ class TrainingStep:
                 weights, state = self.objective.weights(seen, state)
             coefficients = (weights / batch.lengths)[batch.rows]
             coefficients = coefficients if factors is None else coefficients * factors
-            by_states, by_weight = self.gradients(batch, states.detach(), weight.detach(), coefficients, number)
-            gradients = {} if copied is None else {copied.values: self.head.addition_gradients(coefficients)}
+            by_states, by_weight = self.gradients(batch, of_positions, coefficients, number)
+            gradients = {} if additions is None else {additions.values: of_positions.addition_gradients(coefficients)}
         if isinstance(masks, KeptMasks):  # the states once more, now for their gradient, where there is one
             part = batch.part(weights.nonzero()[:, 0])
             states = self._states(part, masks.of_some(part.rows, part.sequences)).to(states.dtype)
@@ -114,7 +116,7 @@ class TrainingStep:
         gradients |= {states: by_states, weight: by_weight}
         trained = {x: gradient for x, gradient in gradients.items() if x.requires_grad}
         torch.autograd.backward(list(trained), list(trained.values()))
-        return Stepped(per_user, weights, state)
+        return StepOutcome(per_user, weights, state)
 
     def _states(self, sequences: Batch | Part, masks: MaskSource) -> Tensor:
         device = sequences.tokens.device.type
@@ -135,14 +137,15 @@ class TrainingStep:
         return few and self.model.copy is None
 
     def gradients(
-        self, batch: Batch, states: Tensor, weight: Tensor, coefficients: Tensor, number: int
+        self, batch: Batch, losses: SoftmaxLosses, coefficients: Tensor, number: int
     ) -> tuple[Tensor, Tensor]:
         """Gradients of the step's loss by the states (n, dim) and the output weight (n_items, dim).
 
         A method with a second loss on the same states adds its gradients here, where a user has weight.
 
         Args:
-            coefficients: (n,) factor of each position's cross-entropy, whose losses the head has just found.
+            losses: cross-entropies of the n positions, with their states and the output weight.
+            coefficients: (n,) factor of each position's cross-entropy.
             number: of the step.
         """
-        return self.head.gradients(coefficients)
+        return losses.gradients(coefficients)

@@ -1,15 +1,17 @@
-"""The paper's NDCG@20 (Tables 2 to 7), in the keys of our comparison, with the paper's own noise.
+"""The paper's NDCG@20 (Tables 2 to 7), in the keys of our comparison, with the paper's noise.
 
 The numbers are those of arXiv 2501.18117, typed into published_ndcg20.csv as the tables have them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 
 import pandas as pd
 
-from fairrec_pipeline.metrics.by_group import GROUP, METRIC, OVERALL, SPLIT, STANDARD_SPLITS
+from fairrec_pipeline.interactions.columns import POPULARITY_GROUPS, STANDARD_SPLITS
+from fairrec_pipeline.metrics.by_group import GROUP, METRIC, OVERALL, SPLIT
 
 _BOTH_SPLITS = "popseq33"
 _LOSS_GROUPS = {"pop": "pop33", "seq": "seq33"}
@@ -20,11 +22,18 @@ PUBLISHED_COLUMNS = (
 )
 
 
+def published_table(file: str, types: Mapping[str, str], dataset: str) -> pd.DataFrame:
+    """Rows of a dataset in a CSV file beside this module; the type of each column by name, or as pandas guesses it."""
+    with resources.files(__package__).joinpath(file).open(encoding="utf-8") as opened:
+        table: pd.DataFrame = pd.read_csv(opened, dtype={"dataset": "string", **types})
+    return table[table["dataset"] == dataset].drop(columns="dataset")
+
+
 def published_rows(dataset: str) -> pd.DataFrame:
     """Every cell of the paper's tables, in the order of the paper.
 
-    A group-dependent arm of Tables 2, 3, 5 and 6 was given the split that its panel reports; in Tables 4 and 7 pop33 or
-    seq33.
+    The loss of a group-dependent arm of Tables 2, 3, 5 and 6 was given the split that its panel reports. In Tables 4
+    and 7 it was given pop33 or seq33.
 
     Args:
         dataset: `retailrocket` or `movielens-1m`; any other has no rows.
@@ -34,24 +43,21 @@ def published_rows(dataset: str) -> pd.DataFrame:
         group-agnostic), split, group, published, published_significant (the paper's star: uncorrected p < .05 against
         its ERM), published_delta (against ERM in the same table, panel and group).
     """
-    with resources.files("fairrec_pipeline.comparison.paper").joinpath("published_ndcg20.csv").open(encoding="utf-8") as file:
-        every_cell: pd.DataFrame = pd.read_csv(file, dtype={"loss_groups": "string"})
-    cells = every_cell[every_cell["dataset"] == dataset].rename(
-        columns={"method": "loss", "ndcg_at_20": "published", SPLIT: "panel"}
-    )
+    every_cell = published_table("published_ndcg20.csv", {"loss_groups": "string"}, dataset)
+    cells = every_cell.rename(columns={"method": "loss", "ndcg_at_20": "published", SPLIT: "panel"})
     crossed = cells["panel"] == _BOTH_SPLITS
     agnostic = cells["loss"].isin(cells.loc[crossed & cells["loss_groups"].isna(), "loss"])
     groups_of_loss = cells["loss_groups"].map(_LOSS_GROUPS).where(crossed, cells["panel"])
-    by_popularity = cells[GROUP].isin(["niche", "diverse", "popular"])
-    own_split = by_popularity.map({True: STANDARD_SPLITS[0], False: STANDARD_SPLITS[1]})
+    by_popularity = cells[GROUP].isin(POPULARITY_GROUPS)
+    split = by_popularity.map({True: STANDARD_SPLITS[0], False: STANDARD_SPLITS[1]})
     cells = cells.assign(
         loss_groups=groups_of_loss.mask(agnostic).astype("string"),
-        split=own_split.where(crossed, cells["panel"]).mask(cells[GROUP] == OVERALL, OVERALL),
+        split=split.where(crossed, cells["panel"]).mask(cells[GROUP] == OVERALL, OVERALL),
         published_significant=cells["significant_vs_erm"].astype("boolean"),
     )
-    place = ["table", "panel", GROUP]
-    erm = cells[cells["loss"] == "erm"].set_index(place)["published"]
-    cells["published_delta"] = cells["published"] - erm.reindex(pd.MultiIndex.from_frame(cells[place])).to_numpy()
+    cell = ["table", "panel", GROUP]
+    erm = cells[cells["loss"] == "erm"].set_index(cell)["published"]
+    cells["published_delta"] = cells["published"] - erm.reindex(pd.MultiIndex.from_frame(cells[cell])).to_numpy()
     columns = ["table", "panel", *_ARM, SPLIT, GROUP, "published", "published_significant", "published_delta"]
     return cells[columns].reset_index(drop=True)
 
@@ -60,7 +66,7 @@ def published_noise(dataset: str) -> pd.DataFrame:
     """Run-to-run noise of the paper, from what it repeats.
 
     ERM, CB, CB_log and CVaR ignore groups, so the tables repeat their overall value seven times and those of pop33 and
-    seq33 twice, each from a training of its own. The other groups are not repeated, and their noise is not known.
+    seq33 twice, each from another training. The other groups are not repeated, and their noise is not known.
 
     Args:
         dataset: see `published_rows`.
@@ -81,8 +87,8 @@ def published_noise(dataset: str) -> pd.DataFrame:
 def published_cells(dataset: str) -> pd.DataFrame:
     """Published cells of a dataset, one per arm, split and group.
 
-    A group-dependent arm has its cells where its loss was given the split that the table reports (Tables 2, 3, 5, 6);
-    where it was given pop33 or seq33 and the table reports the other of the two, they come from Tables 4 and 7. The
+    The cells of a group-dependent arm come from the tables that report the split that its loss was given (2, 3, 5, 6).
+    Where it was given one of pop33 and seq33 and the table reports the other, they come from Tables 4 and 7. The
     overall cell of a group-agnostic arm is the mean of the seven that Tables 2, 3 and 4 (5, 6 and 7) have for it.
 
     Args:

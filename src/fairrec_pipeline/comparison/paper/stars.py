@@ -1,4 +1,4 @@
-"""Which of the paper's stars survive: its own noise, our runs, the correction, another training."""
+"""Which of the paper's stars survive: its noise, our runs, the correction, another training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pandas as pd
 from scipy import stats
 
 from fairrec_pipeline.comparison.comparison import LEAST_SEEDS
-from fairrec_pipeline.metrics.by_group import GROUP, OVERALL, SPLIT
 from fairrec_pipeline.comparison.paper.published import published_cells
+from fairrec_pipeline.metrics.by_group import GROUP, OVERALL, SPLIT
 
 OPPOSITE, NOT_STARRED, ONLY_STARRED = "starred the other way round", "not starred", "starred, not after the correction"
 CORRECTED, SURVIVES, SEEDS_UNKNOWN = (
@@ -26,7 +26,7 @@ def published_stars(comparison: pd.DataFrame, *, significance: float) -> pd.Data
 
     Args:
         comparison: from `comparison.compare_arms`.
-        significance: level of our star, of the test over users and seeds, and of the paper's own noise.
+        significance: level of our star, of the test over users and seeds, and of the paper's noise.
 
     Returns:
         One row per starred published cell: arm, split, group, published_delta (against the paper's ERM), beyond_noise
@@ -85,7 +85,7 @@ def _beside_noise(cells: pd.DataFrame, significance: float) -> Iterable[str]:
     known = _beyond_noise(starred, significance).dropna().astype(bool)
     overall = cells[(cells[SPLIT] == OVERALL) & cells["published_noise"].notna()].iloc[0]
     yield (
-        f"The paper's own noise: cells that it repeats differ by a standard deviation of "
+        f"The paper's noise: cells that it repeats differ by a standard deviation of "
         f"{overall['published_noise']:.4f} overall ({overall['published_freedom']:.0f} degrees of freedom). Of its "
         f"{len(starred)} stars, {len(known)} are in groups that it repeats; {(~known).sum()} of these differ from its "
         "ERM by no more than two trainings of one method do."
@@ -104,17 +104,17 @@ def _summary(stars: pd.DataFrame) -> Iterable[str]:
 
 
 def _arm_by_arm(stars: pd.DataFrame) -> Iterable[str]:
-    for arm, own in stars.groupby("arm", sort=False):
+    for arm, of_arm in stars.groupby("arm", sort=False):
         parts = []
         for verdict in _VERDICTS:
-            cells = own[own["verdict"] == verdict]
-            places = [
+            cells = of_arm[of_arm["verdict"] == verdict]
+            groups = [
                 "overall" if split == OVERALL else f"{group} of {split}"
                 for split, group in zip(cells[SPLIT], cells[GROUP], strict=True)
             ]
-            if places:
-                parts.append(f"{verdict}: {', '.join(places)}")
-        yield f"{arm}, {len(own)} published stars. {'. '.join(part.capitalize() for part in parts)}."
+            if groups:
+                parts.append(f"{verdict}: {', '.join(groups)}")
+        yield f"{arm}, {len(of_arm)} published stars. {'. '.join(part.capitalize() for part in parts)}."
 
 
 def _beyond_noise(cells: pd.DataFrame, significance: float) -> pd.Series[bool]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
 import pandas as pd
 
+from fairrec_pipeline.comparison.paper.published import published_table
 from fairrec_pipeline.metrics.by_group import GROUP, SPLIT
 
 TABLE, QUANTITY, OURS, PUBLISHED, DIFFERENCE = "table", "quantity", "ours", "published", "difference"
@@ -45,10 +45,9 @@ def table1(statistics: Mapping[str, Any], dataset: str) -> pd.DataFrame:
     ]
     keys = [TABLE, SPLIT, GROUP, QUANTITY]
     ours = pd.DataFrame(rows).astype(dict.fromkeys(keys, "string"))
-    with resources.files("fairrec_pipeline.comparison.paper").joinpath("published_table1.csv").open(encoding="utf-8") as file:
-        published = pd.read_csv(file, dtype=dict.fromkeys([*keys, "dataset"], "string"))
-    published = published[published["dataset"] == dataset].drop(columns="dataset")
-    both = ours.merge(published, on=keys, how="left")
+    both = ours.merge(
+        published_table("published_table1.csv", dict.fromkeys(keys, "string"), dataset), on=keys, how="left"
+    )
     both[DIFFERENCE] = both[OURS] - both[PUBLISHED]
     table: pd.DataFrame = both[list(COLUMNS)]
     return table

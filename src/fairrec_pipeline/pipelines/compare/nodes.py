@@ -2,140 +2,121 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import ibis
 import pandas as pd
 import plotly.graph_objects as go
 
+from fairrec_pipeline.arms.record import ArmRecord, Card
+from fairrec_pipeline.arms.store import ArmStore
+from fairrec_pipeline.comparison import comparison as comparisons
+from fairrec_pipeline.comparison import selection, user_weights
 from fairrec_pipeline.comparison.baselines import BASELINES
-from fairrec_pipeline.comparison.comparison import TrainedArm, compare_arms, select_arms
-from fairrec_pipeline.report.evidence import Evidence
-from fairrec_pipeline.report.figures import draw
+from fairrec_pipeline.comparison.paper import table1 as paper_table1
+from fairrec_pipeline.comparison.trainings import VALIDATION_NDCG, training_curves, trainings
+from fairrec_pipeline.errors import DataError
+from fairrec_pipeline.interactions.prepared import PreparedHistories
 from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC
 from fairrec_pipeline.metrics.ranking import rank_targets, user_metrics
-from fairrec_pipeline.report.page import Subject, html_report, markdown_report, run_cards
-from fairrec_pipeline.comparison.user_weights import found_users, repeat_share, weight_shares
-from fairrec_pipeline.comparison.trainings import VALIDATION_NDCG, training_curves, trainings
-from fairrec_pipeline.interactions.columns import ITEM, ROLE, TEST, USER, VALIDATION
-from fairrec_pipeline.interactions.histories import evaluation_histories, training_histories
-from fairrec_pipeline.interactions.statistics import check_fingerprint
 from fairrec_pipeline.parameters.blocks import Evaluate
+from fairrec_pipeline.report.evidence import Evidence
+from fairrec_pipeline.report.figures import draw
+from fairrec_pipeline.report.page import Subject, html_report, markdown_report
+from fairrec_pipeline.report.training_tables import run_cards
 
 
 def score_baselines(
-    interactions: ibis.Table,
-    user_groups: ibis.Table,
-    dataset_statistics: dict[str, Any],
-    dataset: str,
-    evaluate: Evaluate,
+    histories: PreparedHistories, dataset_statistics: dict[str, Any], dataset: str, evaluate: Evaluate
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Test metrics of the untrained arms, and their NDCG@20 on validation.
 
     Returns:
         The columns of user_metrics after a column `arm`; by arm.
+
+    Raises:
+        DataError: the histories are not those that the statistics describe, or of another dataset.
     """
-    events = interactions.to_pandas()
-    check_fingerprint(dataset_statistics, dataset, events, user_groups.to_pandas())
-    train = training_histories(events)
-    test, validation = (evaluation_histories(events, train.catalogue, role) for role in (TEST, VALIDATION))
-    frames, on_validation = [], {}
-    for name, build in BASELINES.items():
-        frame, validated = (
-            user_metrics(users, rank_targets(build(train, users), users, filter_seen=evaluate.filter_seen), None)
-            for users in (test, validation)
+    described = dataset_statistics["fingerprint"]
+    if dataset_statistics["dataset"] != dataset or histories.fingerprint != described:
+        message = (
+            f"the histories are not the prepared data of {dataset}: dataset_statistics describes "
+            f"{dataset_statistics['dataset']} with fingerprint {described[:12]}, the histories have "
+            f"{histories.fingerprint[:12]}; run: kedro run --pipeline=data --params dataset={dataset}"
         )
-        frame.insert(0, "arm", name)
-        frames.append(frame)
-        on_validation[name] = float(validated[HEADLINE_METRIC].mean())
-    return pd.concat(frames, ignore_index=True), on_validation
+        raise DataError(message)
+    tested, on_validation = [], {}
+    for arm, build in BASELINES.items():
+        test, validation = (
+            user_metrics(
+                users, rank_targets(build(histories.train, users), users, filter_seen=evaluate.filter_seen), None
+            )
+            for users in (histories.test, histories.validation)
+        )
+        test.insert(0, "arm", arm)
+        tested.append(test)
+        on_validation[arm] = float(validation[HEADLINE_METRIC].mean())
+    return pd.concat(tested, ignore_index=True), on_validation
 
 
-def select_runs(
-    trained_arms: list[TrainedArm],
+def select_arms(
+    arms: ArmStore,
     baseline_user_metrics: pd.DataFrame,
     baseline_validation: dict[str, float],
     dataset_statistics: dict[str, Any],
     evaluate: Evaluate,
     *after: Any,
-) -> list[TrainedArm]:
-    """The runs that may stand in one table, untrained arms last; `after` is there for the order of the nodes only."""
-    fingerprint = dataset_statistics["fingerprint"]
+) -> list[ArmRecord]:
+    """The arms that may stand in one table, untrained ones last; `after` is there for the order of the nodes only."""
+    common = {"loss_groups": None, "seed": None, "data_fingerprint": dataset_statistics["fingerprint"]}
     untrained = [
-        TrainedArm(name, name, None, None, fingerprint, {VALIDATION_NDCG: on_validation}, rows.drop(columns="arm"))
-        for name, on_validation in baseline_validation.items()
-        for rows in [baseline_user_metrics[baseline_user_metrics["arm"] == name]]
+        ArmRecord.of(
+            {"arm": arm, "loss": arm, **common, VALIDATION_NDCG: baseline_validation[str(arm)]},
+            user_metrics=rows.drop(columns="arm"),
+        )
+        for arm, rows in baseline_user_metrics.groupby("arm", sort=False)
     ]
-    runs = select_arms(
-        [*trained_arms, *untrained],
-        fingerprint=fingerprint,
-        filter_seen=evaluate.filter_seen,
-        other_data=evaluate.other_data,
-    )
-    return [run for seeds in runs.values() for run in seeds]
+    return selection.select_arms([*arms.records(), *untrained], dataset_statistics, evaluate)
 
 
-def compare(
-    selected_runs: list[TrainedArm],
-    user_groups: ibis.Table,
-    dataset_statistics: dict[str, Any],
-    dataset: str,
-    evaluate: Evaluate,
-) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """The tidy comparison, and the run cards behind it."""
-    comparison = compare_arms(
-        selected_runs,
-        user_groups.to_pandas(),
-        dataset=dataset,
-        confidence=evaluate.confidence,
-        significance=evaluate.significance,
-        correction=evaluate.correction,
-        other_data=evaluate.other_data,
-        fingerprint=dataset_statistics["fingerprint"],
-        filter_seen=evaluate.filter_seen,
-    )
-    return comparison, run_cards(selected_runs)
+def compare_arms(
+    selected_arms: list[ArmRecord], user_groups: ibis.Table, dataset_statistics: dict[str, Any], evaluate: Evaluate
+) -> tuple[pd.DataFrame, list[Card]]:
+    """The tidy comparison, and the cards behind it."""
+    dataset = dataset_statistics["dataset"]
+    table = comparisons.compare_arms(selected_arms, user_groups.to_pandas(), dataset=dataset, evaluate=evaluate)
+    return table, run_cards(selected_arms)
 
 
-def follow_trainings(selected_runs: list[TrainedArm], user_groups: ibis.Table) -> tuple[pd.DataFrame, pd.DataFrame]:
+def follow_trainings(selected_arms: list[ArmRecord], user_groups: ibis.Table) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every training with its numbers, and the curves of those that are compared."""
-    return trainings(selected_runs, user_groups.to_pandas()), training_curves(selected_runs)
+    return trainings(selected_arms, user_groups.to_pandas()), training_curves(selected_arms)
 
 
-def look_whom_they_trained_on(
-    selected_runs: list[TrainedArm], user_groups: ibis.Table, interactions: ibis.Table
+def share_weights(
+    selected_arms: list[ArmRecord], user_groups: ibis.Table, histories: PreparedHistories
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Shares of the training weight by group, and rules that say who got more than in erm."""
-    runs = {arm: list(seeds) for arm, seeds in itertools.groupby(selected_runs, key=lambda run: run.arm)}
-    groups = user_groups.to_pandas()
-    repeats = repeat_share(interactions.select(USER, ITEM, ROLE).to_pandas())
-    return weight_shares(runs, groups), found_users(runs, groups, repeats)
+    groups, repeats = user_groups.to_pandas(), user_weights.repeat_share(histories.train)
+    return (
+        user_weights.weight_shares(selected_arms, groups),
+        user_weights.weight_rules(selected_arms, groups, repeats),
+    )
 
 
 def report(
     comparison: pd.DataFrame,
-    compared_runs: list[dict[str, Any]],
+    compared_runs: list[Card],
     all_trainings: pd.DataFrame,
     training_curves: pd.DataFrame,
     weight_shares: pd.DataFrame,
-    found_users: pd.DataFrame,
+    weight_rules: pd.DataFrame,
     dataset_statistics: dict[str, Any],
-    dataset: str,
     evaluate: Evaluate,
 ) -> tuple[pd.DataFrame, go.Figure, go.Figure, go.Figure, go.Figure, go.Figure, str, str]:
     """The comparison as CSV, figures, Markdown and one HTML file."""
-    subject = Subject(
-        dataset=dataset,
-        statistics=dataset_statistics,
-        fingerprint=dataset_statistics["fingerprint"],
-        runs=compared_runs,
-        confidence=evaluate.confidence,
-        significance=evaluate.significance,
-        correction=evaluate.correction,
-        filter_seen=evaluate.filter_seen,
-    )
-    evidence = Evidence(comparison, all_trainings, training_curves, weight_shares, found_users)
+    subject = Subject(dataset_statistics["dataset"], dataset_statistics, compared_runs, evaluate)
+    evidence = Evidence(comparison, all_trainings, training_curves, weight_shares, weight_rules)
     drawn = draw(evidence)
     return (
         comparison,
@@ -147,3 +128,9 @@ def report(
         markdown_report(evidence, subject),
         html_report(evidence, subject, drawn),
     )
+
+
+def table1(dataset_statistics: dict[str, Any], dataset: str) -> tuple[pd.DataFrame, str]:
+    """Sizes of groups and dataset beside the published ones, as a table and as Markdown."""
+    table = paper_table1.table1(dataset_statistics, dataset)
+    return table, paper_table1.markdown(table, dataset)

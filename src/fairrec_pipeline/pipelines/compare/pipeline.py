@@ -1,98 +1,80 @@
-"""Wiring of the compare pipeline."""
+"""Wiring of the compare and table1 pipelines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from fairrec_pipeline.pipelines.compare.nodes import (
-    compare,
-    follow_trainings,
-    look_whom_they_trained_on,
-    report,
-    score_baselines,
-    select_runs,
-)
+from fairrec_pipeline.pipelines.compare import nodes
 
 
 def create_pipeline(after: Sequence[str] = ()) -> Pipeline:
     """Compare every trained arm of the dataset with erm and with the untrained arms.
 
-    interactions, user_groups, dataset_statistics -> score_baselines -> baseline_user_metrics, baseline_validation
-    trained_arms, both -> select_runs -> selected_runs
-    selected_runs, user_groups -> compare -> comparison, compared_runs
-    selected_runs, user_groups -> follow_trainings -> all_trainings, training_curves
-    selected_runs, user_groups, interactions -> look_whom_they_trained_on -> weight_shares, found_users
-    all of these -> report -> comparison_csv, figures, report_markdown, report_html
-
     Args:
-        after: datasets that have to be there first, such as the user_metrics of arms trained in the same run: which
-            arms there are is only seen on disk, so the order has to be said.
+        after: datasets that have to be there first, such as the arms that are trained in the same run. Which arms there
+            are is only known from the store, so the order has to be said.
     """
     return Pipeline(
         [
-            Node(
-                score_baselines,
-                inputs=["interactions", "user_groups", "dataset_statistics", "params:dataset", "params:evaluate"],
+            _node(
+                nodes.score_baselines,
+                inputs=["histories", "dataset_statistics", "params:dataset", "params:evaluate"],
                 outputs=["baseline_user_metrics", "baseline_validation"],
-                name="score_baselines",
             ),
-            Node(
-                select_runs,
+            _node(
+                nodes.select_arms,
                 inputs=[
-                    "trained_arms",
-                    "baseline_user_metrics",
-                    "baseline_validation",
-                    "dataset_statistics",
-                    "params:evaluate",
+                    *("arms", "baseline_user_metrics", "baseline_validation", "dataset_statistics", "params:evaluate"),
                     *after,
                 ],
-                outputs="selected_runs",
-                name="select_runs",
+                outputs="selected_arms",
             ),
-            Node(
-                compare,
-                inputs=["selected_runs", "user_groups", "dataset_statistics", "params:dataset", "params:evaluate"],
+            _node(
+                nodes.compare_arms,
+                inputs=["selected_arms", "user_groups", "dataset_statistics", "params:evaluate"],
                 outputs=["comparison", "compared_runs"],
-                name="compare",
             ),
-            Node(
-                follow_trainings,
-                inputs=["selected_runs", "user_groups"],
+            _node(
+                nodes.follow_trainings,
+                inputs=["selected_arms", "user_groups"],
                 outputs=["all_trainings", "training_curves"],
-                name="follow_trainings",
             ),
-            Node(
-                look_whom_they_trained_on,
-                inputs=["selected_runs", "user_groups", "interactions"],
-                outputs=["weight_shares", "found_users"],
-                name="look_whom_they_trained_on",
+            _node(
+                nodes.share_weights,
+                inputs=["selected_arms", "user_groups", "histories"],
+                outputs=["weight_shares", "weight_rules"],
             ),
-            Node(
-                report,
+            _node(
+                nodes.report,
                 inputs=[
-                    "comparison",
-                    "compared_runs",
-                    "all_trainings",
-                    "training_curves",
-                    "weight_shares",
-                    "found_users",
-                    "dataset_statistics",
-                    "params:dataset",
-                    "params:evaluate",
+                    *("comparison", "compared_runs", "all_trainings", "training_curves"),
+                    *("weight_shares", "weight_rules", "dataset_statistics", "params:evaluate"),
                 ],
                 outputs=[
-                    "comparison_csv",
-                    "relative_change_figure",
-                    "group_values_figure",
-                    "repeat_and_new_figure",
-                    "trade_off_figure",
-                    "learning_curves_figure",
-                    "report_markdown",
-                    "report_html",
+                    *("comparison_csv", "relative_change_figure", "group_values_figure", "repeat_and_new_figure"),
+                    *("trade_off_figure", "learning_curves_figure", "report_markdown", "report_html"),
                 ],
-                name="report",
             ),
         ]
     )
+
+
+def create_table1_pipeline() -> Pipeline:
+    """Table 1 of the paper for the prepared data."""
+    return Pipeline(
+        [
+            _node(
+                nodes.table1,
+                inputs=["dataset_statistics", "params:dataset"],
+                outputs=["table1_csv", "table1_markdown"],
+            )
+        ]
+    )
+
+
+def _node(function: Callable[..., Any], *, inputs: list[str], outputs: str | list[str]) -> Node:
+    """A node with the name of its function."""
+    return Node(function, inputs=inputs, outputs=outputs, name=function.__name__)

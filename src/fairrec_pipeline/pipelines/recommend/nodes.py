@@ -8,10 +8,11 @@ from typing import Any
 import ibis
 import pandas as pd
 
-from fairrec_pipeline.metrics.top_k import top_k
+from fairrec_pipeline.arms.record import SavedModel
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.histories import complete_histories
+from fairrec_pipeline.metrics.top_k import top_k
 from fairrec_pipeline.parameters.blocks import Evaluate
-from fairrec_pipeline.training.checkpoint import Snapshot
 from fairrec_pipeline.training.fit import resolve_device
 from fairrec_pipeline.training.scoring import ModelScorer, restore_model
 
@@ -19,19 +20,19 @@ logger = logging.getLogger(__name__)
 
 
 def recommend(
-    model: Snapshot, interactions: ibis.Table, statistics: dict[str, Any], evaluate: Evaluate, device: str
+    model: SavedModel, interactions: ibis.Table, statistics: dict[str, Any], evaluate: Evaluate, device: str
 ) -> pd.DataFrame:
     """Top-k of every user from everything the user did, the test item included.
 
     Newer data than those of the training are the usual case in production, so they are allowed, and said.
 
     Raises:
-        ValueError: the model is of another dataset.
+        DataError: the model is of another dataset.
     """
-    if model.description["dataset"] != statistics["dataset"]:
-        message = f"the model is of {model.description['dataset']}, the interactions are of {statistics['dataset']}"
-        raise ValueError(message)
-    if model.description["data_fingerprint"] != statistics["fingerprint"]:
+    if model.config["dataset"] != statistics["dataset"]:
+        message = f"the model is of {model.config['dataset']}, the interactions are of {statistics['dataset']}"
+        raise DataError(message)
+    if model.config["data_fingerprint"] != statistics["fingerprint"]:
         logger.warning("The model was trained on other data than the present ones; it cannot recommend newer items")
     trained = restore_model(model, resolve_device(device))
     histories = complete_histories(interactions.to_pandas(), trained.catalogue)

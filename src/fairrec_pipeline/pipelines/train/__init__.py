@@ -1,5 +1,5 @@
-"""One arm: train it, or tune and train it, and evaluate it on the test targets."""
+"""Training: one arm (`train`), its grid (`tune`), a named `experiment`, the paper's methods (`__default__`)."""
 
-from fairrec_pipeline.pipelines.train.pipeline import create_arm_pipeline, create_pipeline, create_tune_pipeline
+from fairrec_pipeline.pipelines.train.pipeline import create_checked_pipeline, create_pipeline
 
-__all__ = ["create_arm_pipeline", "create_pipeline", "create_tune_pipeline"]
+__all__ = ["create_checked_pipeline", "create_pipeline"]

@@ -1,80 +1,60 @@
-"""The one training template, and its copies under a namespace for runs of several arms."""
+"""Wiring of every pipeline that trains: one node, one way; what differs is the plan."""
+
+from collections.abc import Sequence
 
 from kedro.pipeline import Node, Pipeline
 
-from fairrec_pipeline.parameters.blocks import GROUP_DEPENDENT_LOSSES
-from fairrec_pipeline.pipelines.train.nodes import evaluate_arm, fit_arm, tune_arm
-
-DATA = {"interactions", "user_groups", "dataset_statistics", "trials"}
-SHARED_PARAMETERS = {f"params:{name}" for name in ("dataset", "seed", "device", "model", "train", "evaluate")}
-TRAINING_INPUTS = {
-    "interactions": "interactions",
-    "user_groups": "user_groups",
-    "statistics": "dataset_statistics",
-    "trials": "trials",
-    "objective": "params:objective",
-    "dataset": "params:dataset",
-    "model": "params:model",
-    "train": "params:train",
-    "evaluate": "params:evaluate",
-    "seed": "params:seed",
-    "device": "params:device",
-}
-TRAINED = ["model", "training_history", "user_weights", "run_card"]
-EVALUATED = ["user_metrics", "group_metrics"]
+from fairrec_pipeline.pipelines.train.nodes import check_arms, train_arms
 
 
-def create_pipeline() -> Pipeline:
-    """Train and evaluate the arm that `loss` and `loss_groups` name.
+def create_pipeline(plan: str = "train") -> Pipeline:
+    """Train the arms of a plan that are missing.
 
-    interactions, user_groups, dataset_statistics
-        -> fit_arm -> model, training_history, user_weights, run_card
-        -> evaluate_arm -> user_metrics, group_metrics
+    histories, user_groups, dataset_statistics, arms, params:plans.<plan> -> train_arms -> trained_arms
+
+    Args:
+        plan: `train` (the arm of `loss` and `loss_groups`) or `tune` (the same with its grid).
     """
-    return Pipeline([Node(fit_arm, inputs=TRAINING_INPUTS, outputs=TRAINED, name="fit_arm", tags="arm"), _evaluation()])
+    return Pipeline([_train(plan, "trained_arms", name="train_arms")])
 
 
-def create_tune_pipeline() -> Pipeline:
-    """The same with a grid: the best point on validation becomes the arm.
+def create_checked_pipeline(plan: str, methods: Sequence[str] = ()) -> Pipeline:
+    """The same for a run that compares in the end: what could not be compared stops it before anything is trained.
 
-    interactions, user_groups, dataset_statistics
-        -> tune_arm -> model, training_history, user_weights, run_card, user_metrics, group_metrics, tuning_runs
+    arms, dataset_statistics, params:plans.<plan> -> check_arms -> checked_arms -> train_arms -> trained_arms
+
+    Args:
+        plan: `experiment`, or `default`.
+        methods: give each of these a node of its own, with its part of the plan; none: one node for the whole plan.
     """
-    inputs = {**TRAINING_INPUTS, "grids": "params:grids", "trials_at_once": "params:trials_at_once"}
-    outputs = [*TRAINED, *EVALUATED, "tuning_runs"]
-    return Pipeline([Node(tune_arm, inputs=inputs, outputs=outputs, name="tune_arm", tags="arm")])
+    check = Node(
+        check_arms,
+        inputs=["arms", "dataset_statistics", f"params:plans.{plan}", "params:evaluate"],
+        outputs="checked_arms",
+        name="check_arms",
+    )
+    if not methods:
+        return Pipeline([check, _train(plan, "trained_arms", name="train_arms", arms="checked_arms")])
+    nodes = [
+        _train(f"methods.{method}", f"trained_{method}", name=f"train_{method}", arms="checked_arms")
+        for method in methods
+    ]
+    return Pipeline([check, *nodes])
 
 
-def _evaluation() -> Node:
+def _train(plan: str, output: str, *, name: str, arms: str = "arms") -> Node:
     return Node(
-        evaluate_arm,
+        train_arms,
         inputs={
-            "model": "model",
-            "interactions": "interactions",
+            "histories": "histories",
             "user_groups": "user_groups",
             "statistics": "dataset_statistics",
-            "evaluate": "params:evaluate",
-            "device": "params:device",
-            # logged beside the metrics by the tracking hook, which sees what a node sees
-            "training_history": "training_history",
-            "run_card": "run_card",
+            "arms": arms,
+            "plan": f"params:plans.{plan}",
+            "dataset": "params:dataset",
+            "trials_at_once": "params:trials_at_once",
         },
-        outputs=EVALUATED,
-        name="evaluate_arm",
-        tags="arm",
-    )
-
-
-def arm_namespace(loss: str) -> str:
-    """Namespace of a loss; `_by_group` tells the catalog that the paths of this arm name the groups."""
-    return f"{loss}_by_group" if loss in GROUP_DEPENDENT_LOSSES else loss
-
-
-def create_arm_pipeline(loss: str) -> Pipeline:
-    """The template for one loss, under a namespace of its own: a collapsible block in kedro viz."""
-    return Pipeline(
-        create_pipeline(),
-        namespace=arm_namespace(loss),
-        inputs=DATA,
-        parameters={"params:objective": f"params:{loss}"} | {name: name for name in SHARED_PARAMETERS},
+        outputs=output,
+        name=name,
+        tags="training",
     )

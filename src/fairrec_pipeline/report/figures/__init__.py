@@ -1,10 +1,11 @@
-"""Figures of a comparison and of a training run, for 1200 x 700 pixels."""
+"""Figures of a comparison and of a training, for 1200 x 700 pixels."""
 
 from __future__ import annotations
 
-import pandas as pd
 import plotly.graph_objects as go
 
+from fairrec_pipeline.interactions.columns import ATOMIC, STANDARD_SPLITS
+from fairrec_pipeline.metrics.by_group import BY_TARGET, GROUP, OVERALL, SPLIT, TARGET, is_quantile_split
 from fairrec_pipeline.report.evidence import Evidence
 from fairrec_pipeline.report.figures.by_group import (
     group_values,
@@ -18,11 +19,10 @@ from fairrec_pipeline.report.figures.over_training import (
     group_weights,
     learning_curves,
     method_columns,
-    told,
+    reported_columns,
 )
 from fairrec_pipeline.report.figures.trade_offs import cost, option_curves, trade_off
 from fairrec_pipeline.report.figures.user_weights import lifts, lifts_over_training
-from fairrec_pipeline.metrics.by_group import ATOMIC, BY_TARGET, GROUP, OVERALL, SPLIT, STANDARD_SPLITS, TARGET
 
 
 def draw(evidence: Evidence) -> dict[str, go.Figure]:
@@ -31,15 +31,16 @@ def draw(evidence: Evidence) -> dict[str, go.Figure]:
     `relative_change`, `group_values`, `repeat_and_new`, `trade_off` and `learning_curves` are always there.
 
     Args:
-        evidence: the tables of a comparison.
+        evidence: the tables of a comparison; of a split with many groups the largest are drawn.
     """
+    evidence = evidence.shortened()
     comparison, trainings, curves = evidence.comparison, evidence.trainings, evidence.curves
-    splits = [str(split) for split in comparison[SPLIT].unique()]
-    quantile = [split for split in splits if split not in STANDARD_SPLITS and _is_quantile(comparison, split)]
-    by_target = [split for split in splits if split.endswith(BY_TARGET)]
+    groups = {str(split): rows[GROUP].unique() for split, rows in comparison.groupby(SPLIT, sort=False)}
+    quantile = [name for name in groups if name not in STANDARD_SPLITS and is_quantile_split(name, groups[name])]
+    by_target = [split for split in groups if split.endswith(BY_TARGET)]
     known = {OVERALL, TARGET, ATOMIC, *STANDARD_SPLITS, *quantile, *by_target}
-    attributes = [split for split in splits if split not in known]
-    found = {
+    attributes = [split for split in groups if split not in known]
+    figures = {
         "relative_change": relative_change(comparison),
         "group_values": group_values(comparison),
         "worst_group": worst_group(comparison),
@@ -47,29 +48,23 @@ def draw(evidence: Evidence) -> dict[str, go.Figure]:
         "trade_off": trade_off(trainings, comparison),
         "learning_curves": learning_curves(curves, trainings, comparison),
     }
-    for name, title, chosen in (
+    for name, title, splits in (
         ("by_target", "NDCG@20 of repeat and new targets by group", by_target),
         ("quantile_groups", "NDCG@20 by the unbalanced groups", quantile),
-        ("intersections", "NDCG@20 where popularity and length groups meet", [s for s in splits if s == ATOMIC]),
-        ("attributes", "NDCG@20 by attributes, which no loss was told of unless its name says so", attributes),
+        ("intersections", "NDCG@20 where popularity and length groups meet", [s for s in groups if s == ATOMIC]),
+        ("attributes", "NDCG@20 by attributes, which no loss knew of unless its name says so", attributes),
     ):
-        if chosen:
-            found[name] = split_values(comparison, chosen, title)
-    if evidence.trainings["option"].notna().any():
-        found["option_curves"] = option_curves(trainings, comparison)
+        if splits:
+            figures[name] = split_values(comparison, splits, title)
+    if trainings["option"].notna().any():
+        figures["option_curves"] = option_curves(trainings, comparison)
     if trainings["seconds"].notna().any():
-        found["cost"] = cost(trainings, comparison)
+        figures["cost"] = cost(trainings, comparison)
     if any(name.startswith(GROUP_WEIGHT) for name in curves.columns):
-        found["group_weights"] = group_weights(curves)
-    if told(curves):
-        found["method_columns"] = method_columns(curves, comparison)
+        figures["group_weights"] = group_weights(curves)
+    if reported_columns(curves):
+        figures["method_columns"] = method_columns(curves, comparison)
     if not evidence.shares.empty:
-        found["lifts"] = lifts(evidence.shares)
-        found["lifts_over_training"] = lifts_over_training(evidence.shares, (*STANDARD_SPLITS, ATOMIC, *attributes))
-    return found
-
-
-def _is_quantile(comparison: pd.DataFrame, split: str) -> bool:
-    """Its groups are those of a popularity or length split."""
-    groups = set(comparison.loc[comparison[SPLIT] == split, GROUP])
-    return groups <= {"niche", "diverse", "popular"} or groups <= {"short", "medium", "long"}
+        figures["lifts"] = lifts(evidence.shares)
+        figures["lifts_over_training"] = lifts_over_training(evidence.shares, (*STANDARD_SPLITS, ATOMIC, *attributes))
+    return figures

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from fairrec_pipeline.comparison.comparison import REFERENCE
-from fairrec_pipeline.report.figures.style import arm_colours, finish, headline, note
-from fairrec_pipeline.metrics.by_group import GROUP, NEW, OVERALL, REPEAT, SPLIT, STANDARD_SPLITS, TARGET, VALUE
-from fairrec_pipeline.report.tables import arms, extreme_groups, records
+from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
+from fairrec_pipeline.metrics.by_group import GROUP, NEW, OVERALL, REPEAT, SPLIT, TARGET, VALUE
+from fairrec_pipeline.report.figures.style import arm_colours, finish, headline, height_of, note, panels
+from fairrec_pipeline.report.tables import arms, extremes_of_arms
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "star")
 
@@ -26,21 +27,18 @@ def relative_change(comparison: pd.DataFrame) -> go.Figure:
     """
     rows = headline(comparison, STANDARD_SPLITS)
     rows = rows[rows["relative_change"].notna() & (rows["arm"] != REFERENCE)]
-    figure = _panels(STANDARD_SPLITS)
+    figure, at = panels(STANDARD_SPLITS, shared_yaxes=True, horizontal_spacing=0.03)
     colours = arm_colours(comparison)
-    for arm, own in rows.groupby("arm", sort=False):
-        for column, split in enumerate(STANDARD_SPLITS, start=1):
-            cells = own[own[SPLIT] == split]
+    for arm, of_arm in rows.groupby("arm", sort=False):
+        for index, split in enumerate(STANDARD_SPLITS):
+            cells = of_arm[of_arm[SPLIT] == split]
             figure.add_bar(
                 x=cells[GROUP],
                 y=cells["relative_change"],
                 name=str(arm),
-                legendgroup=str(arm),
-                showlegend=column == 1,
                 marker_color=colours[str(arm)],
                 hovertemplate=f"{arm}, %{{x}}: %{{y:+.1f}} %<extra></extra>",
-                row=1,
-                col=column,
+                **at[index],
             )
     figure.update_yaxes(ticksuffix=" %", zeroline=True, zerolinecolor="#222222", zerolinewidth=1.5)
     trained = rows.loc[rows["n_seeds"] > 0, "relative_change"]
@@ -61,9 +59,9 @@ def group_values(comparison: pd.DataFrame) -> go.Figure:
     Args:
         comparison: from `comparison.compare_arms`.
     """
-    splits = (OVERALL, *STANDARD_SPLITS)
-    figure = _panels(splits, widths=[0.16, 0.42, 0.42])
-    _values_by_group(figure, comparison, [(split, 1, place) for place, split in enumerate(splits, start=1)])
+    options = {"column_widths": [0.16, 0.42, 0.42], "shared_yaxes": True, "horizontal_spacing": 0.03}
+    figure, at = panels(["", *STANDARD_SPLITS], across=3, **options)
+    _values_by_group(figure, comparison, dict(zip((OVERALL, *STANDARD_SPLITS), at, strict=True)))
     return finish(figure, "NDCG@20 by group", "confidence intervals over users; grey: untrained")
 
 
@@ -75,16 +73,11 @@ def split_values(comparison: pd.DataFrame, splits: Sequence[str], title: str) ->
         splits: one panel each.
         title: of the figure.
     """
-    across = min(2, len(splits))
-    down = -(-len(splits) // across)
-    figure = make_subplots(
-        rows=down, cols=across, subplot_titles=list(splits), horizontal_spacing=0.06, vertical_spacing=0.28 / down
-    )
-    places = [(split, place // across + 1, place % across + 1) for place, split in enumerate(splits)]
-    _values_by_group(figure, comparison, places)
+    figure, at = panels(splits)
+    _values_by_group(figure, comparison, dict(zip(splits, at, strict=True)))
     figure.update_xaxes(tickangle=0, tickfont_size=11)
     subtitle = "confidence intervals over users; grey: untrained"
-    return finish(figure, title, subtitle, height=max(500, 180 + 330 * down))
+    return finish(figure, title, subtitle, height=height_of(at, 330))
 
 
 def worst_group(comparison: pd.DataFrame) -> go.Figure:
@@ -94,24 +87,13 @@ def worst_group(comparison: pd.DataFrame) -> go.Figure:
         comparison: from `comparison.compare_arms`.
     """
     figure = go.Figure()
-    extremes = extreme_groups(comparison)
-    if extremes.empty:
+    extremes = extremes_of_arms(comparison)
+    if not extremes:
         note(figure, "there are no pop33 and seq33 groups")
     else:
-        colours = arm_colours(comparison)
-        figure.add_bar(
-            y=extremes.index,
-            x=extremes["worst"],
-            orientation="h",
-            marker_color=[colours[arm] for arm in extremes.index],
-            text=[
-                f" {row.worst:.3f} {group}"
-                for row, group in zip(records(extremes), extremes["worst group"], strict=True)
-            ],
-            textposition="auto",
-            insidetextanchor="start",
-            hovertemplate="%{y}: %{x:.4f}<extra></extra>",
-        )
+        worst = pd.Series({arm: of_arm.worst for arm, of_arm in extremes.items()})
+        texts = [f" {of_arm.worst:.3f} {of_arm.worst_group}" for of_arm in extremes.values()]
+        _add_bars(figure, worst, texts, arm_colours(comparison))
     figure.update_yaxes(autorange="reversed")
     return finish(
         figure, "NDCG@20 of the worst group", "lowest mean among the groups of pop33 and seq33; grey: untrained"
@@ -129,69 +111,57 @@ def repeat_and_new(comparison: pd.DataFrame) -> go.Figure:
     colours = arm_colours(comparison)
     users = rows.drop_duplicates(GROUP).set_index(GROUP)["n_users"]
     titles = [f"{name} targets ({users.get(name, 0):,} users)" for name in (REPEAT, NEW)]
-    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.05)
-    for column, group in enumerate((REPEAT, NEW), start=1):
+    figure, at = panels(titles, shared_yaxes=True, horizontal_spacing=0.05)
+    for index, group in enumerate((REPEAT, NEW)):
         cells = rows[rows[GROUP] == group].set_index("arm").reindex(order).dropna(subset=VALUE)
-        figure.add_bar(
-            y=cells.index,
-            x=cells[VALUE],
-            orientation="h",
-            marker_color=[colours[arm] for arm in cells.index],
-            error_x={
-                "array": cells["ci_high"] - cells[VALUE],
-                "arrayminus": cells[VALUE] - cells["ci_low"],
-                "width": 0,
-                "color": "#555555",
-            },
-            text=[f" {value:.3f}" for value in cells[VALUE]],
-            textposition="auto",
-            insidetextanchor="start",
-            showlegend=False,
-            hovertemplate="%{y}: %{x:.4f}<extra></extra>",
-            row=1,
-            col=column,
-        )
+        texts = [f" {value:.3f}" for value in cells[VALUE]]
+        _add_bars(figure, cells[VALUE], texts, colours, error_x=_interval(cells, color="#555555"), **at[index])
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(rangemode="tozero")
     return finish(figure, "NDCG@20 of repeat and new targets", "each panel has its own scale; grey: untrained")
 
 
-def _values_by_group(figure: go.Figure, comparison: pd.DataFrame, places: Sequence[tuple[str, int, int]]) -> None:
-    """Points with intervals of every arm; `places`: (split, row, column) of each panel."""
-    rows = headline(comparison, [split for split, _, _ in places])
+def _values_by_group(figure: go.Figure, comparison: pd.DataFrame, at: Mapping[str, dict[str, int]]) -> None:
+    """Points with intervals of every arm; `at`: row and column of the panel of each split."""
+    rows = headline(comparison, list(at))
     colours = arm_colours(comparison)
-    for place, (arm, own) in enumerate(rows.groupby("arm", sort=False)):
-        for split, row, column in places:
-            cells = own[own[SPLIT] == split]
+    for index, (arm, of_arm) in enumerate(rows.groupby("arm", sort=False)):
+        for split, of_split in at.items():
+            cells = of_arm[of_arm[SPLIT] == split]
             figure.add_scatter(
                 x=cells[GROUP],
                 y=cells[VALUE],
-                error_y={
-                    "array": cells["ci_high"] - cells[VALUE],
-                    "arrayminus": cells[VALUE] - cells["ci_low"],
-                    "width": 0,
-                    "thickness": 2,
-                },
+                error_y=_interval(cells, thickness=2),
                 mode="markers",
-                marker={"color": colours[str(arm)], "size": 9, "symbol": _SYMBOLS[place % len(_SYMBOLS)]},
+                marker={"color": colours[str(arm)], "size": 9, "symbol": _SYMBOLS[index % len(_SYMBOLS)]},
                 name=str(arm),
-                legendgroup=str(arm),
-                showlegend=(row, column) == (1, 1),
                 offsetgroup=str(arm),
                 hovertemplate=f"{arm}, %{{x}}: %{{y:.4f}}<extra></extra>",
-                row=row,
-                col=column,
+                **of_split,
             )
     figure.update_layout(scattermode="group", scattergap=0.25)
     figure.update_yaxes(rangemode="tozero")
 
 
-def _panels(splits: Sequence[str], widths: list[float] | None = None) -> go.Figure:
-    return make_subplots(
-        rows=1,
-        cols=len(splits),
-        subplot_titles=["" if split == OVERALL else split for split in splits],
-        shared_yaxes=True,
-        column_widths=widths,
-        horizontal_spacing=0.03,
+def _add_bars(
+    figure: go.Figure, values: pd.Series[float], texts: Sequence[str], colours: Mapping[str, str], **more: Any
+) -> None:
+    """A horizontal bar with a text for every arm of the index."""
+    figure.add_bar(
+        y=values.index,
+        x=values,
+        orientation="h",
+        marker_color=[colours[arm] for arm in values.index],
+        text=texts,
+        textposition="auto",
+        insidetextanchor="start",
+        showlegend=False,
+        hovertemplate="%{y}: %{x:.4f}<extra></extra>",
+        **more,
     )
+
+
+def _interval(cells: pd.DataFrame, **look: Any) -> dict[str, Any]:
+    """Error bars from ci_low to ci_high."""
+    above, below = cells["ci_high"] - cells[VALUE], cells[VALUE] - cells["ci_low"]
+    return {"array": above, "arrayminus": below, "width": 0, **look}

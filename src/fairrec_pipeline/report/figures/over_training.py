@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from fairrec_pipeline.report.figures.style import GROUP_COLOURS, arm_colours, cycled, finish, level_lines, note
 from fairrec_pipeline.comparison.trainings import CURVE_COLUMNS, UNTRAINED, VALIDATION_NDCG
+from fairrec_pipeline.report.figures.style import (
+    GROUP_COLOURS,
+    arm_colours,
+    cycled,
+    finish,
+    height_of,
+    level_lines,
+    note,
+    panels,
+)
 
 GROUP_WEIGHT = "group_weight_"
 
@@ -24,28 +32,21 @@ def learning_curves(curves: pd.DataFrame, trainings: pd.DataFrame, comparison: p
         comparison: from `comparison.compare_arms`.
     """
     titles = {"step": "over optimiser steps", "seconds": "over seconds (training and validation)"}
-    figure = make_subplots(
-        rows=1, cols=2, subplot_titles=list(titles.values()), shared_yaxes=True, horizontal_spacing=0.04
-    )
+    figure, at = panels(list(titles.values()), shared_yaxes=True, horizontal_spacing=0.04)
     colours = arm_colours(comparison)
-    shown: set[str] = set()
-    for (arm, seed), own in curves.groupby(["arm", "seed"], sort=False):
-        kept = own["selected"].astype(bool).to_numpy()
-        for column, axis in enumerate(titles, start=1):
+    for (arm, seed), epochs in curves.groupby(["arm", "seed"], sort=False):
+        kept = epochs["selected"].astype(bool).to_numpy()
+        for axis, of_axis in zip(titles, at, strict=True):
             figure.add_scatter(
-                x=own[axis],
-                y=own[VALIDATION_NDCG],
+                x=epochs[axis],
+                y=epochs[VALIDATION_NDCG],
                 mode="lines+markers",
                 line={"color": colours[str(arm)], "width": 2},
                 marker={"size": np.where(kept, 11, 1), "symbol": "star"},
                 name=str(arm),
-                legendgroup=str(arm),
-                showlegend=str(arm) not in shown,
                 hovertemplate=f"{arm}, seed {seed}, {axis} %{{x:,.0f}}: %{{y:.4f}}<extra></extra>",
-                row=1,
-                col=column,
+                **of_axis,
             )
-            shown.add(str(arm))
     if curves.empty:
         note(figure, "no history was kept")
     else:
@@ -62,17 +63,10 @@ def group_weights(curves: pd.DataFrame) -> go.Figure:
     """
     columns = [name for name in curves.columns if name.startswith(GROUP_WEIGHT)]
     colours = dict(zip(columns, cycled(GROUP_COLOURS, len(columns)), strict=True))
-    panels = list(curves[curves[columns].notna().any(axis=1)].groupby("arm", sort=False))
-    figure = make_subplots(
-        rows=1,
-        cols=len(panels),
-        subplot_titles=[str(arm) for arm, _ in panels],
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-    )
-    shown: set[str] = set()
-    for place, (_, own) in enumerate(panels, start=1):
-        for seed, run in own.groupby("seed"):
+    by_arm = dict(list(curves[curves[columns].notna().any(axis=1)].groupby("arm", sort=False)))
+    figure, at = panels([str(arm) for arm in by_arm], across=4, shared_yaxes=True)
+    for of_arm, epochs in zip(at, by_arm.values(), strict=True):
+        for seed, run in epochs.groupby("seed"):
             for name in (name for name in columns if run[name].notna().any()):
                 group = name.removeprefix(GROUP_WEIGHT)
                 figure.add_scatter(
@@ -81,33 +75,27 @@ def group_weights(curves: pd.DataFrame) -> go.Figure:
                     mode="lines",
                     line={"color": colours[name], "width": 2},
                     name=group,
-                    legendgroup=group,
-                    showlegend=group not in shown,
                     hovertemplate=f"{group}, seed {seed}, step %{{x:,.0f}}: %{{y:.3f}}<extra></extra>",
-                    row=1,
-                    col=place,
+                    **of_arm,
                 )
-                shown.add(group)
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(rangemode="tozero")
-    return finish(figure, "Group weights while training", "after each epoch; a line per seed", height=500)
+    return finish(
+        figure, "Group weights while training", "after each epoch; a line per seed", height=height_of(at, 320)
+    )
 
 
 def method_columns(curves: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
-    """Whatever else methods tell of themselves while training, one panel per quantity.
+    """Whatever else methods report of themselves while training, one panel per quantity.
 
     Args:
         curves: from `trainings.training_curves`.
         comparison: from `comparison.compare_arms`.
     """
-    columns = told(curves)
+    columns = reported_columns(curves)
     colours = arm_colours(comparison)
-    across = min(2, len(columns))
-    down = -(-len(columns) // across)
-    titles = [name.replace("_", " ") for name in columns]
-    figure = make_subplots(rows=down, cols=across, subplot_titles=titles, vertical_spacing=0.3 / down)
-    shown: set[str] = set()
-    for place, name in enumerate(columns):
+    figure, at = panels([name.replace("_", " ") for name in columns])
+    for of_column, name in zip(at, columns, strict=True):
         for (arm, seed), run in curves[curves[name].notna()].groupby(["arm", "seed"], sort=False):
             figure.add_scatter(
                 x=run["step"].fillna(run["epoch"]),
@@ -115,31 +103,28 @@ def method_columns(curves: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
                 mode="lines",
                 line={"color": colours[str(arm)], "width": 2},
                 name=str(arm),
-                legendgroup=str(arm),
-                showlegend=str(arm) not in shown,
                 hovertemplate=f"{arm}, seed {seed}, step %{{x:,.0f}}: %{{y:.4g}}<extra></extra>",
-                row=place // across + 1,
-                col=place % across + 1,
+                **of_column,
             )
-            shown.add(str(arm))
-    return finish(figure, "What the methods tell of themselves", "over steps; a line per seed", height=180 + 320 * down)
+    subtitle = "over steps; a line per seed"
+    return finish(figure, "What the methods report of themselves", subtitle, height=height_of(at, 320))
 
 
-def told(curves: pd.DataFrame) -> list[str]:
+def reported_columns(curves: pd.DataFrame) -> list[str]:
     """Columns that only some methods have, beside their group weights."""
-    own = [name for name in curves.columns if name not in CURVE_COLUMNS and not name.startswith(GROUP_WEIGHT)]
-    return [name for name in own if pd.api.types.is_numeric_dtype(curves[name]) and curves[name].notna().any()]
+    of_methods = [name for name in curves.columns if name not in CURVE_COLUMNS and not name.startswith(GROUP_WEIGHT)]
+    return [name for name in of_methods if pd.api.types.is_numeric_dtype(curves[name]) and curves[name].notna().any()]
 
 
 def training_history(history: pd.DataFrame, arm: str) -> go.Figure:
-    """Training loss and validation NDCG@20 per epoch of one run; the best epoch is marked.
+    """Training loss and validation NDCG@20 per epoch of one training; the best epoch is marked.
 
     Args:
         history: columns epoch, loss, validation_ndcg_at_20.
         arm: for the title.
     """
-    figure = make_subplots(rows=1, cols=2, subplot_titles=["training loss (nats per position)", "validation NDCG@20"])
-    for column, name in enumerate(("loss", VALIDATION_NDCG), start=1):
+    figure, at = panels(["training loss (nats per position)", "validation NDCG@20"])
+    for of_column, name in zip(at, ("loss", VALIDATION_NDCG), strict=True):
         figure.add_scatter(
             x=history["epoch"],
             y=history[name],
@@ -147,8 +132,7 @@ def training_history(history: pd.DataFrame, arm: str) -> go.Figure:
             line={"color": "#222222" if name == "loss" else "#d5301f", "width": 2},
             marker={"size": 5},
             showlegend=False,
-            row=1,
-            col=column,
+            **of_column,
         )
     if history[VALIDATION_NDCG].notna().any():
         best = history.nlargest(1, VALIDATION_NDCG).iloc[0]
@@ -158,9 +142,8 @@ def training_history(history: pd.DataFrame, arm: str) -> go.Figure:
             text=f"best: {best[VALIDATION_NDCG]:.4f}, epoch {best['epoch']:.0f}",
             ay=-30,
             ax=0,
-            row=1,
-            col=2,
+            **at[1],
         )
     figure.update_xaxes(title_text="epoch")
-    figure.update_yaxes(rangemode="tozero", row=1, col=2)
+    figure.update_yaxes(rangemode="tozero", **at[1])
     return finish(figure, f"Training of {arm}", "")

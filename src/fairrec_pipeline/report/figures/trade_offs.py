@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from fairrec_pipeline.comparison.comparison import REFERENCE
-from fairrec_pipeline.report.figures.style import arm_colours, finish, headline, level_lines
-from fairrec_pipeline.metrics.by_group import OVERALL, STANDARD_SPLITS, VALUE
-from fairrec_pipeline.report.tables import arms, records
 from fairrec_pipeline.comparison.trainings import GRID, SEED, UNTRAINED, VALIDATION_NDCG, budgets
+from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
+from fairrec_pipeline.metrics.by_group import OVERALL, VALUE
+from fairrec_pipeline.report.figures.style import arm_colours, finish, headline, height_of, level_lines, panels
+from fairrec_pipeline.report.tables import arms, records
 
 
 def trade_off(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
@@ -21,11 +21,11 @@ def trade_off(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
         trainings: from `trainings.trainings`.
         comparison: from `comparison.compare_arms`.
     """
-    panels = {
+    titles = {
         "worst": "worst group",
         **{f"gap_{split}": f"gap between the groups of {split}" for split in STANDARD_SPLITS},
     }
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=list(panels.values()), horizontal_spacing=0.06)
+    figure, at = panels(list(titles.values()), across=3, horizontal_spacing=0.06)
     colours = arm_colours(comparison)
     tested = trainings.dropna(subset="overall")
     looks = {
@@ -33,16 +33,16 @@ def trade_off(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
         SEED: ("circle", 11, "seed"),
         UNTRAINED: ("x", 12, "untrained"),
     }
-    for (arm, kind), own in tested.groupby(["arm", "kind"], sort=False):
+    for (arm, kind), rows in tested.groupby(["arm", "kind"], sort=False):
         symbol, size, words = looks[str(kind)]
         names = [
             f"{row.arm}, {words} {row.point if kind == GRID else row.seed if kind == SEED else ''}"
-            for row in records(own)
+            for row in records(rows)
         ]
-        for column, quantity in enumerate(panels, start=1):
+        for index, quantity in enumerate(titles):
             figure.add_scatter(
-                x=own["overall"],
-                y=own[quantity],
+                x=rows["overall"],
+                y=rows[quantity],
                 mode="markers",
                 marker={
                     "symbol": symbol,
@@ -51,12 +51,10 @@ def trade_off(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
                     "line": {"width": 2 * (kind == GRID)},
                 },
                 name=str(arm),
-                legendgroup=str(arm),
-                showlegend=column == 1 and kind != GRID,
+                showlegend=kind != GRID,
                 text=names,
                 hovertemplate="%{text}<br>overall %{x:.4f}, %{y:.4f}<extra></extra>",
-                row=1,
-                col=column,
+                **at[index],
             )
     trained = tested.loc[tested["kind"] != UNTRAINED, "overall"]
     if not trained.empty:
@@ -78,19 +76,15 @@ def option_curves(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figur
         comparison: from `comparison.compare_arms`.
     """
     grid = trainings[(trainings["kind"] == GRID) & trainings["option_value"].notna()]
-    panels = list(grid.groupby(["arm", "option"], sort=False))
-    across = min(2, len(panels))
-    down = -(-len(panels) // across)
-    titles = [f"{arm}: {option}" for (arm, option), _ in panels]
-    figure = make_subplots(rows=down, cols=across, subplot_titles=titles, vertical_spacing=0.3 / down)
+    curves = {f"{arm}: {option}": points for (arm, option), points in grid.groupby(["arm", "option"], sort=False)}
+    figure, at = panels(list(curves))
     looks = {VALIDATION_NDCG: ("validation", "#7c7c7c", "dash"), "overall": ("test", "#d5301f", "solid")}
-    for place, (_, own) in enumerate(panels):
-        at = {"row": place // across + 1, "col": place % across + 1}
-        values = own["option_value"].unique()
+    for of_curve, points in zip(at, curves.values(), strict=True):
+        values = points["option_value"].unique()
         if values.min() > 0 and values.max() / values.min() >= 50:
-            figure.update_xaxes(type="log", **at)
+            figure.update_xaxes(type="log", **of_curve)
         for quantity, (name, colour, dash) in looks.items():
-            for seed, run in own.sort_values("option_value").groupby("seed", dropna=False):
+            for seed, run in points.sort_values("option_value").groupby("seed", dropna=False):
                 figure.add_scatter(
                     x=run["option_value"],
                     y=run[quantity],
@@ -101,10 +95,8 @@ def option_curves(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figur
                         "symbol": np.where(run["selected"], "star", "circle").tolist(),
                     },
                     name=name,
-                    legendgroup=name,
-                    showlegend=place == 0 and bool(seed == own["seed"].min()),
                     hovertemplate=f"{name}, seed {seed}, %{{x:g}}: %{{y:.4f}}<extra></extra>",
-                    **at,
+                    **of_curve,
                 )
     overall = headline(comparison, (OVERALL,)).set_index("arm")[VALUE]
     level_lines(figure, overall[[not trained or arm == REFERENCE for arm, trained in arms(comparison)]])
@@ -113,7 +105,7 @@ def option_curves(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figur
     margin = 0.1 * (shown.max() - shown.min()) + 1e-3
     figure.update_yaxes(range=[shown.min() - margin, shown.max() + margin])
     subtitle = "star: chosen, by validation; dotted: erm and untrained arms, on test"
-    return finish(figure, "NDCG@20 over the tuned option", subtitle, height=max(500, 180 + 300 * down))
+    return finish(figure, "NDCG@20 over the tuned option", subtitle, height=height_of(at, 300))
 
 
 def cost(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:

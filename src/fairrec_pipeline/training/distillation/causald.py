@@ -2,8 +2,8 @@
 
     loss = (1 - weight) CE + weight temperature^2 KL(target || student)
 
-The chain is a reference model, T teachers that share its embeddings, a predictor, and the student; each link has its
-own checkpoint beside the arm's, so a killed chain goes on with the link it was at. Our reconstruction of CausalD (Zhang
+The chain is a reference model, T teachers that share its embeddings, a predictor, and the student; each link has a
+checkpoint beside the arm's, so a killed chain goes on with the link it was at. Our reconstruction of CausalD (Zhang
 and others 2024, arXiv 2405.20626), of which the abstract could be read but not the details; docs/methods.md says what
 we chose.
 """
@@ -15,24 +15,23 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.models.sasrec import SASRec
-from fairrec_pipeline.models.softmax_head import SoftmaxHead
+from fairrec_pipeline.models.softmax_head import SoftmaxHead, SoftmaxLosses
 from fairrec_pipeline.objectives.base import Objective
 from fairrec_pipeline.objectives.erm import Erm
 from fairrec_pipeline.training.batches import Batch, Batches, UserStream
-from fairrec_pipeline.training.checkpoint import CheckpointStore, Snapshot, sections
-from fairrec_pipeline.training.fit import Budget, DivergenceError, Fitted, fit
+from fairrec_pipeline.training.checkpoint import Checkpoint, Snapshot, sections
 from fairrec_pipeline.training.distillation.front_door import (
     LOGITS_AT_ONCE,
     FrontDoor,
@@ -41,42 +40,25 @@ from fairrec_pipeline.training.distillation.front_door import (
     drawn_positions,
     predictor_loss_gradients,
 )
+from fairrec_pipeline.training.divergence import DivergenceError, advice
+from fairrec_pipeline.training.fit import Fitted, TrainingData, fit, resolve_device
 from fairrec_pipeline.training.scoring import encode
 from fairrec_pipeline.training.step import TrainingStep
+
+if TYPE_CHECKING:
+    from fairrec_pipeline.arms.spec import ArmSpec
+    from fairrec_pipeline.parameters.methods import Causald
 
 _COMPARED_USERS = 512
 # Fourth words of seeds, so that the streams are others than those of users and masks, which stay what they are in ERM.
 _PARTS, _TEACHER, _PREDICTOR, _STUDENT = 1, 2, 3, 4
 
 
-@dataclass(frozen=True)
-class Distillation:
-    """How a student is taught; the fields of the `causald` parameters.
-
-    Attributes:
-        weight: of the causal target in the loss (lambda of METHODS); 0 is ERM.
-        temperature: of target and student (tau).
-        teachers: what they differ by: `activity`, a part of the users by number of interactions; `random`, a random
-            part of that size; `seeds`, nothing but the seed.
-        n_teachers: T; 1 is the reference alone.
-        samples: x' a position and teacher (J); 0 is plain distillation from several teachers.
-        positions: of each user to distil in a step, drawn at random; None for all.
-        predictor_epochs: how long P(y | m, x') is trained, in epochs of the budget.
-    """
-
-    weight: float
-    temperature: float
-    teachers: Literal["activity", "random", "seeds"]
-    n_teachers: int
-    samples: int
-    positions: int | None
-    predictor_epochs: int
-
-
 class DistillationStep(TrainingStep):
     """A training step with the causal target beside the items.
 
     Args:
+        arguments: those of `TrainingStep`, as are `options`.
         front_door: the target.
         how: weight, temperature, samples and positions.
         seed: of the positions and the x'; draws nothing that ERM draws.
@@ -84,35 +66,40 @@ class DistillationStep(TrainingStep):
 
     decides_on_host = True
 
-    def __init__(self, *arguments: Any, front_door: FrontDoor, how: Distillation, seed: int, **options: Any) -> None:
+    def __init__(self, *arguments: Any, front_door: FrontDoor, how: Causald, seed: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.front_door, self.how, self.seed = front_door, how, seed
 
     def gradients(
-        self, batch: Batch, states: Tensor, weight: Tensor, coefficients: Tensor, number: int
+        self, batch: Batch, losses: SoftmaxLosses, coefficients: Tensor, number: int
     ) -> tuple[Tensor, Tensor]:
         if number < self.warm_start_steps:
-            return super().gradients(batch, states, weight, coefficients, number)
-        own = coefficients * (1 - self.how.weight)
-        grad_states, grad_weight = super().gradients(batch, states, weight, own, number)
+            return super().gradients(batch, losses, coefficients, number)
+        grad_states, grad_weight = super().gradients(batch, losses, coefficients * (1 - self.how.weight), number)
         random = np.random.default_rng((self.seed, number, 0, _STUDENT))
         positions, standing_for = drawn_positions(batch, self.how.positions, random)
         others = random.integers(len(batch.users), size=(len(positions), self.how.samples))
         others_here = batch.ends[torch.from_numpy(others).to(positions.device)]
         factors = coefficients[positions] * standing_for.to(coefficients)
-        by_states, by_weight = self.taught(batch, states, weight, positions, others_here, factors)
-        return grad_states + by_states.to(states.dtype), grad_weight + by_weight.to(weight.dtype)
+        by_states, by_weight = self.distillation_gradients(batch, losses, positions, others_here, factors)
+        return grad_states + by_states.to(grad_states.dtype), grad_weight + by_weight.to(grad_weight.dtype)
 
-    def taught(
-        self, batch: Batch, states: Tensor, weight: Tensor, positions: Tensor, others: Tensor, factors: Tensor
+    def distillation_gradients(
+        self, batch: Batch, losses: SoftmaxLosses, positions: Tensor, others: Tensor, factors: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Gradients of `how.weight temperature^2 sum_r factor_r KL(target_r || student_r)`, exact, in bounded memory.
 
         Args:
+            batch: of the student.
+            losses: its cross-entropies, with its states and output weight.
             positions: (r,) of the batch.
             others: (r, J) positions of the batch whose histories are the x'.
             factors: (r,).
+
+        Returns:
+            By the states (n, dim) and by the output weight (n_items, dim), float32 or wider.
         """
+        states, weight = losses.states, losses.weight
         mediators, histories = self.front_door.mediators(batch), self.front_door.histories(batch)
         wide = torch.promote_types(states.dtype, torch.float32)
         tau, weight = self.how.temperature, weight.to(wide)
@@ -130,92 +117,51 @@ class DistillationStep(TrainingStep):
 
 
 def fit_distilled(
-    train: Histories,
-    validation: Histories,
+    spec: ArmSpec,
+    data: TrainingData,
     objective: Objective,
+    checkpoint: Checkpoint | None = None,
     *,
-    groups: np.ndarray | None,
-    backbone: Mapping[str, Any],
-    budget: Budget,
-    seed: int,
-    device: torch.device,
-    filter_seen: bool,
-    store: CheckpointStore | None = None,
-    identity: Mapping[str, Any] | None = None,
     description: str = "",
-    how: Distillation,
 ) -> Fitted:
-    """Train an arm by causal distillation; arguments as of `fit`, and `how`.
+    """Train an arm by causal distillation, as the options of its spec (`Causald`) say.
 
-    Teachers and predictor do not depend on `how.weight`, `temperature` and `samples`, so the points of a grid over
-    these share them. Each teacher may see its users as often as ERM within the budget.
+    Teachers and predictor do not depend on `weight`, `temperature` and `samples`, so the points of a grid over these
+    share them. Each teacher may see its users as often as ERM within the budget.
+
+    Args:
+        spec: backbone, budget, seed and device of every link, and how the student is taught.
+        data: what all links are trained on.
+        objective: weighs the students' users.
+        checkpoint: of the student. Those of the other links lie beside it, each under the hash of what decides it.
+        description: label of the progress bars.
 
     Returns:
         The student. Its history starts when its teachers are ready: `seconds` counts from the start of the first
         training, and `teacher_disagreement` is `front_door.disagreement` for validation users.
 
     Raises:
-        ValueError: more teachers than users, or a copy mechanism, whose scores are not distilled.
-        DivergenceError: as `fit`.
+        OptionError: more teachers than users, or a copy mechanism, whose scores are not distilled.
+        DivergenceError: a loss, a weight or a score is not finite.
     """
-    common: dict[str, Any] = {"backbone": backbone, "device": device, "filter_seen": filter_seen}
-    student: dict[str, Any] = {
-        **common, "groups": groups, "budget": budget, "seed": seed, "store": store, "identity": identity,
-        "description": description,
-    }  # fmt: skip
+    how: Causald = spec.objective.options  # type: ignore[assignment]  # the table gives this loss these options
     if how.weight == 0:
-        return fit(train, validation, objective, **student)
-    if backbone.get("copy_window"):
+        return fit(spec, data, objective, checkpoint, description=description)
+    if spec.model.copy_window:
         message = "causald does not distil the scores of a copy mechanism; set model.copy_window=0 or causald.weight=0"
-        raise ValueError(message)
-    # what decides teachers and predictor, whatever the student makes of them; so they are kept under names of their own
-    shared_identity = {
-        **{name: value for name, value in (identity or {}).items() if name != "parameters"},
-        "sequences": _fingerprint(train, validation),
-        "backbone": dict(backbone),
-        "budget": {**dataclasses.asdict(budget), "checkpoint_seconds": None},
-        "seed": seed,
-        "filter_seen": filter_seen,
-    }
-
-    def kept(link: str, identity: Mapping[str, Any]) -> CheckpointStore | None:
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        return store.beside(f"causald-{link}-{digest[:16]}") if store else None
-
-    trainings: list[Fitted] = []
-    for number, users in enumerate(users_of_teachers(train, how, seed)):
-        reference = trainings[0].weights if trainings else None
-        of_teacher = {**shared_identity, "teacher": [number, how.teachers, how.n_teachers] if reference else 0}
-        trainings.append(
-            fit(
-                part_of(train, users),
-                validation,
-                Erm(),
-                **common,
-                groups=None,
-                budget=_teacher_budget(budget, how.n_teachers if reference else 1),
-                seed=_seed_of(seed, number, 0, _TEACHER) if reference else seed,
-                frozen={name: reference[name] for name in _shared(backbone)} if reference else None,
-                store=kept(f"teacher-{number}", of_teacher),
-                identity=of_teacher,
-                description=f"{description} teacher {number}".strip(),
-            )
-        )
-    teachers = [_model(train.n_items, backbone, fitted.weights, device) for fitted in trainings[-how.n_teachers :]]
+        raise OptionError(message)
+    chain = _Chain(spec, data, checkpoint)
+    trainings = chain.fit_teachers(description)
+    front_door = FrontDoor([chain.model(fitted.weights) for fitted in trainings[-how.n_teachers :]])
     seconds = sum(fitted.seconds for fitted in trainings)
-    front_door = FrontDoor(teachers)
     if how.samples:
-        what = [how.teachers, how.n_teachers, how.positions, how.predictor_epochs]
-        of_predictor = {**shared_identity, "predictor": what}
-        place = kept("predictor", of_predictor)
-        seconds += _fit_predictor(
-            front_door, train, backbone["max_length"], budget, how, seed, device, place, of_predictor
-        )
+        seconds += chain.fit_predictor(front_door)
 
+    validation, device = data.validation, front_door.output_weight.device
     compared = torch.linspace(0, validation.n_users - 1, min(validation.n_users, _COMPARED_USERS)).long()
-    states = torch.stack([encode(model, validation)[compared.to(device)] for model in teachers])
-    step_type = partial(DistillationStep, front_door=front_door, how=how, seed=seed)
-    fitted = fit(train, validation, objective, **student, step_type=step_type)
+    states = torch.stack([encode(model, validation)[compared.to(device)] for model in front_door.teachers])
+    step_type = partial(DistillationStep, front_door=front_door, how=how, seed=spec.seed)
+    fitted = fit(spec, data, objective, checkpoint, description=description, step_type=step_type)
     history = fitted.history.assign(
         seconds=fitted.history["seconds"] + seconds,
         teacher_disagreement=disagreement(states, front_door.output_weight),
@@ -223,26 +169,127 @@ def fit_distilled(
     return dataclasses.replace(fitted, history=history, seconds=fitted.seconds + seconds, started=trainings[0].started)
 
 
-def trainer(loss: str, options: Mapping[str, Any]) -> Callable[..., Fitted]:
-    """What trains an arm of that loss and takes the arguments of `fit`: `fit` itself, or a chain of trainings.
+class _Chain:
+    """The links before the student: a reference, the teachers, the predictor."""
 
-    Args:
-        loss: name of the method.
-        options: its own, as in its block of parameters.
-    """
-    return partial(fit_distilled, how=Distillation(**options)) if loss == "causald" else fit
+    def __init__(self, spec: ArmSpec, data: TrainingData, checkpoint: Checkpoint | None) -> None:
+        self.spec, self.data, self.checkpoint, self.device = spec, data, checkpoint, resolve_device(spec.device)
+        self.how: Causald = spec.objective.options  # type: ignore[assignment]
+        # what decides teachers and predictor, whatever the student makes of them
+        self._identity = {
+            **{
+                name: value
+                for name, value in (checkpoint.identity if checkpoint else {}).items()
+                if name != "parameters"
+            },
+            "histories": _fingerprint(data),
+            "model": dict(vars(spec.model)),
+            "train": {**vars(spec.train), "checkpoint_seconds": None},
+            "seed": spec.seed,
+            "filter_seen": spec.filter_seen,
+        }
+
+    def fit_teachers(self, description: str) -> list[Fitted]:
+        """The reference, which sees all users, and then the T teachers; the reference alone where T is 1.
+
+        Raises:
+            OptionError: more teachers than users.
+        """
+        spec, how, trainings = self.spec, self.how, list[Fitted]()
+        for number, users in enumerate(users_of_teachers(self.data.train, how, spec.seed)):
+            reference = trainings[0].weights if trainings else None
+            parts = how.n_teachers if reference else 1
+            # as many passes over a part of the users as the budget has over all: T teachers cost what one does
+            steps = math.ceil(spec.train.steps_per_epoch / parts)
+            of_teacher = spec.with_train(steps_per_epoch=steps, warm_start_steps=0)
+            if reference:
+                of_teacher = of_teacher.model_copy(update={"seed": _seed_of(spec.seed, number, 0, _TEACHER)})
+            which = {"teacher": [number, how.teachers, how.n_teachers] if reference else 0}
+            trainings.append(
+                fit(
+                    of_teacher,
+                    TrainingData(part_of(self.data.train, users), self.data.validation, None),
+                    Erm(),
+                    self._kept(f"teacher-{number}", which),
+                    description=f"{description} teacher {number}".strip(),
+                    frozen={name: reference[name] for name in self._shared} if reference else None,
+                )
+            )
+        return trainings
+
+    def fit_predictor(self, front_door: FrontDoor) -> float:
+        """Train the predictor and give it to the front door; returns the seconds it took.
+
+        Its checkpoint is written at the end: it is short, and one that was killed starts again.
+
+        Raises:
+            DivergenceError: a loss is not finite.
+        """
+        how, train, seed = self.how, self.spec.train, self.spec.seed
+        options = [how.teachers, how.n_teachers, how.positions, how.predictor_epochs]
+        checkpoint = self._kept("predictor", {"predictor": options})
+        torch.manual_seed(_seed_of(seed, 0, 0, _PREDICTOR))
+        predictor = Predictor(front_door.output_weight.shape[1])
+        snapshot = checkpoint.load() if checkpoint else None
+        if checkpoint and snapshot:
+            with checkpoint.reading():
+                predictor.load_state_dict(snapshot.section("predictor"))
+                seconds = float(snapshot.description["seconds"])
+            front_door.predictor = predictor.to(self.device).requires_grad_(False)
+            return seconds
+        begun = time.monotonic()
+        front_door.predictor = predictor.to(self.device)
+        optimizer = torch.optim.Adam(predictor.parameters(), lr=train.learning_rate, fused=True)
+        histories, head = self.data.train, SoftmaxHead()
+        batches = Batches(histories, max_length=self.spec.model.max_length, device=self.device)
+        stream = UserStream(histories.n_users, train.batch_size, _seed_of(seed, 1, 0, _PREDICTOR))
+        for number in tqdm(range(how.predictor_epochs * train.steps_per_epoch), desc="predictor", unit="step"):
+            batch = batches.batch(stream.users(number))
+            random = np.random.default_rng((seed, number, 0, _PREDICTOR))
+            positions, _ = drawn_positions(batch, how.positions, random)
+            teachers = torch.from_numpy(random.integers(how.n_teachers, size=len(positions))).to(self.device)
+            optimizer.zero_grad()
+            loss = predictor_loss_gradients(front_door, batch, positions, teachers, head)
+            if not math.isfinite(loss):
+                message = f"the predictor's loss is not finite in step {number + 1}. {advice(self.spec)}"
+                raise DivergenceError(message)
+            optimizer.step()
+        predictor.requires_grad_(False)
+        seconds = time.monotonic() - begun
+        if checkpoint:
+            checkpoint.save(Snapshot(sections(predictor=predictor.state_dict()), {"seconds": seconds}))
+        return seconds
+
+    def model(self, weights: Mapping[str, Tensor]) -> SASRec:
+        """A teacher in evaluation mode on the device."""
+        model = SASRec(self.data.train.n_items, **vars(self.spec.model))
+        model.load_state_dict(weights)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    @property
+    def _shared(self) -> tuple[str, ...]:
+        """What all teachers take from the reference: with one output embedding, the states of any two say the same."""
+        if self.spec.model.tied_embeddings:
+            return ("item_embedding.weight",)
+        return "item_embedding.weight", "output_embedding.weight"
+
+    def _kept(self, link: str, which: Mapping[str, Any]) -> Checkpoint | None:
+        """The checkpoint of a link, named after the hash of what decides it."""
+        identity = {**self._identity, **which}
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return self.checkpoint.beside(f"causald-{link}-{digest[:16]}", identity) if self.checkpoint else None
 
 
-def users_of_teachers(train: Histories, how: Distillation, seed: int) -> list[np.ndarray]:
-    """Places of the users of every training: first the reference, which sees all, then the T teachers.
+def users_of_teachers(train: Histories, how: Causald, seed: int) -> list[np.ndarray]:
+    """Indices of the users of every training: first the reference, which sees all, then the T teachers.
 
     Raises:
-        ValueError: more teachers than users.
+        OptionError: more teachers than users.
     """
     everyone = np.arange(train.n_users)
     if how.n_teachers > train.n_users:
         message = f"causald.n_teachers={how.n_teachers}, but there are {train.n_users} training users; take fewer"
-        raise ValueError(message)
+        raise OptionError(message)
     if how.n_teachers == 1:
         return [everyone]
     if how.teachers == "seeds":
@@ -255,7 +302,7 @@ def users_of_teachers(train: Histories, how: Distillation, seed: int) -> list[np
 
 
 def part_of(sequences: Histories, users: np.ndarray) -> Histories:
-    """The training histories of some users (ascending places), with the catalogue of all."""
+    """The training histories of some users (ascending indices), with the catalogue of all."""
     inside = np.zeros(sequences.n_users, dtype=bool)
     inside[users] = True
     offsets = np.concatenate([[0], np.cumsum(sequences.lengths[users])]).astype(np.int64)
@@ -264,75 +311,10 @@ def part_of(sequences: Histories, users: np.ndarray) -> Histories:
     )
 
 
-def _shared(backbone: Mapping[str, Any]) -> tuple[str, ...]:
-    """What all teachers take from the reference: with one output embedding, the states of any two say the same."""
-    if backbone.get("tied_embeddings"):
-        return ("item_embedding.weight",)
-    return "item_embedding.weight", "output_embedding.weight"
-
-
-def _teacher_budget(budget: Budget, parts: int) -> Budget:
-    """As many passes over a part of the users as the budget has over all, so that T teachers cost what one does."""
-    return dataclasses.replace(budget, steps_per_epoch=math.ceil(budget.steps_per_epoch / parts), warm_start_steps=0)
-
-
-def _model(n_items: int, backbone: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device) -> SASRec:
-    model = SASRec(n_items, **backbone)
-    model.load_state_dict(weights)
-    return model.to(device).eval().requires_grad_(False)
-
-
-def _fit_predictor(
-    front_door: FrontDoor,
-    train: Histories,
-    max_length: int,
-    budget: Budget,
-    how: Distillation,
-    seed: int,
-    device: torch.device,
-    store: CheckpointStore | None,
-    identity: Mapping[str, Any],
-) -> float:
-    """Train the predictor and give it to the front door; returns the seconds it took.
-
-    Its checkpoint is written at the end: it is short, and one that was killed starts again.
-
-    Raises:
-        DivergenceError: a loss is not finite.
-    """
-    torch.manual_seed(_seed_of(seed, 0, 0, _PREDICTOR))
-    predictor = Predictor(front_door.output_weight.shape[1])
-    snapshot = store.load(identity) if store else None
-    if snapshot:
-        predictor.load_state_dict(snapshot.section("predictor"))
-        front_door.predictor = predictor.to(device).requires_grad_(False)
-        return float(snapshot.description["seconds"])
-    begun = time.monotonic()
-    front_door.predictor = predictor.to(device)
-    optimizer = torch.optim.Adam(predictor.parameters(), lr=budget.learning_rate, fused=True)
-    batches, head = Batches(train, max_length=max_length, device=device), SoftmaxHead()
-    stream = UserStream(train.n_users, budget.batch_size, _seed_of(seed, 1, 0, _PREDICTOR))
-    for number in tqdm(range(how.predictor_epochs * budget.steps_per_epoch), desc="predictor", unit="step"):
-        batch = batches.batch(stream.users(number))
-        random = np.random.default_rng((seed, number, 0, _PREDICTOR))
-        positions, _ = drawn_positions(batch, how.positions, random)
-        teachers = torch.from_numpy(random.integers(how.n_teachers, size=len(positions))).to(device)
-        optimizer.zero_grad()
-        loss = predictor_loss_gradients(front_door, batch, positions, teachers, head)
-        if not math.isfinite(loss):
-            message = f"the predictor's loss is not finite in step {number + 1}. Try a smaller train.learning_rate"
-            raise DivergenceError(message)
-        optimizer.step()
-    predictor.requires_grad_(False)
-    seconds = time.monotonic() - begun
-    if store:
-        store.save(Snapshot(sections(predictor=predictor.state_dict()), {"seconds": seconds}), identity)
-    return seconds
-
-
-def _fingerprint(train: Histories, validation: Histories) -> str:
+def _fingerprint(data: TrainingData) -> str:
     """SHA-256 of what a training reads of its histories."""
-    assert validation.targets is not None  # only evaluation sequences have targets
+    train, validation = data.train, data.validation
+    assert validation.targets is not None  # only evaluation histories have targets
     arrays = (train.items, train.offsets, validation.items, validation.offsets, validation.targets)
     digest = hashlib.sha256(str(train.n_items).encode())
     for array in arrays:

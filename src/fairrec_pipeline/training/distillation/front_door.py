@@ -117,8 +117,9 @@ def predictor_loss_gradients(
     assert batch.targets is not None
     mediators, histories = front_door.mediators(batch)[teachers, positions], front_door.histories(batch)[positions]
     states = front_door.predictor(mediators, histories)
-    losses = head.losses(states.detach(), front_door.output_weight, batch.targets[positions])
-    gradient, _ = head.gradients(torch.full_like(losses, 1 / len(losses)))
+    entropies = head.losses(states.detach(), front_door.output_weight, batch.targets[positions])
+    losses = entropies.losses
+    gradient, _ = entropies.gradients(torch.full_like(losses, 1 / len(losses)))
     states.backward(gradient)
     return float(losses.mean())
 

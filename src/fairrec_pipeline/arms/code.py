@@ -1,0 +1,101 @@
+"""Fingerprints of the code behind a result: what a module imports of this package, without comments and docstrings."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parents[1]
+_EVALUATION = ("metrics.ranking", "metrics.by_group", "training.scoring")
+
+
+def code_fingerprint(loss: str) -> str:
+    """SHA-256 of the code that a training of that loss runs: a checkpoint of other code is not continued.
+
+    Args:
+        loss: a name of `METHODS`.
+    """
+    from fairrec_pipeline.parameters.methods import METHODS  # needs pydantic
+
+    method = METHODS[loss]
+    objective, trainer = f"objectives.{method.objective.partition(':')[0]}", method.trainer.partition(":")[0]
+    return fingerprint(objective, trainer, "training.loss_groups")
+
+
+def evaluation_fingerprint() -> str:
+    """SHA-256 of the code that turns a model into metrics: metrics of other code are made again."""
+    return fingerprint(*_EVALUATION)
+
+
+@cache
+def fingerprint(*modules: str) -> str:
+    """SHA-256 of the code of some modules of this package, such as `training.fit`, and of all that they import."""
+    files = imported_files(_PACKAGE, *modules)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(_PACKAGE).as_posix()}\0{_meaning(file)}\0".encode())
+    return digest.hexdigest()
+
+
+def imported_files(package: Path, *modules: str) -> list[Path]:
+    """Files of a package that some of its modules import, directly or not, themselves included; ascending.
+
+    The `parameters` are left out: names and bounds decide nothing, and the values are part of every identity.
+
+    Args:
+        package: its folder.
+        modules: names within the package, such as `training.fit`.
+    """
+    found: set[Path] = set()
+    waiting = [file for module in modules for file in _files_of(package, module)]
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            waiting += [new for name in _imports(file, package.name) for new in _files_of(package, name)]
+    return sorted(found)
+
+
+def _files_of(package: Path, module: str) -> list[Path]:
+    """The file of a module and those of the packages around it; none for a name that is no module."""
+    parts = module.split(".")
+    if parts[0] == "parameters":
+        return []
+    files = [package.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    files.append(package.joinpath(*parts).with_suffix(".py"))
+    return [file for file in files if file.is_file()]
+
+
+def _imports(file: Path, package: str) -> Iterator[str]:
+    """Names within the package that a file imports, wherever in it but for types only; some are of functions."""
+    prefix = f"{package}."
+    tree = ast.parse(file.read_bytes())
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
+        else:
+            continue
+        yield from (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
+def _meaning(file: Path) -> str:
+    """The code of a file without comments, layout and docstrings."""
+    tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(node: ast.AST) -> bool:
+    """A string that stands by itself: a docstring, or the comment on a constant."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -1,0 +1,232 @@
+"""`ArmStore`: the only place that knows where arms lie, and in which versions."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fairrec_pipeline import storage
+from fairrec_pipeline.arms.record import PARTS, ArmRecord, Card, SavedModel
+from fairrec_pipeline.errors import FairrecError
+from fairrec_pipeline.parameters.methods import arm_folder
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+"""Of a card. Cards of format 1 do not name their parts, so that nobody can know which belong together."""
+
+_CARD = "run_card.json"
+_FILES = {
+    "model": "model.safetensors",
+    "config": "config.json",
+    "tuning_runs": "tuning_runs.json",
+    **{name: f"{name}.parquet" for name in ("training_history", "user_weights", "user_metrics", "group_metrics")},
+}
+
+
+class DamagedArmError(FairrecError):
+    """A part of an arm is not what its card says; the message names the file and the next step."""
+
+
+@dataclass(frozen=True)
+class ArmStore:
+    """All arms of a dataset, and the checkpoints of their trainings.
+
+    A record is found by its card, which is written last and names every part with its version and SHA-256. So a record
+    is whole or not there, whoever wrote the parts and when. A part is checked against its card when it is opened.
+
+    Attributes:
+        models, outputs: folders of weights and of everything else: `<folder>/<arm>/seed-<n>/<file>/<version>/<file>`.
+        trials: folder of checkpoints and of cards of complete trainings, by their keys.
+        version: of what is saved; versions sort by time.
+    """
+
+    models: str
+    outputs: str
+    trials: str
+    version: str | None = None
+
+    # --- records
+
+    def records(self) -> list[ArmRecord]:
+        """The newest record of every arm and seed. What an earlier format has left is named in a warning."""
+        records, older = [], []
+        for folder, version in self._newest().items():
+            record = self._read(folder, version)
+            if record is None:
+                older.append(folder)
+            else:
+                records.append(record)
+        if older:
+            logger.warning(
+                "%d arms below %s were written by an earlier version of this project and cannot be read; they are left "
+                "out. Train them again, or delete their folders: %s",
+                *(len(older), self.outputs, ", ".join(older)),
+            )
+        return records
+
+    def find(self, name: str, seed: int, version: str | None = None) -> ArmRecord | None:
+        """The newest record of an arm and seed, or that of a version; None if there is none that can be read.
+
+        Args:
+            name: of the arm, such as `gdro-pop33`.
+        """
+        folder = arm_folder(name, seed)
+        versions = sorted(Path(card).parent.name for card in storage.find(self._place(folder, _CARD), f"*/{_CARD}"))
+        if version is not None:
+            versions = [each for each in versions if each == version]
+        return self._read(folder, versions[-1]) if versions else None
+
+    def save(self, record: ArmRecord) -> None:
+        """Write the parts of a record that there are, then its card."""
+        assert self.version is not None  # who saves has given one
+        assert record.seed is not None  # untrained arms are not saved
+        folder, parts = arm_folder(record.arm, record.seed), {}
+        for name in PARTS:
+            value = record.open_part(name)
+            if value is None:
+                continue
+            for part, write in _writers(name, value):
+                path = self._path(folder, part, self.version)
+                storage.write_whole(path, write)
+                parts[part] = {"version": self.version, "sha256": storage.sha256(path)}
+        card = {**record.card, "format": FORMAT, "version": self.version, "parts": parts}
+        storage.write_text(self._card(folder, self.version), json.dumps(card, indent=2))
+
+    def check(self, record: ArmRecord) -> None:
+        """Compare every part of a saved record with its card.
+
+        Raises:
+            DamagedArmError: a part is missing or was changed.
+        """
+        folder = arm_folder(record.arm, record.seed or 0)
+        for part, entry in record.card["parts"].items():
+            self._check(folder, part, entry)
+
+    def _newest(self) -> dict[str, str]:
+        """Newest version by the folder of an arm and seed."""
+        newest: dict[str, str] = {}
+        for card in storage.find(self.outputs, f"*/seed-*/{_CARD}/*/{_CARD}"):  # ascending
+            *_, arm, seed, _, version, _ = card.split("/")
+            newest[f"{arm}/{seed}"] = version
+        return newest
+
+    def _read(self, folder: str, version: str) -> ArmRecord | None:
+        """The record of a card; None if it is of an earlier format."""
+        path = self._card(folder, version)
+        card = _json(path, f"Delete {Path(path).parent} or train the arm again")
+        if not isinstance(card, dict) or not {"arm", "loss", "loss_groups", "seed", "data_fingerprint"} <= set(card):
+            message = f"{path} is not the card of an arm. Delete {Path(path).parent} or train the arm again"
+            raise DamagedArmError(message)
+        if card.get("format") != FORMAT:
+            return None
+        return ArmRecord(card, partial(self._open, folder, card))
+
+    def _open(self, folder: str, card: Card, name: str) -> Any:
+        parts = card["parts"]
+        if name not in parts:
+            return None
+        value = self._check(folder, name, parts[name], _read_part)
+        return (
+            SavedModel(value, self._check(folder, "config", parts["config"], _read_part)) if name == "model" else value
+        )
+
+    def _check(self, folder: str, part: str, entry: dict[str, str], read: Callable[[Path], Any] | None = None) -> Any:
+        """Make sure that a part is what its card says; returns what `read` makes of it."""
+        path = self._path(folder, part, entry["version"])
+        next_step = f"Train the arm again, or delete {self._place(folder)}"
+        try:
+            with storage.as_local(path) as local:
+                if storage.sha256(local) != entry["sha256"]:
+                    message = (
+                        f"{path} was changed after it was written: its SHA-256 is not that of its card. {next_step}"
+                    )
+                    raise DamagedArmError(message)
+                return read(local) if read else None
+        except FileNotFoundError as error:
+            message = f"{path} is missing, though the card of the arm names it. {next_step}"
+            raise DamagedArmError(message) from error
+
+    def _path(self, folder: str, part: str, version: str) -> str:
+        root = self.models if part in ("model", "config") else self.outputs
+        # config.json lies beside the weights: who serves a model takes one folder
+        file = _FILES["model"] if part == "config" else _FILES[part]
+        return f"{root}/{folder}/{file}/{version}/{_FILES[part]}"
+
+    def _card(self, folder: str, version: str) -> str:
+        return f"{self.outputs}/{folder}/{_CARD}/{version}/{_CARD}"
+
+    def _place(self, *parts: str) -> str:
+        return "/".join((self.outputs, *parts))
+
+    # --- trainings
+
+    def checkpoint(self, key: str) -> str:
+        """Path of the checkpoint of a training."""
+        return f"{self.trials}/{key}.safetensors"
+
+    def training(self, key: str) -> Card | None:
+        """Card of a complete training whose checkpoint is there; None if there is none, or none that can be read."""
+        path = f"{self.trials}/{key}.json"
+        if not (storage.exists(path) and storage.exists(self.checkpoint(key))):
+            return None
+        try:
+            card = json.loads(storage.read_text(path))
+        except ValueError:
+            card = None
+        if not isinstance(card, dict) or card.get("training") != key:
+            logger.warning("%s is damaged; the training is looked up in its checkpoint", path)
+            return None
+        return card
+
+    def keep(self, key: str, card: Card) -> Card:
+        """Write the card of a training whose checkpoint is complete."""
+        storage.write_text(f"{self.trials}/{key}.json", json.dumps(card, indent=2))
+        return card
+
+
+def _writers(name: str, value: Any) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """The files of a part, and what writes each."""
+    if isinstance(value, pd.DataFrame):
+        yield name, value.to_parquet
+    elif name == "model":
+        yield "model", partial(_write_weights, value)
+        yield "config", lambda path: _write_json(path, value.config)
+    else:
+        yield name, lambda path: _write_json(path, value)
+
+
+def _write_weights(model: SavedModel, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in model.weights.items()}, path)
+    path.chmod(0o644)  # safetensors keeps it from other users, who may serve it
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def _read_part(path: Path) -> Any:
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    if path.suffix == ".json":
+        return json.loads(path.read_text(encoding="utf-8"))
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _json(path: str, next_step: str) -> Any:
+    try:
+        return json.loads(storage.read_text(path))
+    except ValueError as error:
+        message = f"{path} cannot be read ({error}). {next_step}"
+        raise DamagedArmError(message) from error

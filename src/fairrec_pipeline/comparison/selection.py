@@ -1,0 +1,124 @@
+"""Which arms may stand in one table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fairrec_pipeline.arms.record import ArmRecord, Card, flat
+from fairrec_pipeline.errors import FairrecError
+from fairrec_pipeline.interactions.prepared import combined_fingerprint
+from fairrec_pipeline.parameters.blocks import Evaluate
+from fairrec_pipeline.parameters.methods import METHODS
+
+logger = logging.getLogger(__name__)
+
+
+class IncomparableArmsError(FairrecError, ValueError):
+    """Arms whose numbers must not stand in one table."""
+
+
+def comparability(cards: Iterable[Card], statistics: Mapping[str, Any], evaluate: Evaluate) -> list[str]:
+    """Why arms cannot stand in one table with arms of the present data; empty if all of them can.
+
+    An arm has to be trained on the present interactions, its loss on the present labels of its groups, and its targets
+    ranked in the present way. Nothing but cards is read, so this can be asked before a training.
+
+    Args:
+        cards: of arms, without those that are about to be trained again.
+        statistics: the `dataset_statistics` of the present data: fingerprint, group_fingerprints.
+        evaluate: how arms are ranked now.
+    """
+    return [reason for card in cards if (reason := _reason(card, statistics, evaluate))]
+
+
+def refuse_incomparable(cards: Iterable[Card], statistics: Mapping[str, Any], evaluate: Evaluate) -> None:
+    """Stop if `compare` would, unless `evaluate.other_data` is `skip`; for the arguments see `comparability`.
+
+    Raises:
+        IncomparableArmsError: some arm cannot be compared; the message has the reasons and what to do.
+    """
+    reasons = comparability(cards, statistics, evaluate)
+    if reasons and evaluate.other_data == "refuse":
+        listed = "\n".join(f"  - {reason}" for reason in reasons)
+        message = (
+            f"these arms cannot be compared with the others:\n{listed}\n"
+            "Train them again, or leave them out with evaluate.other_data=skip."
+        )
+        raise IncomparableArmsError(message)
+
+
+def select_arms(records: Iterable[ArmRecord], statistics: Mapping[str, Any], evaluate: Evaluate) -> list[ArmRecord]:
+    """The records that may stand in one table, in its order: that of METHODS, untrained arms last, seeds ascending.
+
+    Of several seeds of an arm only those count whose parameters agree with the training that finished last. A seed that
+    was trained again counts once.
+
+    Args:
+        records: every arm of the dataset.
+        statistics: see `comparability`.
+        evaluate: see `comparability`; `other_data` says what to do with arms that are not comparable.
+
+    Raises:
+        IncomparableArmsError: an arm is not comparable, and `other_data` is `refuse`.
+    """
+    ordered = sorted(records, key=_order)
+    refuse_incomparable((record.card for record in ordered), statistics, evaluate)
+    comparable = []
+    for record in ordered:
+        if reason := _reason(record.card, statistics, evaluate):
+            logger.warning("Left out of the comparison: %s", reason)
+        else:
+            comparable.append(record)
+    return [record for seeds in by_arm(comparable).values() for record in _agreeing_seeds(seeds)]
+
+
+def by_arm(records: Iterable[ArmRecord]) -> dict[str, list[ArmRecord]]:
+    """The records of each arm, in their order."""
+    arms: dict[str, list[ArmRecord]] = {}
+    for record in records:
+        arms.setdefault(record.arm, []).append(record)
+    return arms
+
+
+def _reason(card: Card, statistics: Mapping[str, Any], evaluate: Evaluate) -> str | None:
+    label, present = ArmRecord.of(card).label, statistics["fingerprint"]
+    trained_on, groups = str(card["data_fingerprint"]), card["loss_groups"]
+    if trained_on != present:
+        return f"{label} was trained on data {trained_on[:12]}, the present data is {present[:12]}"
+    labels, present_labels = (
+        card.get("groups_fingerprint"),
+        combined_fingerprint(statistics.get("group_fingerprints", {}), groups),
+    )
+    if groups is not None and (labels is None or labels != present_labels):
+        now = f"the present labels are {present_labels[:12]}" if present_labels else "the present data has none"
+        return f"{label} was trained with the labels {str(labels)[:12]} of {groups}, {now}"
+    filter_seen = flat(card.get("parameters", {})).get("evaluate.filter_seen", evaluate.filter_seen)
+    if filter_seen != evaluate.filter_seen:
+        return f"{label} was ranked with evaluate.filter_seen={filter_seen}, now it is {evaluate.filter_seen}"
+    return None
+
+
+def _agreeing_seeds(records: Sequence[ArmRecord]) -> list[ArmRecord]:
+    """One record per seed, all with the parameters of the newest."""
+    newest_first = sorted(records, key=lambda record: str(record.card.get("finished", "")), reverse=True)
+    newest = newest_first[0]
+    agreeing: dict[int | None, ArmRecord] = {}
+    for record in newest_first:
+        if record.parameters == newest.parameters:
+            agreeing.setdefault(record.seed, record)
+        else:
+            names = record.parameters.keys() | newest.parameters.keys()
+            differing = sorted(name for name in names if record.parameters.get(name) != newest.parameters.get(name))
+            logger.warning(
+                "%s is left out: it was trained with other parameters than %s (%s)",
+                *(record.label, newest.label, ", ".join(differing)),
+            )
+    return sorted(agreeing.values(), key=_order)
+
+
+def _order(record: ArmRecord) -> tuple[bool, int, str, int]:
+    methods = list(METHODS)
+    index = methods.index(record.loss) if record.loss in METHODS else len(methods)
+    return (record.seed is None, index, record.arm, record.seed or 0)

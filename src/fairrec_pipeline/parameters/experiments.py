@@ -1,0 +1,185 @@
+"""Experiments and plans: which arms a run trains, at which points, with which seeds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from fairrec_pipeline.parameters.blocks import Block, Evaluate, Groups, Model, Seed, Split, Train
+from fairrec_pipeline.parameters.datasets import Source
+from fairrec_pipeline.parameters.methods import METHODS, Options, arm_name, parts_of_arm
+
+MOST_POINTS = 10_000
+"""Of a grid."""
+_SHOWN = 200  # characters of a value in a message
+
+
+class Experiment(Block):
+    """A named list of arms, seeds and grids."""
+
+    arms: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="names of arms; all: every loss there is, group-dependent ones with `loss_groups`"
+    )
+    seeds: (
+        Annotated[int, Field(strict=True, ge=1, le=1000)]
+        | Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)]
+    ) = Field(description="a list, or how many, from `seed` on; the first one tunes")
+    tune: bool | str = Field(description="true: every arm whose loss has a grid; a name: by that grid of `grids`")
+
+
+Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+
+
+class Parameters(Block):
+    """The whole tree, beside the blocks of the losses."""
+
+    dataset: str
+    loss: str
+    loss_groups: str | None
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda"]
+    datasets: dict[str, Source]
+    split: Split
+    groups: Groups
+    model: Model
+    train: Train
+    grids: dict[str, Grid] = Field(
+        description="values that `tune` and `experiment` try, by loss and option; `model.<name>` and `train.<name>` too"
+    )
+    experiment: str
+    experiments: dict[str, Experiment]
+    trials_at_once: int = Field(
+        strict=True, ge=1, le=1024, description="trainings of a grid or experiment that run side by side"
+    )
+    evaluate: Evaluate
+
+    @property
+    def source(self) -> Source:
+        return self.datasets[self.dataset]
+
+    @property
+    def group_names(self) -> list[str]:
+        """What a loss can be told: the splits, their crossing, the attributes."""
+        return [*self.groups.splits, "atomic", *self.source.root.attributes]
+
+
+def plans(parameters: Parameters, options: Mapping[str, Options]) -> dict[str, Any]:
+    """What every pipeline trains, as values of `arms.spec.Plan`.
+
+    A grid that the run does not use need not fit the rest of the parameters. So a plan that cannot be run holds its
+    `problems` instead, and is refused when it is wanted.
+
+    Args:
+        parameters: the whole tree.
+        options: of every loss.
+
+    Returns:
+        `train`, `tune`, `experiment`, `default` (the methods of the paper), and `methods`: a plan for each of these.
+    """
+    maker = _PlanMaker(parameters, options)
+    experiment = parameters.experiments[parameters.experiment]
+    losses = [loss for loss, method in METHODS.items() if method.of_paper]
+    alone = [parameters.seed]
+    names = (
+        [arm_name(loss, parameters.loss_groups) for loss in METHODS] if experiment.arms == "all" else experiment.arms
+    )
+    seeds = experiment.seeds
+    if isinstance(seeds, int):
+        seeds = tuple(range(parameters.seed, parameters.seed + seeds))
+    chosen = arm_name(parameters.loss, parameters.loss_groups)
+    return {
+        "train": maker.plan("train", [chosen], alone, tune=False),
+        "tune": maker.plan("tune", [chosen], alone, tune=True),
+        "experiment": maker.plan(f"experiment {parameters.experiment}", names, seeds, tune=experiment.tune),
+        "default": maker.plan("methods", [arm_name(x, parameters.loss_groups) for x in losses], alone, tune=False),
+        "methods": {x: maker.plan(x, [arm_name(x, parameters.loss_groups)], alone, tune=False) for x in losses},
+    }
+
+
+class _PlanMaker:
+    """Makes plans of the arms that names say."""
+
+    def __init__(self, parameters: Parameters, options: Mapping[str, Options]) -> None:
+        self._parameters, self._options = parameters, options
+
+    def plan(self, name: str, arms: Iterable[str], seeds: Iterable[int], *, tune: bool | str) -> dict[str, Any]:
+        """A plan, or its problems.
+
+        Args:
+            arms: names.
+            seeds: the first one tunes.
+            tune: see `Experiment`.
+        """
+        seeds = list(seeds)
+        problems: list[str] = []
+        specs = [spec for arm in arms for spec in self._specs(arm, seeds[0], tune, problems)]
+        if problems:
+            return {"name": name, "problems": list(dict.fromkeys(problems))}
+        return {"name": name, "specs": specs, "seeds": seeds}
+
+    def _specs(self, arm: str, seed: int, tune: bool | str, problems: list[str]) -> Iterator[dict[str, Any]]:
+        """Every point of an arm's grid, as values of `arms.spec.ArmSpec`."""
+        loss, groups = parts_of_arm(arm)
+        if METHODS[loss].needs_groups and groups not in self._parameters.group_names:
+            problems.append(f"loss_groups: {loss} needs groups; allowed: {', '.join(self._parameters.group_names)}")
+            return
+        grid_name = tune if isinstance(tune, str) else loss
+        grid = self._parameters.grids.get(grid_name, {}) if tune else {}
+        if math.prod(map(len, grid.values())) > MOST_POINTS:
+            problems.append(f"grids.{grid_name}: more than {MOST_POINTS} points; take fewer values")
+            return
+        for values in itertools.product(*grid.values()):
+            point = dict(zip(grid, values, strict=True))
+            blocks: dict[str, BaseModel] = {
+                "": self._options[loss], "model": self._parameters.model, "train": self._parameters.train,
+            }  # fmt: skip
+            valid: dict[str, Any] = {}
+            for block, model in blocks.items():
+                changes = {n.rpartition(".")[2]: v for n, v in point.items() if n.rpartition(".")[0] == block}
+                prefix = ".".join(filter(None, ["grids", grid_name, block])) if changes else block or loss
+                try:
+                    valid[block] = type(model).model_validate({**model.model_dump(), **changes}).model_dump()
+                except ValidationError as error:
+                    problems += messages(error, prefix)
+            if len(valid) < len(blocks):
+                continue
+            if loss == "causald" and valid["model"]["copy_window"] and valid[""]["weight"]:
+                problems.append("model.copy_window: causald does not distil copied scores; set it to 0")
+            yield {
+                "objective": {"loss": loss, "groups": groups, "options": valid[""]},
+                "model": valid["model"],
+                "train": valid["train"],
+                "filter_seen": self._parameters.evaluate.filter_seen,
+                "seed": seed,
+                "device": self._parameters.device,
+                "point": point,
+            }
+
+
+def messages(error: ValidationError, prefix: str = "") -> list[str]:
+    """What a failed validation says, one message a parameter.
+
+    Args:
+        prefix: name of the block that was validated.
+    """
+    return [message_of(problem, prefix) for problem in error.errors()]
+
+
+def message_of(problem: Any, prefix: str) -> str:
+    """What one problem of a validation says."""
+    parts = [str(part) for part in problem["loc"]]
+    if parts[:1] == ["datasets"]:
+        del parts[2:3]  # the adapter, by which pydantic has chosen the model
+    parts = [part for part in parts if not part.startswith(("constrained-", "tuple[", "literal["))]  # kinds of a union
+    name = ".".join(filter(None, [prefix, *parts]))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown parameter {name}"
+    text = problem["msg"].removeprefix("Value error, ")
+    if isinstance(problem["input"], Mapping):
+        return f"{name}: {text}"
+    shown = repr(problem["input"])
+    return f"{name}: {text} (got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + ' ...'})"
