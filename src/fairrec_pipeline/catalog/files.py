@@ -207,7 +207,7 @@ class Folder(AbstractDataset[Any, Path]):
         raise DatasetError(message)
 
     def _exists(self) -> bool:
-        # A source may need no files (synthetic) or fetch them; what is missing is told by the reader of the source.
+        # A source may need no files (synthetic) or fetch them; the reader of the source says what is missing.
         return True
 
     def _describe(self) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairrec_pipeline.interactions.sources.raw_files import describe_file
+from fairrec_pipeline.interactions.sources.raw_files import file_times
 from fairrec_pipeline.parameters.blocks import Groups, Split
 from fairrec_pipeline.parameters.datasets import Source
+from fairrec_pipeline.storage import sha256
 
 FORMAT = 2
 """Of the prepared data; raised when their tables, or what they mean, change."""
@@ -55,7 +56,7 @@ def why_prepare(described: Mapping[str, Any] | None, wanted: Mapping[str, Any], 
 def _is_replaced(path: Path, before: Mapping[str, Any]) -> bool:
     if not path.exists():
         return False
-    status = path.stat()
-    if (status.st_size, status.st_mtime_ns) == (before["size"], before["mtime_ns"]):
-        return False  # spares reading a large log before every training
-    return bool(status.st_size != before["size"] or describe_file(path)["sha256"] != before["sha256"])
+    times = file_times(path)
+    if times.items() <= before.items():
+        return False
+    return bool(times["size"] != before["size"] or sha256(path) != before["sha256"])

@@ -95,7 +95,7 @@ class PreparedData:
     group_fingerprints: Mapping[str, str]
 
     def groups_fingerprint(self, groups: str | None) -> str | None:
-        """Fingerprint of the groups that a loss is told: a column of `user_groups`, or `atomic`; None without groups.
+        """Fingerprint of the groups that a loss uses: a column of `user_groups`, or `atomic`; None without groups.
 
         `atomic` is made of pop33 and seq33, so its fingerprint is made of theirs.
         """

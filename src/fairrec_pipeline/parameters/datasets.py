@@ -92,7 +92,7 @@ class Csv(Block):
 
 
 class Table(Dataset):
-    """The user's own log: a Parquet or CSV file, and a second one with attributes of the users."""
+    """A log of the user: a Parquet or CSV file, and a second one with attributes of the users."""
 
     adapter: Literal["table"]
     interactions: FileName = Field(description="file, or folder of Parquet files, below data/01_raw/<dataset>/")

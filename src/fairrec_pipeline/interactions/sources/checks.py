@@ -59,12 +59,12 @@ def checked_events(
         values = {column: blank_to_null(log[name]) for column, name in names.items()}
         events = log.select(**values, **{FILE_ROW: log[FILE_ROW]}).cache()
         nulls = {column: events[column].isnull().sum() for column in names}
-        found = events.agg(n_rows=events.count(), **nulls).to_pandas().iloc[0]
-        n_rows = int(found.n_rows)
+        counts = events.agg(n_rows=events.count(), **nulls).to_pandas().iloc[0]
+        n_rows = int(counts.n_rows)
         if n_rows == 0 and not n_malformed:
             message = f"{path} is empty: it has columns but no rows. Put a log with interactions there"
             raise DataError(message)
-        bad = [f"{name} ({found[column]:.0f})" for column, name in names.items() if found[column]]
+        bad = [f"{name} ({counts[column]:.0f})" for column, name in names.items() if counts[column]]
         if bad and not malformed:
             message = (
                 f"{path} has null or blank values in {', '.join(bad)} among its {n_rows} rows. Every row needs a user, "
@@ -132,7 +132,9 @@ def checked_attributes(
     """
     with readable(path):
         labels = {name: label_text(users[name], name, path) for name in attributes}
-        texts = blank_to_null(id_text(users[user], user, path))
+        texts = blank_to_null(id_text(blank_to_null(users[user]), user, path))
+        if events[USER].type().is_integer():  # 1.0 is the number 1, 001 may be a code
+            texts = texts.re_replace(r"^(-?(?:0|[1-9]\d*))\.0+$", r"\1")
         table = users.select(id_text=texts, **labels).filter(ibis._.id_text.notnull()).cache()
         twice = table.group_by("id_text").agg(n=ibis._.count()).filter(ibis._.n > 1).order_by("id_text")
         n_twice = count_rows(twice)

@@ -1,4 +1,4 @@
-"""Raw files as tables: what is found below the data folder, read by DuckDB, with errors that name file and cause.
+"""Raw files as tables: what lies below the data folder, read by DuckDB, with errors that name file and cause.
 
 Text files are read as text and typed later, because a type guessed from the first rows turns a bad value further down
 into an error that names neither the file nor the column.
@@ -56,9 +56,14 @@ class RawData(NamedTuple):
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Size in bytes, time of the last change and SHA-256 of a file: enough to see that it was replaced."""
+    """Size in bytes, times and SHA-256 of a file: enough to see that it was replaced."""
+    return {**file_times(path), "sha256": sha256(path)}
+
+
+def file_times(path: Path) -> dict[str, int]:
+    """Size and times of a file: if none has changed, nor has its content, and a large file need not be read."""
     status = path.stat()
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256(path)}
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
 
 
 def located(folder: Path, name: str) -> Path:
@@ -124,6 +129,9 @@ def readable(path: Path) -> Iterator[None]:
     """Turn what a library says of a file that cannot be read into an error that names the file, cause and next step."""
     try:
         yield
+    except PermissionError as error:
+        message = f"{path} cannot be read: {error.strerror}. Give yourself the right to read it"
+        raise DataError(message) from error
     except UnicodeError as error:
         raise DataError(_encoding_message(path, str(error))) from error
     except (duckdb.Error, zipfile.BadZipFile, zlib.error, EOFError, OSError, pa.ArrowException) as error:

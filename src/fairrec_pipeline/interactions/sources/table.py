@@ -67,10 +67,10 @@ def _read(
     """Columns with row numbers, the files they are from, and how many malformed lines were left out."""
     path = located(folder, name)
     suffix = next((part.lower() for part in reversed(path.suffixes) if part.lower() != ".gz"), "")
-    if suffix in (".parquet", ".pq"):
+    if suffix in (".parquet", ".pq") or path.is_dir():
         table, files = _read_parquet(path, columns, hint)
         return table, files, 0
-    if suffix in (".csv", ".tsv") and path.is_file():
+    if suffix in (".csv", ".tsv"):
         table, n_malformed = read_delimited(path, columns, source.csv, hint, drop=source.malformed > 0)
         return table, [path], n_malformed
     message = (

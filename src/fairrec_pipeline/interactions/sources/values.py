@@ -27,7 +27,9 @@ def is_finite(value):  # type: ignore[no-untyped-def]
 
 
 def blank_to_null(column: ir.Column) -> ir.Column:
-    """Blank texts as null; other types as they are."""
+    """Blank texts, and numbers that are none, as null; other values as they are."""
+    if column.type().is_floating():
+        return ibis.ifelse(column.isnan(), ibis.null(column.type()), column)
     return column.strip().nullif("") if column.type().is_string() else column
 
 
@@ -68,14 +70,13 @@ def label_text(column: ir.Column, name: str, path: Path) -> ir.Column:
     if column.type().is_nested():
         message = f"{path} has values of type {column.type()} in {name}. Allowed: one value a row"
         raise DataError(message)
-    text = blank_to_null(_plain_text(column))
+    text = blank_to_null(_plain_text(blank_to_null(column)))
     if not column.type().is_string():
         return text
     is_boolean = text.lower().isin(["true", "false"])
     is_number = text.re_search(r"^-?(0|[1-9]\d*)(\.\d+)?$")  # 007 is a code
     every = {"booleans": is_boolean.all().fill_null(False), "numbers": is_number.all().fill_null(False)}
-    found = column.as_table().agg(**every)
-    booleans, numbers = found.to_pandas().iloc[0]
+    booleans, numbers = column.as_table().agg(**every).to_pandas().iloc[0]
     if booleans:
         return text.lower()
     return text.re_replace(r"\.0+$", "") if numbers else text
@@ -123,7 +124,7 @@ def _numbers_or_dates(column: ir.Column) -> Times:
     allowed = "all numbers, or all ISO dates such as 2015-06-01 12:30:00 (another form: timestamp_format)"
     number = column.try_cast("float64")
     number = ibis.ifelse(number.isnan() | number.isinf(), ibis.null("float64"), number)
-    found = column.as_table().agg(n=column.count(), n_numbers=number.count(), whole=(number == number.round()).all())
+    found = column.as_table().agg(n=column.count(), n_numbers=number.count(), whole=(number % 1 == 0).all())
     n, n_numbers, whole = found.to_pandas().iloc[0]
     if n_numbers < n:  # dates are slow to read, so they are only looked for where there may be some
         text = column.cast("string")
@@ -136,7 +137,7 @@ def _numbers_or_dates(column: ir.Column) -> Times:
         if n_dates > n_numbers:
             return Times(instants, allowed, int(n_cut))
     # Not through float64 where it can be helped: it has too few digits for nanoseconds since 1970.
-    values = column.try_cast("int64") if whole else (number * _MILLIONTHS).round().cast("int64")
+    values = column.try_cast("int64") if whole else (number * _MILLIONTHS).try_cast("int64")
     return Times(ibis.ifelse(number.isnull(), ibis.null("int64"), values), allowed, 0)
 
 
