@@ -89,8 +89,9 @@ def test_one_method_prepares_what_is_missing_and_only_that(project: Path, kedro:
 
     # and now two arms were trained on different data
     run = kedro(project, "run", "--pipeline=compare", "--params", "split.validation_users=20")
-    assert run.returncode != 0
+    assert run.returncode == 2
     assert "gdro-seq33" in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
     run = kedro(project, "run", "--pipeline=compare", "--params", "split.validation_users=20,evaluate.other_data=skip")
     assert run.returncode == 0, run.stderr
 
@@ -116,8 +117,9 @@ def test_bad_input_fails_before_anything_is_written(
     shared_project: Path, kedro: Kedro, parameters: str, said: str
 ) -> None:
     run = kedro(shared_project, "run", "--pipeline=train", "--params", parameters)
-    assert run.returncode != 0
+    assert run.returncode == 2
     assert said in " ".join((run.stdout + run.stderr).split())
+    assert "Traceback" not in run.stdout + run.stderr
     assert [path for path in (shared_project / "data").rglob("*") if path.is_file()] == []
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fairrec_pipeline.interactions.core_filter import core_filter
+from fairrec_pipeline.interactions.core_filter import Ties, core_filter
 from fairrec_pipeline.interactions.errors import DataError
 
 
@@ -61,6 +61,30 @@ def test_order_of_rows_does_not_matter_and_the_input_stays_as_it_is() -> None:
     ordered = kept.sort_values(["user_id", "timestamp", "item_id"], ignore_index=True)
     pd.testing.assert_frame_equal(kept, ordered)
     assert (kept.position == kept.groupby("user_id").cumcount()).all()
+
+
+TIED = pd.DataFrame(
+    {"user_id": np.repeat(range(40), 4), "item_id": [4, 2, 3, 1] * 40, "timestamp": [5, 5, 5, 1] * 40}
+).rename_axis("file_row").reset_index()  # fmt: skip
+
+
+@pytest.mark.parametrize(("ties", "order"), [("item", [1, 2, 3, 4]), ("file", [1, 4, 2, 3])])
+def test_ties_in_the_order_of_items_or_of_the_file(ties: Ties, order: list[int]) -> None:
+    for table in (TIED, TIED.sample(frac=1, random_state=0)):
+        kept = core_filter(ibis.memtable(table), 1, ties, 3).to_pandas()
+        assert list(kept.columns) == ["user_id", "item_id", "timestamp", "position"]
+        assert kept.groupby("user_id").item_id.agg(list).tolist() == [order] * 40
+
+
+def test_ties_in_random_order_are_the_same_for_a_seed_and_without_a_pattern() -> None:
+    kept = core_filter(ibis.memtable(TIED), 1, "random", 3).to_pandas()
+    again = core_filter(ibis.memtable(TIED.sample(frac=1, random_state=0)), 1, "random", 3).to_pandas()
+    pd.testing.assert_frame_equal(kept, again)
+    assert not kept.equals(core_filter(ibis.memtable(TIED), 1, "random", 4).to_pandas())
+    assert (kept.groupby("user_id").item_id.first() == 1).all()
+    last = kept.groupby("user_id").item_id.last().value_counts()
+    assert set(last.index) == {2, 3, 4}
+    assert last.min() > 5  # of 13.3 expected; below with a chance of 0.6 % for each
 
 
 def test_string_ids() -> None:

@@ -34,11 +34,13 @@ USERS = "1::F::1::10::48067\n2::M::56::16::70072\n3::M::25::15::55117\n"
 
 
 def read(folder: Path, adapter: str, **block: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    events, users, files = read_source(folder, Source.model_validate({"adapter": adapter, **block}))
-    assert all(path.is_relative_to(folder) for path in files)
-    assert bool(files) == (adapter != "synthetic")
-    assert events.columns == ("user_id", "item_id", "timestamp")
-    return events.to_pandas(), users.to_pandas()
+    raw = read_source(folder, Source.model_validate({"adapter": adapter, **block}))
+    assert all(path.is_relative_to(folder) for path in raw.files)
+    assert bool(raw.files) == (adapter != "synthetic")
+    events = raw.events.order_by("file_row").to_pandas()
+    assert raw.steps[-1].kept == len(events)
+    assert list(events.columns) == ["user_id", "item_id", "timestamp", "file_row"]
+    return events.drop(columns="file_row"), raw.user_attributes.to_pandas()
 
 
 def write_zip(path: Path, **members: str) -> None:
@@ -240,7 +242,7 @@ def test_user_attributes_of_string_ids(tmp_path: Path) -> None:
 def test_two_rows_of_attributes_for_a_user(tmp_path: Path) -> None:
     write_table(tmp_path)
     (tmp_path / "users.csv").write_text("who,plan\n1,free\n1,paid\n")
-    with pytest.raises(DataError, match=r"users.csv has more than one row for 1 users: 1. Keep one row"):
+    with pytest.raises(DataError, match=r"users.csv has more than one row for 1 users: '1'. Keep one row"):
         read_table(tmp_path, users="users.csv", user_attributes=["plan"])
 
 
@@ -252,7 +254,10 @@ def test_attributes_need_a_file() -> None:
 def test_missing_files_and_columns(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"log.csv does not exist. Put the file there"):
         read_table(tmp_path)
-    with pytest.raises(DataError, match=r"log.xlsx has a suffix .* Allowed: .parquet, .csv"):
+    (tmp_path / "log.xlsx").touch()
+    with pytest.raises(
+        DataError, match=r"log.xlsx has a suffix .* Allowed: .csv, .csv.gz, .tsv, .tsv.gz, and .parquet"
+    ):
         read_table(tmp_path, "log.xlsx")
     write_table(tmp_path)
     with pytest.raises(DataError, match=r"users.csv does not exist"):

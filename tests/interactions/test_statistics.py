@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fairrec_pipeline.interactions.statistics import dataset_statistics, fingerprint, group_fingerprints
+from fairrec_pipeline.interactions.prepared import PreparedHistories
+from fairrec_pipeline.interactions.statistics import (
+    dataset_statistics,
+    fingerprint,
+    group_fingerprints,
+    target_statistics,
+)
 
 INTERACTIONS = pd.DataFrame(
     {
@@ -51,3 +57,19 @@ def test_one_more_attribute_changes_only_its_entry() -> None:
     statistics = dataset_statistics(INTERACTIONS, more)
     assert statistics["group_fingerprints"] == after
     assert statistics["fingerprint"] == dataset_statistics(INTERACTIONS, USER_GROUPS)["fingerprint"]
+
+
+def test_targets_that_say_less_than_they_seem() -> None:
+    rows = [
+        # user, item, timestamp, position, role: the test target of 1 is tied with another item and repeated
+        (1, 5, 1, 0, "train"), (1, 6, 2, 1, "train"), (1, 7, 3, 2, "validation"), (1, 5, 3, 3, "test"),
+        # tied with itself only: the same row twice
+        (2, 6, 1, 0, "train"), (2, 5, 2, 1, "train"), (2, 5, 2, 2, "test"),
+        # in nobody's training
+        (3, 5, 1, 0, "train"), (3, 9, 2, 1, "test"),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "position", "role"])
+    assert target_statistics(table, PreparedHistories.of(table)) == {
+        "validation": {"n": 1, "tied": 1, "unseen": 1, "repeated": 0},
+        "test": {"n": 3, "tied": 1, "unseen": 1, "repeated": 2},
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ SHARED = ROOT.parent / "shared" / "data"
 RETAILROCKET = SHARED / "retailrocket" / "events.csv.gz"
 MOVIELENS = SHARED / "movielens-1m" / "ml-1m.zip"
 GROUPS = Groups.model_validate(yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())["groups"])
-SPLIT = Split(core=5, validation_users=0.5, seed=42)
+SPLIT = Split(core=5, validation_users=0.5, seed=42, ties="item")
 SYNTHETIC = {"adapter": "synthetic", "n_users": 200, "n_items": 60, "seed": 1}
 
 # METHODS: groups. Percent of the users of RetailRocket, low to high.
@@ -172,7 +174,7 @@ def test_real_retailrocket_is_the_published_one(tmp_path: Path) -> None:
     folder = tmp_path / "data/01_raw/retailrocket"
     folder.mkdir(parents=True)
     shutil.copyfile(RETAILROCKET, folder / RETAILROCKET.name)
-    split = Split(core=5, validation_users=10_000, seed=42)
+    split = Split(core=5, validation_users=10_000, seed=42, ties="item")
     made = catalog(tmp_path, "retailrocket", {"adapter": "retailrocket"}, split)
     run(made)
     statistics = made.load("dataset_statistics")
@@ -189,9 +191,103 @@ def test_real_movielens_1m_is_the_published_one(tmp_path: Path) -> None:
     folder = tmp_path / "data/01_raw/movielens-1m"
     folder.mkdir(parents=True)
     shutil.copyfile(MOVIELENS, folder / MOVIELENS.name)
-    split = Split(core=5, validation_users=1.0, seed=42)
+    split = Split(core=5, validation_users=1.0, seed=42, ties="item")
     made = catalog(tmp_path, "movielens-1m", {"adapter": "movielens-1m"}, split)
     run(made)
     published = table1(made.load("dataset_statistics"), "movielens-1m").dropna(subset="published")
     assert len(published) == 39
     assert published["difference"].abs().max() < 1
+
+
+# --- logs of users --------------------------------------------------------------------------------------------------
+
+OWN = {"adapter": "table", "interactions": "log.csv", "user": "user", "item": "item", "timestamp": "time"}
+SMALL = SPLIT.model_copy(update={"core": 2})
+
+
+def own_log(folder: Path, text: str | bytes, users: pd.DataFrame | None = None) -> None:
+    raw = folder / "data/01_raw/mine"
+    raw.mkdir(parents=True)
+    (raw / "log.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    if users is not None:
+        users.to_csv(raw / "users.csv", index=False)
+
+
+def log_of(rows: list[tuple[Any, ...]]) -> str:
+    return "user,item,time\n" + "".join(f"{user},{item},{time}\n" for user, item, time in rows)
+
+
+ROWS = [(user, (user + step) % 9, step) for user in range(20) for step in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("text", "block", "said"),
+    [
+        (log_of([(f"{u:03d}", i, t) for u, i, t in ROWS]), {"users": "users.csv", "user_attributes": ["plan"]},
+         r"users\.csv has a row for none of the 20 users .* such as '0', '1', '10', those of the log such as '000'"),
+        (log_of(ROWS) + "1,2,3,extra\n", {}, r"log\.csv cannot be read: .*Line: 122; Original Line: 1,2,3,extra; Exp"),
+        ((log_of(ROWS) + "1,café,9\n").encode("latin-1"), {}, r"log\.csv has another encoding .*encoding: latin-1"),
+        (log_of(ROWS), {"where": {"item": [77]}}, r"where: {item: \[77\]} keeps none of the 120 rows of .*log\.csv"),
+    ],
+    ids=["attributes of nobody", "ragged", "encoding", "filter"],
+)  # fmt: skip
+def test_what_is_refused_leaves_nothing(text: str | bytes, block: dict[str, Any], said: str, tmp_path: Path) -> None:
+    own_log(tmp_path, text, pd.DataFrame({"user": range(20), "plan": "free"}))
+    with pytest.raises(DataError, match=said):
+        run(catalog(tmp_path, "mine", {**OWN, **block}, SMALL))
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["01_raw"]
+
+
+def test_many_attributes_and_odd_names(tmp_path: Path) -> None:
+    names = ["a/b", "ü 1", *(f"a{n:02d}" for n in range(19))]
+    users = pd.DataFrame({"user": range(20), **{name: ["x/y", "x_y"] * 10 for name in names}})
+    own_log(tmp_path, log_of(ROWS), users)
+    made = catalog(tmp_path, "mine", {**OWN, "users": "users.csv", "user_attributes": names}, SMALL)
+    run(made)
+    statistics = made.load("dataset_statistics")
+    assert statistics["matched_users"] == 1.0
+    assert set(statistics["group_fingerprints"]) == {*GROUPS.splits, *names}
+    assert statistics["group_shares"]["a/b"]["x/y"]["users"] == 50
+
+
+def test_ties_that_decide_and_targets_that_nobody_has_seen_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [(user, item, 5) for user in range(20) for item in range(5)]
+    rows += [(user, 100 + user // 2, 9) for user in range(20)]  # two users have it, both as their last
+    own_log(tmp_path, log_of(rows))
+    targets = {}
+    for ties in ("item", "file", "random"):
+        made = catalog(tmp_path, "mine", OWN, SMALL.model_copy(update={"ties": ties}))
+        run(made)
+        targets[ties] = made.load("histories").validation.targets.tolist()
+        assert made.load("dataset_statistics")["targets"] == {
+            "validation": {"n": 10, "tied": 10, "unseen": 0, "repeated": 0},
+            "test": {"n": 20, "tied": 0, "unseen": 20, "repeated": 0},
+        }
+    assert targets["item"] == targets["file"] != targets["random"]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any(
+        "100.0% of the validation targets share their time" in line and "split.ties=item" in line for line in said
+    )
+    assert any("100.0% of the test targets (20 of 20) are in nobody's training" in line for line in said)
+
+
+def test_the_walk_of_the_documentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = (ROOT / "docs/own_data.md").read_text()
+    script, described, output = (
+        re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)[0] for language in ("python", "yaml", "text")
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(script, {})
+    block = yaml.safe_load(described)["datasets"]["shop"]
+    made = catalog(tmp_path, "shop", block)
+    with caplog.at_level(logging.INFO):
+        run(made)
+    said = [record.getMessage() for record in caplog.records if record.name == "fairrec_pipeline.pipelines.data.nodes"]
+    assert output.splitlines() == said
+    statistics = made.load("dataset_statistics")
+    assert [step["kept"] for step in statistics["steps"]][-1] == statistics["n_interactions"]
+    assert statistics["n_repeated"] > 0

@@ -66,7 +66,7 @@ def test_it_takes_the_best_of_all_candidates(window: int) -> None:
     assert exponent > 0
 
 
-def test_without_repeats_own_items_sink() -> None:
+def test_without_repeats_copied_items_sink() -> None:
     sequences = histories(1, repeats=0.0)
     for user in range(N_USERS):  # no target at all is an own item
         own = set(sequences.items[sequences.offsets[user] : sequences.offsets[user + 1]].tolist())

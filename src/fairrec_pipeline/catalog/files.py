@@ -20,7 +20,7 @@ from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from kedro_datasets.text import TextDataset
 
-from fairrec_pipeline.interactions.engine import engine
+from fairrec_pipeline.interactions.engine import engine, literal_path
 from fairrec_pipeline.interactions.prepared import PreparedHistories
 from fairrec_pipeline.storage import as_local, write_whole
 
@@ -117,7 +117,7 @@ class IbisParquet(Atomic, FileDataset):
         return ibis.memtable(arrow.dataset(path.lstrip("/"), filesystem=fs, format="parquet"))
 
     def _read(self, path: Path) -> ir.Table:
-        return self.connection.read_parquet(path, table_name=self._table_name, **self._load_args)
+        return self.connection.read_parquet(literal_path(path), table_name=self._table_name, **self._load_args)
 
     def preview(self, nrows: int = 5) -> TablePreview:
         """The first rows, for Kedro-Viz."""

@@ -13,6 +13,7 @@ from pandera.api.ibis.types import IbisData
 from pandera.ibis import Check, Column, DataFrameSchema
 
 from fairrec_pipeline.interactions.columns import (
+    FILE_ROW,
     ITEM,
     N_HELD_OUT,
     N_INTERACTIONS,
@@ -44,7 +45,7 @@ def _positions_are_complete(data: IbisData) -> ir.BooleanScalar:
 _EVENT = {USER: Column(nullable=False), ITEM: Column(nullable=False), TIMESTAMP: Column(dt.int64, nullable=False)}
 _POSITION = Column(dt.int64, Check.ge(0), nullable=False)
 
-events = DataFrameSchema(_EVENT, name="events", strict=True)
+events = DataFrameSchema({**_EVENT, FILE_ROW: Column(dt.int64, nullable=False)}, name="events", strict=True)
 
 user_attributes = DataFrameSchema(
     {USER: Column(nullable=False)}, checks=Check(_one_row_per_user, error="one row per user"), name="user_attributes"

@@ -3,6 +3,7 @@
 USER = "user_id"
 ITEM = "item_id"
 TIMESTAMP = "timestamp"
+FILE_ROW = "file_row"
 POSITION = "position"
 ROLE = "role"
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import ibis
 import ibis.expr.types as ir
 
-from fairrec_pipeline.interactions.columns import ITEM, POSITION, TIMESTAMP, USER
+from fairrec_pipeline.interactions.columns import FILE_ROW, ITEM, POSITION, TIMESTAMP, USER
 from fairrec_pipeline.interactions.errors import DataError
 
+Ties = Literal["item", "file", "random"]
 
-def core_filter(events: ir.Table, core: int) -> ir.Table:
+
+def core_filter(events: ir.Table, core: int, ties: Ties = "item", seed: int = 0) -> ir.Table:
     """Keep the events of the core (see `core_events`), in order of time.
 
-    The order of a history is (timestamp, item), so that events of the same instant have one order whatever the order
-    of the rows.
+    Events of a user at the same instant are ties. They have one order whatever the order of the table's rows: by item
+    id, by their row in the file, or by a hash of seed, user and item, which is random.
 
     Args:
-        events: columns user_id, item_id, timestamp; rows in any order.
+        events: columns user_id, item_id, timestamp, and file_row if that orders ties; rows in any order.
         core: least number of distinct items of a user and of distinct users of an item.
+        ties: what orders them.
+        seed: of the random order.
 
     Returns:
         Columns user_id, item_id, timestamp, position (0-based in the user's history), ordered by (user, position).
@@ -25,8 +31,10 @@ def core_filter(events: ir.Table, core: int) -> ir.Table:
     Raises:
         DataError: nothing is left.
     """
-    position = ibis.row_number().over(group_by=USER, order_by=[TIMESTAMP, ITEM])
-    return core_events(events, core).mutate(**{POSITION: position}).cache().order_by(USER, POSITION)
+    order = {"item": [], "file": [ibis._[FILE_ROW]], "random": [_draw(seed)]}[ties]
+    position = ibis.row_number().over(group_by=USER, order_by=[TIMESTAMP, *order, ITEM])
+    kept = core_events(events, core).mutate(**{POSITION: position}).select(USER, ITEM, TIMESTAMP, POSITION)
+    return kept.cache().order_by(USER, POSITION)
 
 
 def core_events(events: ir.Table, core: int) -> ir.Table:
@@ -39,7 +47,7 @@ def core_events(events: ir.Table, core: int) -> ir.Table:
         core: least number of distinct items of a user and of distinct users of an item.
 
     Returns:
-        The same columns, in no order.
+        The same columns, rows in no order.
 
     Raises:
         DataError: nothing is left.
@@ -60,7 +68,13 @@ def core_events(events: ir.Table, core: int) -> ir.Table:
             f"Set a smaller split.core (1 keeps everything) or bring more data"
         )
         raise DataError(message)
-    return events.select(USER, ITEM, TIMESTAMP).semi_join(pairs, [USER, ITEM])
+    return events.semi_join(pairs, [USER, ITEM])
+
+
+def _draw(seed: int) -> ir.Value:
+    """A number without a pattern for every user and item, the same on every machine."""
+    key = ibis._[USER].cast("string") + ":" + ibis._[ITEM].cast("string") + f":{seed}"
+    return key.hexdigest("md5")
 
 
 def _with_partners(pairs: ir.Table, core: int) -> ir.Table:

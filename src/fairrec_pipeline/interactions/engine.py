@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -74,6 +76,11 @@ def engine() -> SharedDuckDB:
         backend: SharedDuckDB = SharedDuckDB().connect()
         ibis.set_backend(backend)
         return backend
+
+
+def literal_path(path: Path) -> str:
+    """The path as DuckDB needs it: it takes names for patterns, and would read log1.csv for log[1].csv."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
 def _forget() -> None:

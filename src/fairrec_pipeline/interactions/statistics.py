@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,16 @@ from fairrec_pipeline.interactions.columns import (
     POSITION,
     ROLE,
     TEST,
+    TIMESTAMP,
     TRAIN,
     TRAIN_LENGTH,
     USER,
     VALIDATION,
 )
+from fairrec_pipeline.interactions.histories import UNKNOWN
+
+if TYPE_CHECKING:
+    from fairrec_pipeline.interactions.prepared import PreparedHistories
 
 
 def dataset_statistics(interactions: pd.DataFrame, user_groups: pd.DataFrame) -> dict[str, Any]:
@@ -47,6 +52,36 @@ def dataset_statistics(interactions: pd.DataFrame, user_groups: pd.DataFrame) ->
         "fingerprint": fingerprint(interactions),
         "group_fingerprints": group_fingerprints(user_groups),
     }
+
+
+def target_statistics(interactions: pd.DataFrame, histories: PreparedHistories) -> dict[str, dict[str, int]]:
+    """Count the held-out targets, and those whose rank says less than it seems to.
+
+    Args:
+        interactions: columns user_id, item_id, timestamp, role.
+        histories: of the same interactions.
+
+    Returns:
+        For validation and test: n targets; tied (the user has another item at the same time, so that `split.ties`
+        decides which of them is the target); unseen (nobody's training has the item: no trained arm can rank it);
+        repeated (the user had the item before: a miss where `evaluate.filter_seen` leaves such items out).
+    """
+    instants = interactions[[USER, TIMESTAMP, ITEM]].drop_duplicates()
+    tied = instants[instants.duplicated([USER, TIMESTAMP], keep=False)]
+    held_out = interactions[interactions[ROLE] != TRAIN].merge(tied, on=[USER, TIMESTAMP, ITEM])[ROLE].value_counts()
+    return {
+        role: {
+            "n": part.n_users,
+            "tied": int(held_out.get(role, 0)),
+            "unseen": _count(part.targets == np.int64(UNKNOWN)),
+            "repeated": _count(part.repeats),
+        }
+        for role, part in ((VALIDATION, histories.validation), (TEST, histories.test))
+    }
+
+
+def _count(flags: Any) -> int:
+    return int(np.count_nonzero(flags))
 
 
 def fingerprint(interactions: pd.DataFrame) -> str:

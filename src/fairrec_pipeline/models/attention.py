@@ -76,8 +76,8 @@ def _ragged_attention(qkv: Tensor, sequences: Ragged, heads: int, rate: float) -
 class _DroppedAttention(torch.autograd.Function):
     """Both passes by hand: a batch has many small buckets, and autograd's bookkeeping would cost more than they do.
 
-    Queries, keys and values go into rectangles and come out of them for all buckets at once, each head in a block of
-    its own, so that every product reads and writes neighbouring memory.
+    Queries, keys and values go into rectangles and come out of them for all buckets at once, each head in a separate
+    block, so that every product reads and writes neighbouring memory.
     """
 
     @staticmethod

@@ -6,7 +6,8 @@ and the output layer is left to `softmax_head`, which needs no logits tensor.
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,31 @@ from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.packing import Buckets, Layout, pad
 
 
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """Sizes of a SASRec.
+
+    Attributes:
+        dim, feed_forward: width of a state, and of the hidden layer of a block.
+        blocks, heads: how many; every block has so many heads.
+        dropout: rate on embeddings, attention weights, blocks and the output embedding.
+        max_length: most recent tokens that are looked at.
+        init_std: standard deviation of the embedding tables; torch's default, used by the published model, is 1.
+        tied_embeddings: one table for input (times sqrt(dim)) and output, as in SASRec's first code; the paper has two.
+        copy_window: number of a user's newest items that a copy mechanism scores; 0 for none, as in the paper.
+    """
+
+    dim: int
+    feed_forward: int
+    blocks: int
+    heads: int
+    dropout: float
+    max_length: int
+    init_std: float
+    tied_embeddings: bool = False
+    copy_window: int = 0
+
+
 class SASRec(nn.Module):
     """Item embedding plus learned positions, pre-norm encoder blocks, a final norm and an output embedding.
 
@@ -26,39 +52,25 @@ class SASRec(nn.Module):
 
     Args:
         n_items: size of the catalogue.
-        dim, feed_forward, blocks, heads, dropout, max_length: the backbone.
-        init_std: standard deviation of the embedding tables; torch's default, used by the published model, is 1.
-        tied_embeddings: one table for input (times sqrt(dim)) and output, as in SASRec's own code; the paper has two.
-        copy_window: number of a user's newest items that a copy mechanism scores; 0 for none, as in the paper.
+        backbone: the fields of `Backbone`.
     """
 
-    def __init__(
-        self,
-        n_items: int,
-        *,
-        dim: int,
-        feed_forward: int,
-        blocks: int,
-        heads: int,
-        dropout: float,
-        max_length: int,
-        init_std: float,
-        tied_embeddings: bool = False,
-        copy_window: int = 0,
-    ) -> None:
+    def __init__(self, n_items: int, **backbone: Any) -> None:
         super().__init__()
+        sizes = Backbone(**backbone)
+        dim, max_length, dropout, tied = sizes.dim, sizes.max_length, sizes.dropout, sizes.tied_embeddings
         self.n_items, self.max_length, self.dropout = n_items, max_length, dropout
-        self.head_width = dim // heads
+        self.head_width = dim // sizes.heads
         self.item_embedding = nn.Embedding(n_items + 1, dim)
         self.position_embedding = nn.Embedding(max_length, dim)
-        self.output_embedding = None if tied_embeddings else nn.Embedding(n_items, dim)
-        self.input_scale = dim**0.5 if tied_embeddings else 1.0
+        self.output_embedding = None if tied else nn.Embedding(n_items, dim)
+        self.input_scale = dim**0.5 if tied else 1.0
         for table in (self.item_embedding, self.position_embedding, self.output_embedding):
             if table is not None:
-                nn.init.normal_(table.weight, std=init_std)
-        self.blocks = nn.ModuleList(Block(dim, feed_forward, heads, dropout) for _ in range(blocks))
+                nn.init.normal_(table.weight, std=sizes.init_std)
+        self.blocks = nn.ModuleList(Block(dim, sizes.feed_forward, sizes.heads, dropout) for _ in range(sizes.blocks))
         self.final_norm = nn.LayerNorm(dim)
-        self.copy = CopyMechanism(copy_window, dim) if copy_window else None
+        self.copy = CopyMechanism(sizes.copy_window, dim) if sizes.copy_window else None
         self.mask_source = MaskSource(0)  # a training sets another one for every epoch
 
     @property

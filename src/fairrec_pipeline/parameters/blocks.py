@@ -28,7 +28,10 @@ class Split(Block):
     validation_users: Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] = Field(
         gt=0, description="count (int) or share (float, at most 1) of the users"
     )
-    seed: Seed
+    seed: Seed = Field(description="draws the validation users, and the order of ties that is random")
+    ties: Literal["item", "file", "random"] = Field(
+        description="order of a user's interactions of the same time: by item id, as in the file, or drawn"
+    )
 
     @field_validator("validation_users")
     @classmethod

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, RootModel, model_validator
+from pydantic import AfterValidator, Field, RootModel, model_validator
 
 from fairrec_pipeline.parameters.blocks import Block, Seed
 
@@ -53,16 +55,71 @@ RESERVED_NAMES = ("user_id", "train_length", "popularity_ratio", "overall", "tar
 """What tables and reports call by these names is not an attribute."""
 
 
+Value = str | int | float | bool
+_OUTSIDE = re.compile(r"^([/\\~]|[A-Za-z]:|.*(^|[/\\])\.\.([/\\]|$)|[a-z0-9+]+://)")
+
+
+def _below(name: str) -> str:
+    if not name or _OUTSIDE.match(name):
+        message = f"a name below the data folder is expected, without `..` and not absolute, got {name!r}"
+        raise ValueError(message)
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_below)]
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        "".encode(name)  # not every codec is of text
+        return codecs.lookup(name).name
+    except LookupError as error:
+        message = f"no encoding is called {name!r}; known are utf-8, latin-1, cp1252, utf-16 and all others of Python"
+        raise ValueError(message) from error
+
+
+DatasetName = Annotated[str, Field(pattern=r"^[^./\\*?\[\]\s~][^/\\*?\[\]]*$", coerce_numbers_to_str=True)]
+"""Name of a dataset, and so of a folder: no separators, no patterns. Numbers are names too."""
+
+
+class Csv(Block):
+    """How a text file is written."""
+
+    separator: str | None = Field(
+        default=None, min_length=1, max_length=1, description="null: the one of , tab ; | that gives the columns"
+    )
+    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
+
+
 class Table(Dataset):
     """The user's own log: a Parquet or CSV file, and a second one with attributes of the users."""
 
     adapter: Literal["table"]
-    interactions: str = Field(description="file below data/01_raw/<dataset>/")
+    interactions: FileName = Field(description="file, or folder of Parquet files, below data/01_raw/<dataset>/")
     user: str = Field(description="column of the user id")
     item: str = Field(description="column of the item id")
     timestamp: str = Field(description="column of the time: a number, a date or a timestamp")
-    users: str | None = Field(default=None, description="file with one row per user, below data/01_raw/<dataset>/")
+    timestamp_format: str | None = Field(default=None, description="of dates, such as %d/%m/%Y %H:%M")
+    timestamp_unit: Literal["s", "ms", "us", "ns"] | None = Field(default=None, description="of numbers, since 1970")
+    where: dict[str, Value | tuple[Value, ...]] = Field(
+        default={}, description="rows to keep, by column: a value, a list of values, or a comparison such as '>=4'"
+    )
+    csv: Csv = Field(default=Csv(), description="of text files")
+    malformed: float = Field(default=0.0, ge=0, lt=1, description="share of the rows that may be left out as malformed")
+    users: FileName | None = Field(default=None, description="file with one row per user, beside the interactions")
     user_attributes: tuple[str, ...] = Field(default=(), description="columns of that file to report by")
+
+    @model_validator(mode="after")
+    def _columns(self) -> Table:
+        for names in ((self.user, self.item, self.timestamp), (self.user, *self.user_attributes)):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                message = f"the column {', '.join(twice)} is named twice among {', '.join(names)}"
+                raise ValueError(message)
+        if self.timestamp_format and self.timestamp_unit:
+            message = "timestamp_format is for dates and timestamp_unit for numbers; set one of them"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _users_file(self) -> Table:

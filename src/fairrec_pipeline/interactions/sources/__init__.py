@@ -6,8 +6,9 @@ from pathlib import Path
 
 import ibis
 
+from fairrec_pipeline.interactions.columns import FILE_ROW
 from fairrec_pipeline.interactions.sources.movielens import read_movielens_1m, read_movielens_100k
-from fairrec_pipeline.interactions.sources.raw_files import RawData
+from fairrec_pipeline.interactions.sources.raw_files import RawData, Step
 from fairrec_pipeline.interactions.sources.retailrocket import read_retailrocket
 from fairrec_pipeline.interactions.sources.synthetic import generate
 from fairrec_pipeline.interactions.sources.table import read_own_table
@@ -22,17 +23,16 @@ def read_source(folder: Path, source: Source) -> RawData:
         source: the dataset's block of parameters_datasets.yml.
 
     Returns:
-        events: columns user_id, item_id, timestamp, rows in no particular order. Ids are int64 where every id is a
-            whole number, else strings. The timestamp is int64: a date becomes microseconds since 1970 (UTC where it
-            names no zone), a whole number keeps its own unit, numbers with fractions are counted in millionths of
-            their unit. Only its order is used.
-        user_attributes: user_id (typed as in the events), and one string column per attribute with "unknown" where
-            the source has no value. One row per user of the events.
-        files: that were read.
+        The events have the columns user_id, item_id, timestamp and file_row, in no order. Ids are int64 where every id
+        is a whole number, else text. The timestamp is int64, and only its order is used: dates are microseconds since
+        1970 (UTC where they name no zone), whole numbers have the unit of the file, numbers with fractions are counted
+        in millionths of it.
+        User attributes have user_id (typed as in the events) and one column of text per attribute, "unknown" where the
+        source has no value.
 
     Raises:
         DataError: a file or a column is missing, a file cannot be read, the log is empty, an id or a timestamp is
-            null, a timestamp is neither a number nor a date, or a user has two rows of attributes.
+            null, a timestamp cannot be read, a user has two rows of attributes, or none of the users has one.
     """
     block = source.root
     match block:
@@ -44,4 +44,5 @@ def read_source(folder: Path, source: Source) -> RawData:
             return read_own_table(folder, block)
         case Synthetic():
             events, users = generate(block.n_users, block.n_items, block.seed)
-            return RawData(ibis.memtable(events), ibis.memtable(users))
+            events[FILE_ROW] = range(len(events))
+            return RawData(ibis.memtable(events), ibis.memtable(users), steps=(Step("generated", len(events)),))

@@ -1,109 +1,177 @@
-"""What every source is checked for, and how ids, times and labels are made alike."""
+"""What every source is checked for before its events and attributes are used."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import ibis
 import ibis.expr.types as ir
 
-from fairrec_pipeline.interactions.columns import ITEM, TIMESTAMP, UNKNOWN_LABEL, USER
+from fairrec_pipeline.interactions.columns import FILE_ROW, ITEM, TIMESTAMP, UNKNOWN_LABEL, USER
 from fairrec_pipeline.interactions.errors import DataError
-from fairrec_pipeline.interactions.sources.raw_files import readable
+from fairrec_pipeline.interactions.sources.raw_files import Step, readable
+from fairrec_pipeline.interactions.sources.values import blank_to_null, id_text, ids, label_text, times
 
-_MILLIONTHS = 1_000_000
+
+class LogColumns(NamedTuple):
+    """Columns of a raw log, and how its times are written (see `values.times`)."""
+
+    user: str
+    item: str
+    timestamp: str
+    form: str | None = None
+    unit: str | None = None
+
+
+class Checked(NamedTuple):
+    """Events, how they came about, and how many of them repeat another."""
+
+    events: ir.Table
+    steps: list[Step]
+    n_repeated: int
+
+
+def checked_events(
+    log: ir.Table, columns: LogColumns, path: Path, *, malformed: float = 0.0, n_malformed: int = 0
+) -> Checked:
+    """Events of a raw log.
+
+    Args:
+        log: the columns, and file_row.
+        columns: their names.
+        path: of the file, for messages.
+        malformed: share of the rows that may be left out.
+        n_malformed: how many lines were left out already.
+
+    Returns:
+        The events (columns user_id, item_id, timestamp, file_row), what was dropped, and how many rows are repeated.
+
+    Raises:
+        DataError: the log is empty, or more rows than allowed have no user, no item or no time that can be read.
+    """
+    names = {USER: columns.user, ITEM: columns.item, TIMESTAMP: columns.timestamp}
+    if log[columns.timestamp].type().is_nested():
+        message = f"{path} has times of type {log[columns.timestamp].type()} in {columns.timestamp}. Allowed: one a row"
+        raise DataError(message)
+    with readable(path):
+        values = {column: blank_to_null(log[name]) for column, name in names.items()}
+        events = log.select(**values, **{FILE_ROW: log[FILE_ROW]}).cache()
+        nulls = {column: events[column].isnull().sum() for column in names}
+        found = events.agg(n_rows=events.count(), **nulls).to_pandas().iloc[0]
+        n_rows = int(found.n_rows)
+        if n_rows == 0 and not n_malformed:
+            message = f"{path} is empty: it has columns but no rows. Put a log with interactions there"
+            raise DataError(message)
+        bad = [f"{name} ({found[column]:.0f})" for column, name in names.items() if found[column]]
+        if bad and not malformed:
+            message = (
+                f"{path} has null or blank values in {', '.join(bad)} among its {n_rows} rows. Every row needs a user, "
+                f"an item and a time: remove those rows from the file, or let a share of the rows be malformed"
+            )
+            raise DataError(message)
+        events = events.drop_null(list(names))
+        read = times(events[TIMESTAMP], columns.form, columns.unit)
+        events = events.mutate(instant=read.values).cache()
+        unreadable = events.filter(events.instant.isnull())
+        n_unreadable = count_rows(unreadable)
+        if n_unreadable and not malformed:
+            raise DataError(_time_message(unreadable, n_unreadable, n_rows, columns.timestamp, read.allowed, path))
+        good = events.filter(events.instant.notnull())
+        n_good = count_rows(good)
+        n_bad = n_rows - n_good + n_malformed
+        if n_bad > malformed * (n_rows + n_malformed) or n_good == 0:
+            raise DataError(_malformed_message(n_bad, n_rows + n_malformed, n_malformed, n_unreadable, malformed, path))
+        checked = good.select(
+            **{
+                USER: ids(good[USER], columns.user, path),
+                ITEM: ids(good[ITEM], columns.item, path),
+                TIMESTAMP: good.instant,
+                FILE_ROW: good[FILE_ROW],
+            }
+        ).cache()
+        n_repeated = n_good - count_rows(checked.select(USER, ITEM, TIMESTAMP).distinct())
+    steps = [Step("with a user, an item and a time", n_good, n_rows - n_good, "null, blank or unreadable values")]
+    if read.n_cut:
+        steps.append(Step(f"{read.n_cut:,} times are finer than a microsecond and were cut", n_good))
+    steps.append(Step(f"{n_repeated:,} repeat the user, item and time of another row; they are kept", n_good))
+    return Checked(checked, steps, n_repeated)
 
 
 def count_rows(table: ir.Table) -> int:
+    """Number of rows."""
     return int(table.count().execute())
 
 
-def checked_events(log: ir.Table, user: str, item: str, timestamp: str, path: Path) -> ir.Table:
-    """Checked and normalised events; see `read_source`."""
-    events = log.select(**{USER: _blank_to_null(log[user]), ITEM: _blank_to_null(log[item]), TIMESTAMP: log[timestamp]})
-    names = {USER: user, ITEM: item, TIMESTAMP: timestamp}
-    nulls = {column: events[column].isnull().sum() for column in names}
-    found = events.agg(n_rows=events.count(), **nulls).to_pandas().iloc[0]
-    if found.n_rows == 0:
-        message = f"{path} is empty: it has columns but no rows. Put a log with interactions there"
-        raise DataError(message)
-    bad = [f"{name} ({found[column]:.0f})" for column, name in names.items() if found[column]]
-    if bad:
-        message = (
-            f"{path} has null or blank values in {', '.join(bad)} among its {found.n_rows:.0f} rows. Every row needs a "
-            f"user, an item and a time: remove those rows from the file"
-        )
-        raise DataError(message)
-    with readable(path):
-        instants = _instants(events[TIMESTAMP], timestamp, path)
-        return events.select(**{USER: _ids(events[USER]), ITEM: _ids(events[ITEM]), TIMESTAMP: instants}).cache()
-
-
-def _blank_to_null(column: ir.Column) -> ir.Column:
-    return column.strip().nullif("") if column.type().is_string() else column
-
-
-def _ids(column: ir.Column) -> ir.Column:
-    """int64 where that loses nothing ("007" and "7" stay two ids), else string."""
-    if column.type().is_integer():
-        return column.cast("int64")
-    number = column.try_cast("int64")
-    same = number.cast(column.type()) == column
-    return number if same.fill_null(False).all().execute() else column.cast("string")
-
-
-def _instants(column: ir.Column, name: str, path: Path) -> ir.Column:
-    """int64 timestamps, of a column without nulls; units as in `read_source`."""
-    dtype = column.type()
-    if dtype.is_integer():
-        return column.cast("int64")
-    if dtype.is_timestamp() or dtype.is_date():
-        return _microseconds(column)
-    number = column.try_cast("float64")
-    number = ibis.ifelse(number.isnan() | number.isinf(), ibis.null("float64"), number)
-    # Naive dates are taken as UTC: with a type that has a zone, DuckDB honours the offsets that some rows may carry.
-    date = column.cast("string").try_cast("timestamp('UTC')")
-    readings = column.as_table().select(value=column.cast("string"), number=number, date=date)
-    _ = ibis._
-    found = readings.agg(
-        n=_.count(), n_numbers=_.number.count(), n_dates=_.date.count(), whole=(_.number == _.number.round()).all()
-    )
-    n, n_numbers, n_dates, whole = found.to_pandas().iloc[0]
-    if n_numbers == n:
-        # Not through float64 where it can be helped: it has too few digits for nanoseconds since 1970.
-        return column.try_cast("int64") if whole else (number * _MILLIONTHS).round().cast("int64")
-    if n_dates == n:
-        return _microseconds(date)
-    bad = readings.filter((_.number if n_numbers else _.date).isnull()).select("value")
-    examples = ", ".join(repr(value) for value in bad.distinct().order_by("value").limit(3).to_pandas()["value"])
-    message = (
-        f"{path} has {count_rows(bad)} of {n} values in {name} that cannot be read as a time: {examples}. "
-        f"Allowed: all numbers, or all ISO dates such as 2015-06-01 12:30:00"
-    )
-    raise DataError(message)
-
-
-def _microseconds(column: ir.Column) -> ir.Column:
-    return column.cast("timestamp").delta(ibis.timestamp("1970-01-01"), unit="microsecond")
-
-
 def no_attributes(events: ir.Table) -> ir.Table:
+    """The users of the events, without attributes."""
     return events.select(USER).distinct().order_by(USER).cache()
 
 
-def checked_attributes(users: ir.Table, user: str, attributes: Sequence[str], events: ir.Table, path: Path) -> ir.Table:
-    ids = _blank_to_null(users[user]).cast("string").try_cast(events[USER].type())
-    labels = {name: _blank_to_null(users[name].cast("string")) for name in attributes}
-    table = users.select(**{USER: ids}, **labels).filter(ibis._[USER].notnull()).cache()
-    twice = table.group_by(USER).agg(n=ibis._.count()).filter(ibis._.n > 1).order_by(USER)
-    n_twice = count_rows(twice)
+def checked_attributes(
+    users: ir.Table, user: str, attributes: Sequence[str], events: ir.Table, path: Path
+) -> tuple[ir.Table, float]:
+    """Attributes of the users of the events.
+
+    A row belongs to a user of the log if the id is the same text or the same number, exactly: 001 is not 1, nor is 0.6.
+
+    Args:
+        users: a row per user, with the columns.
+        user: column of the ids.
+        attributes: columns of labels.
+        events: see `checked_events`.
+        path: of the file, for messages.
+
+    Returns:
+        user_id and the labels as text, one row per user of the events, "unknown" where there is no label; and the share
+        of the users that have a row.
+
+    Raises:
+        DataError: two rows for a user, or a row for no user of the log.
+    """
+    with readable(path):
+        labels = {name: label_text(users[name], name, path) for name in attributes}
+        texts = blank_to_null(id_text(users[user], user, path))
+        table = users.select(id_text=texts, **labels).filter(ibis._.id_text.notnull()).cache()
+        twice = table.group_by("id_text").agg(n=ibis._.count()).filter(ibis._.n > 1).order_by("id_text")
+        n_twice = count_rows(twice)
     if n_twice:
-        examples = ", ".join(str(value) for value in twice.limit(3).to_pandas()[USER])
-        message = f"{path} has more than one row for {n_twice} users: {examples}. Keep one row per user"
+        message = (
+            f"{path} has more than one row for {n_twice} users: {_examples(twice, 'id_text')}. Keep one row per user"
+        )
         raise DataError(message)
-    users_of_log = no_attributes(events)
-    joined = users_of_log.left_join(table, USER).order_by(users_of_log[USER])
-    return joined.select(
-        users_of_log[USER], **{name: table[name].fill_null(UNKNOWN_LABEL) for name in attributes}
-    ).cache()
+    of_log = no_attributes(events)
+    keyed = of_log.mutate(id_text=of_log[USER].cast("string"))
+    n_users, n_matched = count_rows(keyed), count_rows(keyed.semi_join(table, "id_text"))
+    if n_matched == 0:
+        message = (
+            f"{path} has a row for none of the {n_users} users of the log: its ids are such as "
+            f"{_examples(table, 'id_text')}, those of the log such as {_examples(keyed, 'id_text')}. Write the ids in "
+            f"the same way in both files"
+        )
+        raise DataError(message)
+    joined = keyed.left_join(table, "id_text").order_by(keyed[USER])
+    known = {name: table[name].fill_null(UNKNOWN_LABEL) for name in attributes}
+    return joined.select(keyed[USER], **known).cache(), n_matched / n_users
+
+
+def _examples(table: ir.Table, column: str) -> str:
+    few = table.select(column).distinct().order_by(column).limit(3).to_pandas()[column]
+    return ", ".join(repr(value) for value in few)
+
+
+def _time_message(unreadable: ir.Table, n_bad: int, n_rows: int, name: str, allowed: str, path: Path) -> str:
+    values = _examples(unreadable.select(value=unreadable[TIMESTAMP].cast("string")), "value")
+    return (
+        f"{path} has {n_bad} of {n_rows} values in {name} that cannot be read as a time: {values}. Allowed: {allowed}"
+    )
+
+
+def _malformed_message(n_bad: int, n_rows: int, n_lines: int, n_times: int, malformed: float, path: Path) -> str:
+    n_nulls = n_bad - n_lines - n_times
+    return (
+        f"{path} has {n_bad} malformed rows of {n_rows}, {n_bad / n_rows:.1%}: {n_lines} with another number of fields "
+        f"or characters of another encoding, {n_times} with a time that cannot be read, {n_nulls} with null or blank "
+        f"values. malformed={malformed} lets {malformed:.1%} be left out. Correct the file or raise it"
+    )

@@ -10,9 +10,9 @@ import ibis.expr.types as ir
 
 from fairrec_pipeline.interactions.columns import UNKNOWN_LABEL
 from fairrec_pipeline.interactions.errors import DataError
-from fairrec_pipeline.interactions.sources.checks import checked_attributes, checked_events
+from fairrec_pipeline.interactions.sources.checks import LogColumns, checked_attributes, checked_events, count_rows
 from fairrec_pipeline.interactions.sources.download import MOVIELENS_1M, download
-from fairrec_pipeline.interactions.sources.raw_files import RawData, read_member
+from fairrec_pipeline.interactions.sources.raw_files import RawData, Step, read_member
 
 _AGE_GROUPS = ((18, "under 18"), (25, "18-24"), (35, "25-34"), (45, "35-44"), (50, "45-49"), (56, "50-55"))
 _OLDEST = "56+"
@@ -44,11 +44,13 @@ def read_movielens_100k(folder: Path) -> RawData:
 
 def _movielens(path: Path, ratings: ir.Table, users: ir.Table) -> RawData:
     """Every rating is an interaction; MovieLens-1M codes an age group by its lower bound, so one binning fits both."""
-    events = checked_events(ratings, "user", "item", "timestamp", path)
+    events, steps, n_repeated = checked_events(ratings, LogColumns("user", "item", "timestamp"), path)
     years = users["age"].try_cast("int64")
     age = ibis.cases(
         (years.isnull(), UNKNOWN_LABEL), *((years < bound, label) for bound, label in _AGE_GROUPS), else_=_OLDEST
     )
     gender = users["gender"].cases(("F", "female"), ("M", "male"), else_=users["gender"])
-    attributes = checked_attributes(users.mutate(age=age, gender=gender), "user", ("age", "gender"), events, path)
-    return RawData(events, attributes, (path,))
+    users = users.mutate(age=age, gender=gender)
+    attributes, matched = checked_attributes(users, "user", ("age", "gender"), events, path)
+    read = Step("all ratings", count_rows(ratings))
+    return RawData(events, attributes, (path,), (read, *steps), n_repeated, matched)

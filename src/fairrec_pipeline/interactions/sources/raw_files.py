@@ -1,4 +1,4 @@
-"""Raw files as tables of text or of their types; DuckDB reads them.
+"""Raw files as tables: what is found below the data folder, read by DuckDB, with errors that name file and cause.
 
 Text files are read as text and typed later, because a type guessed from the first rows turns a bad value further down
 into an error that names neither the file nor the column.
@@ -6,33 +6,53 @@ into an error that names neither the file nor the column.
 
 from __future__ import annotations
 
+import re
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
+import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
 
-from fairrec_pipeline.interactions.engine import engine
+from fairrec_pipeline.interactions.columns import FILE_ROW
+from fairrec_pipeline.interactions.engine import engine, literal_path
 from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.storage import sha256
+
+
+class Step(NamedTuple):
+    """What a step kept and dropped, in rows of the log."""
+
+    what: str
+    kept: int
+    dropped: int = 0
+    why: str = ""
 
 
 class RawData(NamedTuple):
     """What a source holds.
 
     Attributes:
-        events: columns user_id, item_id, timestamp.
+        events: columns user_id, item_id, timestamp, file_row (0-based, in the order of the files).
         user_attributes: one row per user of the events, one column per attribute.
         files: that were read.
+        steps: what was kept and dropped on the way.
+        n_repeated: rows with the user, item and time of another one; they are kept.
+        matched_users: share of the users of the events that have a row of attributes; None without attributes.
     """
 
     events: ir.Table
     user_attributes: ir.Table
     files: tuple[Path, ...] = ()
+    steps: tuple[Step, ...] = ()
+    n_repeated: int = 0
+    matched_users: float | None = None
 
 
 def describe_file(path: Path) -> dict[str, Any]:
@@ -41,27 +61,38 @@ def describe_file(path: Path) -> dict[str, Any]:
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256(path)}
 
 
-def read_table(path: Path) -> ir.Table:
-    """A Parquet file with its types, or a text file as text."""
-    suffixes = {suffix.lower() for suffix in path.suffixes[-2:]}
-    if suffixes & {".parquet", ".pq"}:
-        require_file(path)
-        with readable(path):
-            return engine().read_parquet(path).cache()
-    if suffixes & {".csv", ".tsv"}:
-        return read_text(path, header=True)
-    message = f"{path} has a suffix that says nothing of its format. Allowed: .parquet, .csv, .csv.gz, .tsv, .tsv.gz"
-    raise DataError(message)
+def located(folder: Path, name: str) -> Path:
+    """Path of a file or folder below the data folder.
+
+    Raises:
+        DataError: there is none, or it is a link to somewhere else.
+    """
+    path = folder / name
+    if not path.exists():
+        message = f"{path} does not exist. Put the file there, or change its name in datasets.{folder.name}"
+        raise DataError(message)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        message = (
+            f"{path} is a link to {path.resolve()}, outside of the data folder {folder}. Put the file itself there, or "
+            f"make {folder} the link"
+        )
+        raise DataError(message)
+    return path
+
+
+def with_row_numbers(table: ir.Table) -> ir.Table:
+    """The table, read, with the 0-based number of each row; without another order DuckDB keeps that of the files."""
+    return table.mutate(**{FILE_ROW: ibis.row_number()}).cache()
 
 
 def read_text(path: Path, origin: Path | None = None, **dialect: Any) -> ir.Table:
-    """A text file as text; errors name its origin."""
+    """A text file of a published data set as text, with row numbers; errors name its origin."""
     require_file(path)
     with readable(path if origin is None else origin):
         if path.stat().st_size == 0:  # DuckDB would make up a column
             message = f"{path if origin is None else origin} is empty. Put a whole copy there"
             raise DataError(message)
-        return engine().read_csv(path, all_varchar=True, **dialect).cache()
+        return with_row_numbers(engine().read_csv(literal_path(path), all_varchar=True, **dialect))
 
 
 def read_member(archive: Path, member: str, **dialect: Any) -> ir.Table:
@@ -83,24 +114,62 @@ def find_member(archive: Path, name: str) -> str | None:
         return next((member for member in sorted(files.namelist()) if member.rpartition("/")[2] == name), None)
 
 
+_LINE_NEXT_STEP = "Correct that line, or let a share of the rows be malformed: `malformed` in the dataset's block"
+_LINE_ENDS = "If its lines end in different ways (\\r\\n and \\n), save it again, or set `malformed` above 0"
+_WHOLE_COPY = "The file is damaged or of another format; put a whole copy there"
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
+    """Turn what a library says of a file that cannot be read into an error that names the file, cause and next step."""
     try:
         yield
-    except (duckdb.Error, zipfile.BadZipFile, EOFError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        message = f"{path} cannot be read: {reason}. The file is damaged or of another format; put a whole copy there"
+    except UnicodeError as error:
+        raise DataError(_encoding_message(path, str(error))) from error
+    except (duckdb.Error, zipfile.BadZipFile, zlib.error, EOFError, OSError, pa.ArrowException) as error:
+        reason = _reason(error)
+        if "not utf-8 encoded" in reason:
+            raise DataError(_encoding_message(path, reason)) from error
+        next_step = _LINE_NEXT_STEP if re.search(r"on Line: \d+", reason) else _WHOLE_COPY
+        next_step = _LINE_ENDS if "state machine" in reason else next_step
+        message = f"{path} cannot be read: {reason}. {next_step}"
         raise DataError(message) from error
 
 
 def require_file(path: Path) -> None:
+    """Make sure that there is a file."""
     if not path.is_file():
-        message = f"{path} does not exist. Put the file there, or change its name in parameters_datasets.yml"
+        message = f"{path} does not exist. Put the file there, or change its name in datasets.{path.parent.name}"
         raise DataError(message)
 
 
-def require_columns(table: ir.Table, columns: Sequence[str], path: Path, hint: str) -> None:
-    missing = [column for column in columns if column not in table.columns]
+def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, hint: str) -> None:
+    """Make sure that a file has every column, and once."""
+    missing = [column for column in wanted if column not in columns]
     if missing:
-        message = f"{path} has no column {', '.join(missing)}; its columns are {', '.join(table.columns)}. {hint}"
+        shown = ", ".join(name if name.isprintable() and name == name.strip() else repr(name) for name in columns)
+        message = f"{path} has no column {', '.join(missing)}; its columns are {shown}. {hint}"
         raise DataError(message)
+    twice = [column for column in wanted if list(columns).count(column) > 1]
+    if twice:
+        message = f"{path} has the column {', '.join(twice)} more than once. Rename all but one"
+        raise DataError(message)
+
+
+def _reason(error: BaseException) -> str:
+    """What DuckDB says, with the line and its text, without its advice on options that nobody here can set."""
+    lines = []
+    for line in str(error).strip().splitlines():
+        if re.match(r"\s*(Possible|file =|LINE \d)", line):
+            break
+        if line.strip():
+            lines.append(line.strip()[:200])
+    return "; ".join(lines).rstrip(".") or type(error).__name__
+
+
+def _encoding_message(path: Path, reason: str) -> str:
+    return (
+        f"{path} has another encoding than the one that it is read with, utf-8 unless the dataset's block names one: "
+        f"{reason}. Set csv: {{encoding: latin-1}} (or cp1252, utf-16, ...) in datasets.{path.parent.name}, or save "
+        f"the file as UTF-8"
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from fairrec_pipeline.interactions.errors import DataError
-from fairrec_pipeline.interactions.sources.checks import checked_events, count_rows, no_attributes
+from fairrec_pipeline.interactions.sources.checks import LogColumns, checked_events, count_rows, no_attributes
 from fairrec_pipeline.interactions.sources.raw_files import (
     RawData,
+    Step,
     find_member,
     read_member,
     read_text,
@@ -30,13 +31,14 @@ def read_retailrocket(folder: Path) -> RawData:
         log = read_member(path, member, delim=",", header=True)
     else:
         log = read_text(path, delim=",", header=True)
-    require_columns(
-        log, ("timestamp", "visitorid", "event", "itemid"), path, "Take the file as RetailRocket publishes it"
-    )
+    hint = "Take the file as RetailRocket publishes it"
+    require_columns(log.columns, ("timestamp", "visitorid", "event", "itemid"), path, hint)
     views = log.filter(log["event"] == "view")
     if count_rows(views) == 0 and count_rows(log) > 0:
         found = sorted(str(value) for value in log.select("event").distinct().to_pandas()["event"])
         message = f"{path} has no event 'view' among its {count_rows(log)} rows, only {found[:5]}; only views are used"
         raise DataError(message)
-    events = checked_events(views, "visitorid", "itemid", "timestamp", path)
-    return RawData(events, no_attributes(events), (path,))
+    n_rows, n_views = count_rows(log), count_rows(views)
+    events, steps, n_repeated = checked_events(views, LogColumns("visitorid", "itemid", "timestamp"), path)
+    read = [Step(f"read {path.name}", n_rows), Step("where event is view", n_views, n_rows - n_views, "other events")]
+    return RawData(events, no_attributes(events), (path,), (*read, *steps), n_repeated)

@@ -2,24 +2,181 @@
 
 from __future__ import annotations
 
+import operator
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from fairrec_pipeline.interactions.sources.checks import checked_attributes, checked_events, no_attributes
-from fairrec_pipeline.interactions.sources.raw_files import RawData, read_table, require_columns
+import ibis.expr.types as ir
+
+from fairrec_pipeline.interactions.engine import engine, literal_path
+from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.interactions.sources.checks import (
+    LogColumns,
+    checked_attributes,
+    checked_events,
+    count_rows,
+    no_attributes,
+)
+from fairrec_pipeline.interactions.sources.delimited import read_delimited
+from fairrec_pipeline.interactions.sources.raw_files import (
+    RawData,
+    Step,
+    located,
+    readable,
+    require_columns,
+    with_row_numbers,
+)
+from fairrec_pipeline.interactions.sources.values import label_text
 from fairrec_pipeline.parameters.datasets import Table
+
+_COMPARISON = re.compile(r"\s*(>=|<=|!=|>|<|=)\s*(.+?)\s*")
+_OPERATORS = {
+    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "=": operator.eq, "!=": operator.ne,
+}  # fmt: skip
 
 
 def read_own_table(folder: Path, source: Table) -> RawData:
-    path = folder / source.interactions
-    log = read_table(path)
+    """Read the files that a dataset's block names; see `read_source`."""
+    columns = list(dict.fromkeys([source.user, source.item, source.timestamp, *source.where]))
     hint = f"Set user, item and timestamp of datasets.{folder.name} to columns of the file"
-    require_columns(log, (source.user, source.item, source.timestamp), path, hint)
-    events = checked_events(log, source.user, source.item, source.timestamp, path)
+    log, files, n_malformed = _read(folder, source.interactions, columns, source, hint)
+    path = folder / source.interactions
+    n_read = count_rows(log)
+    steps = [Step(f"read {source.interactions}", n_read, n_malformed, "malformed lines")]
+    for column, wanted in source.where.items():
+        log = _keep_rows(log, column, wanted, path)
+        n_kept = count_rows(log)
+        steps.append(Step(f"where {column} is {_shown(wanted)}", n_kept, steps[-1].kept - n_kept, "other values"))
+    names = LogColumns(source.user, source.item, source.timestamp, source.timestamp_format, source.timestamp_unit)
+    events, checked, n_repeated = checked_events(log, names, path, malformed=source.malformed, n_malformed=n_malformed)
+    steps += checked
     if source.users is None:
-        return RawData(events, no_attributes(events), (path,))
-    users_path = folder / source.users
-    users = read_table(users_path)
+        return RawData(events, no_attributes(events), tuple(files), tuple(steps), n_repeated)
     hint = f"Set user and user_attributes of datasets.{folder.name} to columns of the file"
-    require_columns(users, (source.user, *source.user_attributes), users_path, hint)
-    attributes = checked_attributes(users, source.user, source.user_attributes, events, users_path)
-    return RawData(events, attributes, (path, users_path))
+    users, more, _ = _read(folder, source.users, [source.user, *source.user_attributes], source, hint)
+    attributes, matched = checked_attributes(users, source.user, source.user_attributes, events, folder / source.users)
+    return RawData(events, attributes, (*files, *more), tuple(steps), n_repeated, matched)
+
+
+def _read(
+    folder: Path, name: str, columns: Sequence[str], source: Table, hint: str
+) -> tuple[ir.Table, list[Path], int]:
+    """Columns with row numbers, the files they are from, and how many malformed lines were left out."""
+    path = located(folder, name)
+    suffix = next((part.lower() for part in reversed(path.suffixes) if part.lower() != ".gz"), "")
+    if suffix in (".parquet", ".pq"):
+        table, files = _read_parquet(path, columns, hint)
+        return table, files, 0
+    if suffix in (".csv", ".tsv") and path.is_file():
+        table, n_malformed = read_delimited(path, columns, source.csv, hint, drop=source.malformed > 0)
+        return table, [path], n_malformed
+    message = (
+        f"{path} has a suffix that says nothing of its format. Allowed: .csv, .csv.gz, .tsv, .tsv.gz, and .parquet (a "
+        f"file or a folder of them)"
+    )
+    raise DataError(message)
+
+
+def _read_parquet(path: Path, columns: Sequence[str], hint: str) -> tuple[ir.Table, list[Path]]:
+    import pyarrow.parquet as pq
+
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".parquet", ".pq") and file.is_file())
+    files = [path] if path.is_file() else files
+    if not files:
+        message = f"{path} is a folder without Parquet files. Put the parts of the log there"
+        raise DataError(message)
+    types: dict[str, Any] = {}
+    for file in files:
+        with readable(file):
+            schema = pq.read_schema(file)
+        require_columns(schema.names, columns, file, hint)
+        for name in columns:
+            before = types.setdefault(name, schema.field(name).type)
+            if schema.field(name).type != before:
+                message = (
+                    f"{file} has the column {name} with the type {schema.field(name).type}, but {files[0].name} has it "
+                    f"with the type {before}. Write all parts with one type"
+                )
+                raise DataError(message)
+    with readable(path):
+        table = engine().read_parquet([literal_path(file) for file in files])
+        return with_row_numbers(table.select(*columns)), files
+
+
+def _keep_rows(log: ir.Table, column: str, wanted: Any, path: Path) -> ir.Table:
+    """The rows whose value is wanted.
+
+    Raises:
+        DataError: no row is, or a value cannot be compared.
+    """
+    comparison = _COMPARISON.fullmatch(wanted) if isinstance(wanted, str) else None
+    with readable(path):
+        if comparison is None:
+            values = wanted if isinstance(wanted, tuple) else (wanted,)
+            kept = log.filter(label_text(log[column], column, path).isin([_as_text(value) for value in values]))
+        else:
+            kept = log.filter(_compared(log, column, *comparison.groups(), path=path))
+        kept = kept.cache()
+        if count_rows(kept) == 0 and count_rows(log) > 0:
+            found = log.group_by(column).agg(n=log.count()).order_by(log.count().desc()).limit(5).to_pandas()[column]
+            shown = ", ".join(repr(value) for value in found.astype(str))
+            message = (
+                f"where: {{{column}: {_shown(wanted)}}} keeps none of the {count_rows(log)} rows of {path}; its most "
+                f"frequent values are {shown}. Name values that there are"
+            )
+            raise DataError(message)
+    return kept
+
+
+def _compared(log: ir.Table, column: str, sign: str, operand: str, *, path: Path) -> ir.BooleanValue:
+    number, instant = _number(operand), _instant(operand)
+    right: float | datetime
+    if number is not None:
+        values, right, kind = log[column].try_cast("float64"), number, "numbers"
+    elif instant is not None:
+        values, right, kind = log[column].cast("string").try_cast("timestamp('UTC')"), instant, "dates"
+    elif sign in ("=", "!="):
+        return _OPERATORS[sign](label_text(log[column], column, path), operand)
+    else:
+        message = f"where: {{{column}: '{sign}{operand}'}} compares with no number and no ISO date. Write one of them"
+        raise DataError(message)
+    text = log[column].cast("string")
+    bad = log.filter(log[column].notnull() & (text.strip() != "") & values.isnull()).select(value=text)
+    n_bad = count_rows(bad)
+    if n_bad:
+        examples = ", ".join(repr(value) for value in bad.distinct().order_by("value").limit(3).to_pandas()["value"])
+        message = (
+            f"{path} has {n_bad} values in {column} that are no {kind}, which where: {{{column}: '{sign}{operand}'}} "
+            f"needs: {examples}. Correct them, or name the values to keep in a list"
+        )
+        raise DataError(message)
+    return _OPERATORS[sign](values, right)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _instant(text: str) -> datetime | None:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _as_text(value: Any) -> str:
+    """A value of YAML as `label_text` writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _shown(wanted: Any) -> str:
+    return f"[{', '.join(map(_as_text, wanted))}]" if isinstance(wanted, tuple) else _as_text(wanted)

@@ -5,6 +5,7 @@ The parameter models are imported at run time: Kedro builds and checks them from
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,17 @@ from fairrec_pipeline.interactions.leave_one_out import hold_out, split_roles, t
 from fairrec_pipeline.interactions.preparation import prepared_with
 from fairrec_pipeline.interactions.prepared import PreparedHistories
 from fairrec_pipeline.interactions.sources import read_source
-from fairrec_pipeline.interactions.sources.raw_files import describe_file
-from fairrec_pipeline.interactions.statistics import dataset_statistics
+from fairrec_pipeline.interactions.sources.raw_files import Step, describe_file
+from fairrec_pipeline.interactions.statistics import dataset_statistics, target_statistics
 from fairrec_pipeline.parameters.blocks import Groups, Split
 from fairrec_pipeline.parameters.datasets import Source
+
+logger = logging.getLogger(__name__)
+
+WORTH_A_WARNING = 0.05
+"""Share of the targets that are tied, or in nobody's training."""
+FEW_MATCHED = 0.5
+"""Share of the users with attributes."""
 
 
 def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir.Table, dict[str, Any]]:
@@ -31,13 +39,24 @@ def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir
     """
     raw = read_source(raw_folder, source)
     hold_out(core_events(raw.events, split.core), split.validation_users, split.seed)
-    files = {path.relative_to(raw_folder).as_posix(): describe_file(path) for path in raw.files}
-    return raw.events, raw.user_attributes, {"raw_files": files, "split": split.model_dump(mode="json")}
+    for step in raw.steps:
+        _log_step(step)
+    if raw.matched_users is not None:
+        say = logger.info if raw.matched_users > FEW_MATCHED else logger.warning
+        say("%.1f %% of the users have attributes; the others are in the group unknown", 100 * raw.matched_users)
+    ingested = {
+        "raw_files": {path.relative_to(raw_folder).as_posix(): describe_file(path) for path in raw.files},
+        "split": split.model_dump(mode="json"),
+        "steps": [step._asdict() for step in raw.steps],
+        "n_repeated": raw.n_repeated,
+        "matched_users": raw.matched_users,
+    }
+    return raw.events, raw.user_attributes, ingested
 
 
 def filter_core(events: ir.Table, split: Split) -> tuple[ir.Table, ir.Table]:
     """Interactions of the core, chronological per user, and how many of a user's last ones are held out."""
-    core_interactions = core_filter(events, split.core)
+    core_interactions = core_filter(events, split.core, split.ties, split.seed)
     return core_interactions, hold_out(core_interactions, split.validation_users, split.seed)
 
 
@@ -60,7 +79,7 @@ def split_leave_one_out(
     groups: Groups,
 ) -> tuple[ir.Table, PreparedHistories, dict[str, Any]]:
     """Interactions with their roles, the same as arrays, and what there is to say of the prepared data."""
-    described = prepared_with(dataset, source, split, groups)
+    described = prepared_with(str(dataset), source, split, groups)
     if ingested["split"] != described["split"]:
         message = (
             f"the log was ingested with split={ingested['split']}, the present parameters are {described['split']}. "
@@ -69,9 +88,44 @@ def split_leave_one_out(
         raise DataError(message)
     interactions = split_roles(core_interactions, held_out)
     rows = interactions.to_pandas()
+    histories = PreparedHistories.of(rows)
+    targets = target_statistics(rows, histories)
+    _warn_of(targets, split)
+    n_before = ingested["steps"][-1]["kept"]
+    counts = dataset_statistics(rows, user_groups.to_pandas())
+    what = (
+        f"of {counts['n_users']:,} users and {counts['n_items']:,} items with at least {split.core} distinct partners"
+    )
+    core = Step(what, len(rows), n_before - len(rows), "fewer partners than split.core")
+    _log_step(core)
     statistics = {
-        "dataset": dataset,
-        **dataset_statistics(rows, user_groups.to_pandas()),
+        "dataset": str(dataset),
+        **counts,
+        "targets": targets,
+        "steps": [*ingested["steps"], core._asdict()],
+        "n_repeated": ingested["n_repeated"],
+        "matched_users": ingested["matched_users"],
         "prepared_with": {**described, "raw_files": ingested["raw_files"]},
     }
-    return interactions, PreparedHistories.of(rows), statistics
+    return interactions, histories, statistics
+
+
+def _log_step(step: Step) -> None:
+    dropped = f", {step.dropped:,} dropped ({step.why})" if step.dropped else ""
+    logger.info("%s rows: %s%s", f"{step.kept:,}", step.what, dropped)
+
+
+def _warn_of(targets: dict[str, dict[str, int]], split: Split) -> None:
+    for role, count in targets.items():
+        tied, unseen = count["tied"] / count["n"], count["unseen"] / count["n"]
+        if tied > WORTH_A_WARNING:
+            logger.warning(
+                f"{tied:.1%} of the {role} targets share their time with another item of the user: split.ties="
+                f"{split.ties} decides which of them is the target. Prepare with ties: random and a few values of "
+                f"split.seed to see what hangs on it"
+            )
+        if unseen > WORTH_A_WARNING:
+            logger.warning(
+                f"{unseen:.1%} of the {role} targets ({count['unseen']:,} of {count['n']:,}) are in nobody's training: "
+                f"no trained arm can rank them, and each counts as a miss"
+            )

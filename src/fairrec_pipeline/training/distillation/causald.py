@@ -2,8 +2,8 @@
 
     loss = (1 - weight) CE + weight temperature^2 KL(target || student)
 
-The chain is a reference model, T teachers that share its embeddings, a predictor, and the student; each link has its
-own checkpoint beside the arm's, so a killed chain goes on with the link it was at. Our reconstruction of CausalD (Zhang
+The chain is a reference model, T teachers that share its embeddings, a predictor, and the student; each link has a
+checkpoint beside the arm's, so a killed chain goes on with the link it was at. Our reconstruction of CausalD (Zhang
 and others 2024, arXiv 2405.20626), of which the abstract could be read but not the details; docs/methods.md says what
 we chose.
 """

@@ -1,0 +1,120 @@
+"""CSV files of users: header, separator and encoding, and rows that are malformed."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import ibis.expr.types as ir
+
+from fairrec_pipeline.interactions.engine import engine, literal_path
+from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.interactions.sources.raw_files import readable, require_columns, with_row_numbers
+from fairrec_pipeline.parameters.datasets import Csv
+
+_SEPARATORS = (",", "\t", ";", "|")
+
+
+class _Header(NamedTuple):
+    names: list[str]
+    separator: str
+    blank_lines: int
+
+
+def read_delimited(path: Path, columns: Sequence[str], dialect: Csv, hint: str, *, drop: bool) -> tuple[ir.Table, int]:
+    """Read columns of a CSV or TSV file as text.
+
+    Args:
+        path: of the file; `.gz` is unpacked.
+        columns: names in its header.
+        dialect: separator (None: the one of , tab ; | at which the header has the columns) and encoding.
+        hint: what to do if a column is missing.
+        drop: leave malformed rows out instead of refusing the file.
+
+    Returns:
+        The columns with row numbers, and the number of lines left out.
+
+    Raises:
+        DataError: the file is empty, has no such column, another encoding, or a malformed row.
+    """
+    with readable(path), tempfile.TemporaryDirectory() as scratch:
+        header = _header(path, columns, dialect)
+        require_columns(header.names, columns, path, hint)
+        source, n_dropped, skip = path, 0, header.blank_lines
+        if drop or not _is_utf8(dialect):
+            source = Path(scratch, "rows.csv")
+            skip = 0 if drop else skip
+            n_dropped = _copy(path, source, header, dialect, drop=drop)
+        positions = [f"c{header.names.index(name)}" for name in columns]
+        table = engine().read_csv(
+            literal_path(source), auto_detect=False, header=True, skip=skip, delim=header.separator, quote='"',
+            escape='"', columns={f"c{n}": "VARCHAR" for n in range(len(header.names))},
+        )  # fmt: skip
+        named = table.select(**dict(zip(columns, (table[position] for position in positions), strict=True)))
+        return with_row_numbers(named), n_dropped
+
+
+def _header(path: Path, columns: Sequence[str], dialect: Csv) -> _Header:
+    """Names of the columns; with the separator at which all wanted ones are there, if there is such a one."""
+    first = "\t" if ".tsv" in path.suffixes else ","
+    candidates = [dialect.separator] if dialect.separator else [first, *_SEPARATORS]
+    headers = [_header_at(path, separator, dialect) for separator in candidates]
+    return next((header for header in headers if set(columns) <= set(header.names)), headers[0])
+
+
+def _header_at(path: Path, separator: str, dialect: Csv) -> _Header:
+    # A line further down may be of another encoding: DuckDB says which.
+    with _opened(path, dialect, errors="surrogateescape") as file:
+        for blank_lines, names in enumerate(csv.reader(file, delimiter=separator)):
+            if names and not (_is_text(names) and "\x00" not in "".join(names)):
+                message = f"the header {ascii(separator.join(names))[:80]} is no text"
+                raise UnicodeError(message)
+            if names:
+                return _Header(names, separator, blank_lines)
+    message = f"{path} is empty. Put a whole copy there"
+    raise DataError(message)
+
+
+def _copy(path: Path, target: Path, header: _Header, dialect: Csv, *, drop: bool) -> int:
+    """Write the file as UTF-8, and return how many lines were left out as malformed."""
+    csv.field_size_limit(2**31 - 1)  # an open quote may swallow the rest of the file
+    n_dropped, last = 0, 0
+    errors = "surrogateescape" if drop else "strict"
+    with _opened(path, dialect, errors) as file, target.open("w", encoding="utf-8", newline="") as out:
+        if not drop:
+            for text in iter(lambda: file.read(1 << 20), ""):
+                out.write(text)
+            return 0
+        reader, writer = csv.reader(file, delimiter=header.separator), csv.writer(out, delimiter=header.separator)
+        for row in reader:
+            if len(row) == len(header.names) and _is_text(row):
+                writer.writerow(row)
+            elif row:
+                n_dropped += reader.line_num - last  # an open quote swallows lines
+            last = reader.line_num
+    return n_dropped
+
+
+def _is_text(row: list[str]) -> bool:
+    try:
+        "".join(row).encode()
+    except UnicodeEncodeError:  # bytes that are not of the encoding
+        return False
+    return True
+
+
+def _is_utf8(dialect: Csv) -> bool:
+    return dialect.encoding.lower().replace("-", "_") in ("utf_8", "utf8")
+
+
+@contextmanager
+def _opened(path: Path, dialect: Csv, errors: str = "strict") -> Iterator[IO[str]]:
+    encoding = "utf-8-sig" if _is_utf8(dialect) else dialect.encoding
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, "rt", encoding=encoding, errors=errors, newline="") as file:
+        yield file

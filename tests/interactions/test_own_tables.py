@@ -1,0 +1,424 @@
+"""Logs of users, clean and odd: each is read right, or refused by a message with file, cause and next step."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.interactions.sources import read_source
+from fairrec_pipeline.interactions.sources.raw_files import RawData
+from fairrec_pipeline.parameters.datasets import DatasetName, Source
+
+BLOCK = {"adapter": "table", "interactions": "log.csv", "user": "who", "item": "what", "timestamp": "when"}
+
+
+def read(folder: Path, **block: Any) -> RawData:
+    return read_source(folder, Source.model_validate({**BLOCK, **block}))
+
+
+def rows(raw: RawData) -> list[tuple[Any, ...]]:
+    return list(raw.events.order_by("file_row").to_pandas().itertuples(index=False, name=None))
+
+
+def write(folder: Path, text: str, name: str = "log.csv", encoding: str = "utf-8") -> None:
+    data = text.encode(encoding)
+    (folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+
+
+GOOD = "who,what,when\n1,5,10\n2,6,20\n"
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["../log.csv", "/etc/log.csv", "a/../../log.csv", "s3://b/log.csv", "C:\\log.csv", "~x"]
+)
+@pytest.mark.parametrize("key", ["interactions", "users"])
+def test_files_lie_below_the_data_folder(name: str, key: str) -> None:
+    with pytest.raises(ValidationError, match=r"below the data folder is expected, without `..` and not absolute"):
+        Source.model_validate({**BLOCK, key: name})
+
+
+def test_a_link_out_of_the_data_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    write(tmp_path, GOOD)
+    (folder / "log.csv").symlink_to(tmp_path / "log.csv")
+    with pytest.raises(DataError, match=r"shop/log.csv is a link to .*, outside of the data folder .* the file itself"):
+        read(folder)
+    (folder / "log.csv").unlink()
+    write(folder, GOOD, "real.csv")
+    (folder / "log.csv").symlink_to("real.csv")
+    (tmp_path / "link").symlink_to(folder)
+    assert len(rows(read(tmp_path / "link"))) == 2
+
+
+@pytest.mark.parametrize("name", ["log[1].csv", "log*.csv", "log?.csv", "a b'c.csv", "log[1].parquet"])
+def test_no_name_is_a_pattern(tmp_path: Path, name: str) -> None:
+    for other in ("log1.csv", "log22.csv"):
+        write(tmp_path, "who,what,when\n8,8,8\n", other)
+    pd.DataFrame({"who": [8], "what": [8], "when": [8]}).to_parquet(tmp_path / "log1.parquet")
+    with pytest.raises(DataError, match=r"does not exist. Put the file there"):
+        read(tmp_path, interactions=name)
+    if name.endswith(".parquet"):
+        pd.DataFrame({"who": [1, 2], "what": [5, 6], "when": [10, 20]}).to_parquet(tmp_path / name)
+    else:
+        write(tmp_path, GOOD, name)
+    assert rows(read(tmp_path, interactions=name)) == [(1, 5, 10, 0), (2, 6, 20, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"), [("2024", True), (2024, True), ("my shop", True), ("a/b", False), ("..", False), ("a*", False)]
+)
+def test_names_of_datasets(name: Any, valid: bool) -> None:
+    adapter: TypeAdapter[str] = TypeAdapter(DatasetName)
+    if valid:
+        assert adapter.validate_python(name) == str(name)
+    else:
+        with pytest.raises(ValidationError):
+            adapter.validate_python(name)
+
+
+def test_a_folder_of_parquet_files_is_one_log(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"who": np.arange(40) // 4, "what": np.arange(40) % 4, "when": np.arange(40)})
+    folder = tmp_path / "log.parquet"
+    (folder / "day=2").mkdir(parents=True)
+    frame[:15].to_parquet(folder / "part-0.parquet")
+    frame[15:].to_parquet(folder / "day=2" / "part-1.parquet")
+    (folder / "_SUCCESS").touch()
+    raw = read(tmp_path, interactions="log.parquet")
+    nested_first = pd.concat([frame[15:], frame[:15]])
+    assert [row[2] for row in rows(raw)] == nested_first["when"].tolist()
+    assert [path.name for path in raw.files] == ["part-1.parquet", "part-0.parquet"]
+
+
+def test_parts_that_do_not_fit_or_are_damaged_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "log.parquet"
+    folder.mkdir()
+    with pytest.raises(DataError, match=r"log.parquet is a folder without Parquet files. Put the parts"):
+        read(tmp_path, interactions="log.parquet")
+    frame = pd.DataFrame({"who": [1], "what": [2], "when": [3]})
+    frame.to_parquet(folder / "a.parquet")
+    frame.astype({"who": str}).to_parquet(folder / "b.parquet")
+    with pytest.raises(
+        DataError, match=r"b.parquet has the column who with the type \w*string, but a.parquet .* int64"
+    ):
+        read(tmp_path, interactions="log.parquet")
+    frame.rename(columns={"who": "user"}).to_parquet(folder / "b.parquet")
+    with pytest.raises(DataError, match=r"b.parquet has no column who; its columns are user, what, when"):
+        read(tmp_path, interactions="log.parquet")
+    (folder / "b.parquet").write_bytes((folder / "a.parquet").read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"b.parquet cannot be read: .*damaged"):
+        read(tmp_path, interactions="log.parquet")
+
+
+# --- text files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("name", ["log.csv", "log.tsv.gz"])
+def test_the_separator_is_the_one_that_gives_the_columns(tmp_path: Path, separator: str, name: str) -> None:
+    write(tmp_path, GOOD.replace(",", separator), name)
+    assert rows(read(tmp_path, interactions=name)) == [(1, 5, 10, 0), (2, 6, 20, 1)]
+
+
+def test_another_separator_is_named(tmp_path: Path) -> None:
+    write(tmp_path, GOOD.replace(",", "^"))
+    with pytest.raises(DataError, match=r"has no column who, what, when; its columns are who\^what\^when"):
+        read(tmp_path)
+    assert len(rows(read(tmp_path, csv={"separator": "^"}))) == 2
+    with pytest.raises(ValidationError):
+        Source.model_validate({**BLOCK, "csv": {"separator": "::"}})
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz"])
+def test_encodings(tmp_path: Path, encoding: str, name: str) -> None:
+    write(tmp_path, GOOD + "1,café,30\n", name, encoding)
+    said = rf"{name} has another encoding .*Set csv: {{encoding: latin-1}} .*in datasets.{tmp_path.name}, or save"
+    with pytest.raises(DataError, match=said) as error:
+        read(tmp_path, interactions=name)
+    assert encoding == "utf-16" or "on Line: 4; Original Line: 1,caf" in str(error.value)
+    assert [row[1] for row in rows(read(tmp_path, interactions=name, csv={"encoding": encoding}))] == ["5", "6", "café"]
+    with pytest.raises(ValidationError, match="no encoding is called 'utf-9'"):
+        Source.model_validate({**BLOCK, "csv": {"encoding": "utf-9"}})
+
+
+def test_byte_order_mark_blank_lines_and_quotes(tmp_path: Path) -> None:
+    write(
+        tmp_path, '\ufeff\n\n"who","what, it is",when\r\n1,"a, ""b""\r\nc",10\r\n\r\n2,5" disk,20'.replace("\r\n", "\n")
+    )
+    assert [row[1] for row in rows(read(tmp_path, item="what, it is"))] == ['a, "b"\nc', '5" disk']
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("1,5,10,extra", r"Line: 4; Original Line: 1,5,10,extra; Expected Number of Columns: 3 Found: 4. Correct that"),
+        ("1,5", r"on Line: 4; Original Line: 1,5; Expected Number of Columns: 3 Found: 2. Correct that line"),
+        (
+            '1,"5,10',
+            r"on Line: 4; Original Line: 1,\"5,10; .*unterminated quote.*or let a share of the rows be malformed",
+        ),
+    ],
+)
+def test_a_malformed_line_is_shown(tmp_path: Path, line: str, said: str) -> None:
+    write(tmp_path, f"{GOOD}{line}\n")
+    with pytest.raises(DataError, match=rf"log.csv cannot be read: .*{said}"):
+        read(tmp_path)
+
+
+def test_lines_that_end_in_different_ways(tmp_path: Path) -> None:
+    write(tmp_path, "who,what,when\r\n1,2,3\n1,2,4\r\n")
+    with pytest.raises(
+        DataError, match=r"log.csv cannot be read: .*If its lines end in different ways .*save it again"
+    ):
+        read(tmp_path)
+    assert len(rows(read(tmp_path, malformed=0.01))) == 2
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.parquet"])
+def test_rows_are_numbered_in_the_order_of_the_file(tmp_path: Path, name: str) -> None:
+    numbers = np.arange(300_000)
+    table = pd.DataFrame({"who": numbers, "what": -numbers, "when": numbers % 97})
+    if name.endswith("parquet"):
+        table.to_parquet(tmp_path / name, row_group_size=5_000)
+    else:
+        table.to_csv(tmp_path / name, index=False)
+    events = read(tmp_path, interactions=name).events.to_pandas()
+    assert (events.user_id == events.file_row).all()
+
+
+MALFORMED = (
+    "who,what,when\n" + "".join(f"{n},{n % 7},{n}\n" for n in range(90)) + "1,2,3,4\n1,2\n,2,3\n1, ,3\n1,2,soon\n"
+)
+
+
+def test_a_share_of_the_rows_may_be_malformed(tmp_path: Path) -> None:
+    write(tmp_path, MALFORMED)
+    (tmp_path / "log.csv").write_bytes((tmp_path / "log.csv").read_bytes() + b"1,\xe9,3\n")
+    raw = read(tmp_path, malformed=0.07)
+    assert [row[0] for row in rows(raw)] == list(range(90))
+    assert [(step.kept, step.dropped) for step in raw.steps[:2]] == [(93, 3), (90, 3)]
+    said = (
+        r"has 6 malformed rows of 96, 6.2%: 3 with another number .*, 1 with a time .*, 2 with null .*=0.05 lets 5.0%"
+    )
+    with pytest.raises(DataError, match=said):
+        read(tmp_path, malformed=0.05)
+
+
+def test_lines_that_an_open_quote_swallows_count(tmp_path: Path) -> None:
+    write(tmp_path, 'who,what,when\n1,"2,3\n' + "1,2,3\n" * 99)
+    with pytest.raises(DataError, match=r"100 malformed rows of 100"):
+        read(tmp_path, malformed=0.5)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+def test_a_column_that_is_there_twice(tmp_path: Path, name: str) -> None:
+    if name.endswith("csv"):
+        write(tmp_path, "who,who,what,when\n1,2,3,4\n")
+    else:
+        pq.write_table(pa.table([[1], [2], [3], [4]], names=["who", "who", "what", "when"]), tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name} has the column who more than once. Rename all but one"):
+        read(tmp_path, interactions=name)
+    with pytest.raises(ValidationError, match="the column who is named twice among who, who, when"):
+        Source.model_validate({**BLOCK, "item": "who"})
+
+
+def test_a_column_with_a_blank_in_its_name_is_shown_as_such(tmp_path: Path) -> None:
+    write(tmp_path, "who ,what,when\n1,2,3\n")
+    with pytest.raises(DataError, match=r"has no column who; its columns are 'who ', what, when"):
+        read(tmp_path)
+
+
+# --- ids, times, rows -----------------------------------------------------------------------------------------------
+
+
+def frame(**columns: Any) -> pd.DataFrame:
+    return pd.DataFrame({"who": [1, 2], "what": [5, 6], "when": [10, 20], **columns})
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (pa.array([2**63 + 1, 7], pa.uint64()), ["9223372036854775809", "7"]),
+        (pa.array([3, 7], pa.uint64()), [3, 7]),
+        (pa.array([1.0, 2.0]), [1, 2]),
+        (pa.array([1.0, 0.6]), ["1", "0.6"]),
+        (pa.array([True, False]), ["true", "false"]),
+        (pa.array(["1.0", "2"]), ["1.0", "2"]),
+    ],
+)
+def test_ids_of_a_parquet_file(tmp_path: Path, ids: pa.Array, expected: list[Any]) -> None:
+    pq.write_table(pa.table({"who": ids, "what": [5, 6], "when": [10, 20]}), tmp_path / "log.parquet")
+    assert [row[0] for row in rows(read(tmp_path, interactions="log.parquet"))] == expected
+
+
+@pytest.mark.parametrize("ids", [pa.array([[1], [2]]), pa.array([{"a": 1}, {"a": 2}])])
+def test_lists_and_structures_are_no_ids(tmp_path: Path, ids: pa.Array) -> None:
+    pq.write_table(pa.table({"who": ids, "what": [5, 6], "when": [10, 20]}), tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log.parquet has ids of type .* in who. Allowed: numbers and texts"):
+        read(tmp_path, interactions="log.parquet")
+
+
+def test_lists_are_no_times(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"who": [1], "what": [5], "when": pa.array([[1]])}), tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log.parquet has times of type array<int64> in when. Allowed: one a row"):
+        read(tmp_path, interactions="log.parquet")
+
+
+def test_times_of_a_form(tmp_path: Path) -> None:
+    write(tmp_path, "who,what,when\n1,5,31/12/2020 10:00\n2,6,01/02/2020 00:00\n")
+    with pytest.raises(
+        DataError, match=r"2 of 2 values in when that cannot be read as a time: '01/02/2020 00:00'.*_format"
+    ):
+        read(tmp_path)
+    raw = read(tmp_path, timestamp_format="%d/%m/%Y %H:%M")
+    assert [row[2] for row in rows(raw)] == [1609408800000000, 1580515200000000]
+    with pytest.raises(DataError, match=r"1 of 2 values in when .*'31/12/2020 10:00'. Allowed: dates such as %m/%d/%Y"):
+        read(tmp_path, timestamp_format="%m/%d/%Y %H:%M")
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("s", 1_000_000), ("ms", 1_000), ("us", 1)])
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+def test_times_of_a_unit(tmp_path: Path, unit: str, factor: int, name: str) -> None:
+    values = frame(when=[1600000000, 1600000001])
+    values.to_csv(tmp_path / name, index=False) if name.endswith("csv") else values.to_parquet(tmp_path / name)
+    raw = read(tmp_path, interactions=name, timestamp_unit=unit)
+    assert [row[2] for row in rows(raw)] == [1600000000 * factor, 1600000001 * factor]
+    with pytest.raises(ValidationError, match="timestamp_format is for dates and timestamp_unit for numbers"):
+        Source.model_validate({**BLOCK, "timestamp_unit": "s", "timestamp_format": "%Y"})
+
+
+@pytest.mark.parametrize("word", ["infinity", "-infinity", "epoch", "inf"])
+def test_words_are_no_times(tmp_path: Path, word: str) -> None:
+    write(tmp_path, f"who,what,when\n1,5,2020-01-01\n2,6,{word}\n")
+    with pytest.raises(DataError, match=rf"1 of 2 values in when .*: '{word}'"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+def test_times_that_are_cut_are_counted(tmp_path: Path, name: str) -> None:
+    when = ["2020-01-01 00:00:00.123456789", "2020-01-01 00:00:00.123456000"]
+    if name.endswith("csv"):
+        frame(when=when).to_csv(tmp_path / name, index=False)
+    else:
+        frame(when=np.array(when, dtype="datetime64[ns]")).to_parquet(tmp_path / name)
+    raw = read(tmp_path, interactions=name)
+    assert [row[2] for row in rows(raw)] == [1577836800123456] * 2
+    assert "1 times are finer than a microsecond and were cut" in [step.what for step in raw.steps]
+
+
+def test_repeated_rows_are_counted_and_kept(tmp_path: Path) -> None:
+    write(tmp_path, GOOD + "1,5,10\n1,5,10\n1,5,11\n")
+    raw = read(tmp_path)
+    assert raw.n_repeated == 2
+    assert len(rows(raw)) == 5
+
+
+EVENTS = frame(kind=["view", "cart"], rating=[4.0, 3.5], on=["2020-01-01", "2021-06-01 12:00:00"], live=[True, False])
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+@pytest.mark.parametrize(
+    ("where", "users"),
+    [
+        ({"kind": "view"}, [1]),
+        ({"kind": ["view", "cart", "buy"]}, [1, 2]),
+        ({"kind": "!= view"}, [2]),
+        ({"rating": ">=4"}, [1]),
+        ({"rating": "< 4"}, [2]),
+        ({"rating": 4}, [1]),
+        ({"rating": [3.5, 9]}, [2]),
+        ({"live": True}, [1]),
+        ({"on": ">2020-12-31"}, [2]),
+        ({"kind": ["view", "cart"], "rating": ">3", "live": False}, [2]),
+    ],
+)
+def test_rows_are_kept_by_their_values(tmp_path: Path, name: str, where: dict[str, Any], users: list[int]) -> None:
+    EVENTS.to_csv(tmp_path / name, index=False) if name.endswith("csv") else EVENTS.to_parquet(tmp_path / name)
+    raw = read(tmp_path, interactions=name, where=where)
+    assert [row[0] for row in rows(raw)] == users
+    filters = raw.steps[1 : 1 + len(where)]
+    assert filters[-1].kept == len(users)
+    assert sum(step.dropped for step in filters) == 2 - len(users)
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (
+            {"kind": "look"},
+            r"where: {kind: look} keeps none of the 2 rows of .*; its most frequent values are '\w+', '\w+'",
+        ),
+        ({"rating": ">5"}, r"where: {rating: >5} keeps none"),
+        ({"kind": ">=4"}, r"2 values in kind that are no numbers, which where: {kind: '>=4'} needs: 'cart', 'view'"),
+        ({"kind": ">b"}, r"where: {kind: '>b'} compares with no number and no ISO date. Write one of them"),
+        ({"stars": 4}, r"log.csv has no column stars; its columns are"),
+    ],
+)
+def test_a_filter_that_cannot_be(tmp_path: Path, where: dict[str, Any], said: str) -> None:
+    EVENTS.to_csv(tmp_path / "log.csv", index=False)
+    with pytest.raises(DataError, match=said):
+        read(tmp_path, where=where)
+
+
+# --- attributes -----------------------------------------------------------------------------------------------------
+
+
+def attributes(folder: Path, log_ids: list[Any], users: pd.DataFrame, name: str = "users.csv") -> RawData:
+    frame(who=log_ids).to_csv(folder / "log.csv", index=False)
+    users.to_csv(folder / name, index=False) if name.endswith("csv") else users.to_parquet(folder / name)
+    return read(folder, users=name, user_attributes=["plan"])
+
+
+def test_attributes_of_nobody_are_refused(tmp_path: Path) -> None:
+    users = pd.DataFrame({"who": [1, 2], "plan": ["a", "b"]})
+    said = (
+        r"users.csv has a row for none of the 2 users of the log: its ids are such as '1', '2', those of the log such "
+    )
+    with pytest.raises(DataError, match=said + r"as '001', '002'. Write the ids in the same way in both files"):
+        attributes(tmp_path, ["001", "002"], users)
+
+
+@pytest.mark.parametrize("name", ["users.csv", "users.parquet"])
+def test_attributes_belong_to_the_same_id_exactly(tmp_path: Path, name: str) -> None:
+    users = pd.DataFrame({"who": [0.6, 2.0, 3.0], "plan": ["wrong", "b", "c"]})
+    users = users if name.endswith("parquet") else users.assign(who=["0.6", "2", "3"])
+    raw = attributes(tmp_path, [1, 2], users, name)
+    assert raw.user_attributes.to_pandas().plan.tolist() == ["unknown", "b"]
+    assert raw.matched_users == 0.5
+
+
+@pytest.mark.parametrize("name", ["users.csv", "users.parquet"])
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        ([True, False], ["true", "false"]),
+        ([1, 2], ["1", "2"]),
+        ([1.0, None], ["1", "unknown"]),
+        ([1.5, 2.0], ["1.5", "2"]),
+        (["007", "2"], ["007", "2"]),
+        (["True", "maybe"], ["True", "maybe"]),
+    ],
+)
+def test_labels_are_the_same_from_every_file(tmp_path: Path, name: str, plan: list[Any], expected: list[str]) -> None:
+    raw = attributes(tmp_path, [1, 2], pd.DataFrame({"who": [1, 2], "plan": plan}), name)
+    found = raw.user_attributes.to_pandas().plan.tolist()
+    assert found == expected
+
+
+def test_lists_are_no_labels(tmp_path: Path) -> None:
+    users = pd.DataFrame({"who": [1, 2], "plan": [["a"], ["b"]]})
+    with pytest.raises(DataError, match=r"users.parquet has values of type array<string> in plan. Allowed: one value"):
+        attributes(tmp_path, [1, 2], users, "users.parquet")
