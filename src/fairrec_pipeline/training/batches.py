@@ -99,8 +99,9 @@ class Batches:
         self.n_users, self.start_token = sequences.n_users, sequences.n_items
         self.max_length, self.device = max_length, device
         self.for_training = sequences.targets is None
-        # the item before the first one is the start token, so that tokens are the items shifted by one
-        self.items = torch.from_numpy(sequences.items).to(device)
+        # the item before the first one is the start token, so that tokens are the items shifted by one; where no user
+        # has an item, there is one that is never looked at
+        self.items = torch.from_numpy(sequences.items if len(sequences.items) else np.zeros(1, np.int64)).to(device)
         # lengths and offsets stay on the CPU: they decide shapes, and asking a GPU for shapes would stall it
         self.offsets = torch.from_numpy(sequences.offsets[:-1])
         self.lengths = torch.from_numpy(sequences.lengths)
