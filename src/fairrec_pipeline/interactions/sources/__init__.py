@@ -20,7 +20,7 @@ def read_source(folder: Path, source: Source) -> RawData:
 
     Args:
         folder: `data/01_raw/<dataset>`; a synthetic dataset does not need it.
-        source: the dataset's block of parameters_datasets.yml.
+        source: the dataset's block of parameters_datasets/<name>.yml.
 
     Returns:
         The events have the columns user_id, item_id, timestamp and file_row, in no order. Ids are int64 where every id
