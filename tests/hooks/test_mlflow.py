@@ -137,8 +137,9 @@ def test_what_a_killed_process_has_left_running_is_closed(client: Any, runs: Cal
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     experiment = runs()._experiment
-    for name, owner in (("dead", f"{socket.gethostname()}:{dead.pid}"), ("alive", f"{socket.gethostname()}:{os.getpid()}"),
-                        ("elsewhere", f"another:{dead.pid}")):  # fmt: skip
+    here = socket.gethostname()
+    owners = {"dead": f"{here}:{dead.pid}", "alive": f"{here}:{os.getpid()}", "elsewhere": f"another:{dead.pid}"}
+    for name, owner in owners.items():
         client.create_run(experiment, run_name=name, tags={"fairrec.process": owner})
     runs().close_killed()
     assert {name: run.info.status for name, run in everything(client).items()} == {
