@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.core_filter import Ties, core_filter
-from fairrec_pipeline.interactions.errors import DataError
 
 
 def brute_force(events: pd.DataFrame, core: int) -> set[tuple[int, int]]:

@@ -17,7 +17,7 @@ import pooch
 import pytest
 import requests
 
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.sources import read_source
 from fairrec_pipeline.interactions.sources.download import Archive, download
 from fairrec_pipeline.parameters.datasets import Source

@@ -7,8 +7,8 @@ from typing import Literal
 import ibis
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import FILE_ROW, ITEM, POSITION, TIMESTAMP, USER
-from fairrec_pipeline.interactions.errors import DataError
 
 Ties = Literal["item", "file", "random"]
 

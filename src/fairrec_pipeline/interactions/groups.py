@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import ibis
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import (
     ITEM,
     LENGTH_GROUPS,
@@ -16,7 +17,6 @@ from fairrec_pipeline.interactions.columns import (
     UNKNOWN_LABEL,
     USER,
 )
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.parameters.datasets import RESERVED_NAMES
 
 # Shares such as 1/3 have no exact float; far below one interaction for any log that fits on a machine.

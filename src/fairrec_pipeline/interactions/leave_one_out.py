@@ -7,6 +7,7 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import (
     ITEM,
     N_HELD_OUT,
@@ -19,7 +20,6 @@ from fairrec_pipeline.interactions.columns import (
     USER,
     VALIDATION,
 )
-from fairrec_pipeline.interactions.errors import DataError
 
 
 def hold_out(interactions: ir.Table, validation_users: int | float, seed: int) -> ir.Table:

@@ -33,7 +33,7 @@ def dataset_statistics(interactions: pd.DataFrame, user_groups: pd.DataFrame) ->
 
     Args:
         interactions: columns user_id, item_id, position, role.
-        user_groups: one row per user: train_length and one column of labels per split and attribute.
+        user_groups: see `groups.assign_groups`.
 
     Returns:
         n_users, n_items, n_interactions, n_train, n_validation, n_test; group_shares {split: {group: {users,
@@ -45,10 +45,8 @@ def dataset_statistics(interactions: pd.DataFrame, user_groups: pd.DataFrame) ->
         "n_users": int(interactions[USER].nunique()),
         "n_items": int(interactions[ITEM].nunique()),
         "n_interactions": len(interactions),
-        "n_train": int(roles.get(TRAIN, 0)),
-        "n_validation": int(roles.get(VALIDATION, 0)),
-        "n_test": int(roles.get(TEST, 0)),
-        "group_shares": {split: _shares(user_groups, split) for split in _label_columns(user_groups)},
+        **{f"n_{role}": int(roles.get(role, 0)) for role in (TRAIN, VALIDATION, TEST)},
+        "group_shares": {split: _shares(user_groups, split) for split in label_columns(user_groups)},
         "fingerprint": fingerprint(interactions),
         "group_fingerprints": group_fingerprints(user_groups),
     }
@@ -59,7 +57,7 @@ def target_statistics(interactions: pd.DataFrame, histories: PreparedHistories) 
 
     Args:
         interactions: columns user_id, item_id, timestamp, role.
-        histories: of the same interactions.
+        histories: of the same.
 
     Returns:
         For validation and test: n targets; tied (the user has another item at the same time, so that `split.ties`
@@ -73,15 +71,11 @@ def target_statistics(interactions: pd.DataFrame, histories: PreparedHistories) 
         role: {
             "n": part.n_users,
             "tied": int(held_out.get(role, 0)),
-            "unseen": _count(part.targets == np.int64(UNKNOWN)),
-            "repeated": _count(part.repeats),
+            "unseen": int(np.sum(part.targets == UNKNOWN)),
+            "repeated": int(np.asarray(part.repeats).sum()),
         }
         for role, part in ((VALIDATION, histories.validation), (TEST, histories.test))
     }
-
-
-def _count(flags: Any) -> int:
-    return int(np.count_nonzero(flags))
 
 
 def fingerprint(interactions: pd.DataFrame) -> str:
@@ -91,7 +85,7 @@ def fingerprint(interactions: pd.DataFrame) -> str:
 
 def group_fingerprints(user_groups: pd.DataFrame) -> dict[str, str]:
     """SHA-256 of (user, label), for every column of labels."""
-    return {name: _content(user_groups[[USER, name]]) for name in _label_columns(user_groups)}
+    return {name: _content(user_groups[[USER, name]]) for name in label_columns(user_groups)}
 
 
 def _content(table: pd.DataFrame) -> str:
@@ -102,7 +96,8 @@ def _content(table: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def _label_columns(user_groups: pd.DataFrame) -> list[str]:
+def label_columns(user_groups: pd.DataFrame) -> list[str]:
+    """The splits and the attributes among the columns of `user_groups`."""
     return [name for name in user_groups.columns if name not in (USER, TRAIN_LENGTH, POPULARITY_RATIO)]
 
 

@@ -45,11 +45,7 @@ class MaskSource:
 
 
 class KeptMasks(MaskSource):
-    """Masks of a source that are kept, for a second pass of some of the sequences.
-
-    Args:
-        source: draws the masks.
-    """
+    """Masks of a source that are kept, for a second pass of some of the sequences."""
 
     def __init__(self, source: MaskSource) -> None:
         self._source, self._drawn = source, list[Tensor]()

@@ -109,8 +109,6 @@ class SASRec(nn.Module):
         """(B, dim) `forward(...)[ends]` without dropout, where the last block works on the newest positions only.
 
         Args:
-            tokens, positions: as in `forward`.
-            buckets: the sequences.
             ends: (B,) position of each sequence's newest token.
         """
         x = self._embedded(tokens, positions)
@@ -162,9 +160,8 @@ class Block(nn.Module):
             q = queries[first : first + b].view(b, self.heads, 1, -1)
             k, v = pad(rows, bucket).view(b, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
             real = torch.arange(length, device=x.device) < lengths[first : first + b, None]
-            parts.append(
-                functional.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None]).reshape(b, dim)
-            )
+            attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None])
+            parts.append(attended.reshape(b, dim))
             first += b
         newest = x[ends] + self.attention_out(torch.cat(parts))
         return cast(Tensor, newest + self.contract(torch.relu(self.expand(self.feed_forward_norm(newest)))))

@@ -172,8 +172,7 @@ class SoftmaxLosses:
     def gradients(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of `sum(coefficients * losses)` by the states (n, dim) and the weight (n_items, dim).
 
-        Args:
-            coefficients: (n,) one factor a position; positions with 0 cost nothing on the CPU.
+        Positions whose coefficient (n,) is 0 cost nothing on the CPU.
         """
         states, weight, targets, additions = self.states, self.weight, self._targets, self._additions
         log_normaliser, losses = self._log_normaliser, self.losses
@@ -210,11 +209,7 @@ class SoftmaxLosses:
         return grad_states, grad_weight
 
     def addition_gradients(self, coefficients: Tensor) -> Tensor:
-        """Gradients (m,) of `sum(coefficients * losses)` by the values of the additions.
-
-        Args:
-            coefficients: (n,) one factor a position.
-        """
+        """Gradients (m,) of `sum(coefficients * losses)` by the values of the additions."""
         assert self._additions is not None  # of a loss with additions
         rows, items, values, real = self._additions
         # in bfloat16 these logits are other than those of the normaliser, which would allow a probability above 1

@@ -37,16 +37,11 @@ class Snapshot:
     def section(self, name: str, wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
         """The tensors whose name starts with `name/`, without that prefix.
 
-        Args:
-            name: of the section.
-            wanted: the names that it has to have, and no others; None for any.
-
         Raises:
-            ValueError: it has other names.
+            ValueError: their names are not those that are wanted.
         """
-        section = {
-            key.removeprefix(f"{name}/"): value for key, value in self.tensors.items() if key.startswith(f"{name}/")
-        }
+        prefix = f"{name}/"
+        section = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
         if wanted is not None and section.keys() != set(wanted):
             message = f"its section {name!r} has other names: {sorted(section.keys() ^ set(wanted))}"
             raise ValueError(message)
@@ -138,22 +133,13 @@ class Checkpoint:
             raise OSError(message) from error
 
     def beside(self, name: str, identity: Mapping[str, Any]) -> Checkpoint:
-        """A checkpoint in the same folder, of a training that others share.
-
-        Args:
-            name: of the file, without its ending.
-            identity: of that training.
-        """
-        folder, _ = posixpath.split(str(self.path))
+        """A checkpoint in the same folder, of a training that others share; `name` is that of the file."""
+        folder = posixpath.dirname(str(self.path))
         return Checkpoint(posixpath.join(folder, f"{name}.safetensors"), identity)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Whatever goes wrong with what the file holds becomes one error that names the file.
-
-        Raises:
-            CheckpointError: with the cause, and what to do.
-        """
+        """Whatever goes wrong with what the file holds becomes a CheckpointError: file, cause and what to do."""
         try:
             yield
         except FileNotFoundError:

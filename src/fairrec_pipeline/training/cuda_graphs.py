@@ -23,13 +23,7 @@ from fairrec_pipeline.training.step import TrainingStep
 
 
 class EpochOutcome(NamedTuple):
-    """What S steps leave behind.
-
-    Attributes:
-        users: (S, B) indices of the users of each step.
-        losses: (S, B) their losses in nats.
-        weights: (S, B) the objective's weights for them.
-    """
+    """What S steps leave behind, (S, B) each: indices of their users, losses in nats, the objective's weights."""
 
     users: Tensor
     losses: Tensor
@@ -49,13 +43,7 @@ class StepRunner:
         self.step, self.batches, self.state = step, batches, state
 
     def run(self, users: Tensor, learning_rates: Sequence[float], first: int) -> EpochOutcome:
-        """Run S steps.
-
-        Args:
-            users: (S, B) int64 on the CPU.
-            learning_rates: S of them.
-            first: number of the first step, from 0.
-        """
+        """Run S steps on users (S, B), int64 on the CPU; `first` is the number of the first step, from 0."""
         outcomes = []
         for number, (drawn, rate) in enumerate(zip(users, learning_rates, strict=True), first):
             batch = self.batches.batch(drawn)
@@ -74,9 +62,7 @@ class GraphRunner(StepRunner):
     parameters, optimiser and state may be read between calls, and written in place, but not be replaced.
 
     Args:
-        step: does one; it has to be `recordable`.
-        batches: of the training histories.
-        state: of the objective before the first step, on the device.
+        step, batches, state: as of `StepRunner`; the step has to be `recordable`.
         shape: (S, B) of every call.
     """
 
@@ -161,15 +147,7 @@ class GraphRunner(StepRunner):
 def make_runner(
     step: TrainingStep, batches: Batches, state: State, shape: tuple[int, int], *, cuda_graphs: bool = True
 ) -> StepRunner:
-    """A `GraphRunner` where that is wanted and possible: on CUDA, if nothing in a step is asked of the device.
-
-    Args:
-        step: does one step.
-        batches: of the training histories.
-        state: of the objective before the first step, on the device.
-        shape: (S, B) of every call.
-        cuda_graphs: whether graphs are wanted.
-    """
+    """A `GraphRunner` where that is wanted and possible: on CUDA, if nothing in a step is asked of the device."""
     possible = step.recordable and step.bf16  # which attention without padding needs
     if cuda_graphs and possible and has_ragged_kernel(step.model.head_width, step.model.dropout, batches.device):
         return GraphRunner(step, batches, state, shape)

@@ -24,9 +24,7 @@ def check_epoch(outcome: EpochOutcome, first: int, spec: ArmSpec, users: np.ndar
     """Look at the losses and the weights of an epoch.
 
     Args:
-        outcome: of its S steps.
         first: number of its first step, from 0.
-        spec: of the training.
         users: (n_users,) ids.
 
     Raises:

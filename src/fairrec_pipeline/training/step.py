@@ -21,13 +21,7 @@ scores hang on the states of the first pass; its models are small, and the head 
 
 
 class StepOutcome(NamedTuple):
-    """What a step leaves behind.
-
-    Attributes:
-        losses: (B,) detached losses of `batch.users` in nats.
-        weights: (B,) the objective's weights for them.
-        state: the objective's state after the batch.
-    """
+    """Detached losses (B,) of `batch.users` in nats, the objective's weights (B,) for them, its state afterwards."""
 
     losses: Tensor
     weights: Tensor
@@ -82,7 +76,8 @@ class TrainingStep:
         assert batch.targets is not None  # a training batch
         self.optimizer.zero_grad()
         packed_on_cpu = isinstance(batch.layout, Buckets) and batch.tokens.device.type == "cpu"
-        twice = packed_on_cpu and self._few_have_weight(number)
+        few = self.objective.share_with_weight <= FEW and number >= self.warm_start_steps
+        twice = packed_on_cpu and few and self.model.copy is None
         masks = KeptMasks(self.model.mask_source) if twice else self.model.mask_source
         with torch.set_grad_enabled(not twice):
             states = self._states(batch, masks)
@@ -131,10 +126,6 @@ class TrainingStep:
             return batch.real
         of_items = self.item_weights[batch.targets]
         return of_items if batch.real is None else of_items * batch.real
-
-    def _few_have_weight(self, number: int) -> bool:
-        few = self.objective.share_with_weight <= FEW and number >= self.warm_start_steps
-        return few and self.model.copy is None
 
     def gradients(
         self, batch: Batch, losses: SoftmaxLosses, coefficients: Tensor, number: int

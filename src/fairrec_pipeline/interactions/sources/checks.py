@@ -9,8 +9,8 @@ from typing import NamedTuple
 import ibis
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import FILE_ROW, ITEM, TIMESTAMP, UNKNOWN_LABEL, USER
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.sources.raw_files import Step, readable
 from fairrec_pipeline.interactions.sources.values import blank_to_null, id_text, ids, label_text, times
 

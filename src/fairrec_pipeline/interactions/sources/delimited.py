@@ -12,8 +12,8 @@ from typing import IO, NamedTuple
 
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.engine import engine, literal_path
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.sources.raw_files import readable, require_columns, with_row_numbers
 from fairrec_pipeline.parameters.datasets import Csv
 

@@ -8,8 +8,8 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import UNKNOWN_LABEL
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.sources.checks import LogColumns, checked_attributes, checked_events, count_rows
 from fairrec_pipeline.interactions.sources.download import MOVIELENS_1M, download
 from fairrec_pipeline.interactions.sources.raw_files import RawData, Step, read_member

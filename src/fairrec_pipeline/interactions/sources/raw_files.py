@@ -20,9 +20,9 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import FILE_ROW
 from fairrec_pipeline.interactions.engine import engine, literal_path
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.storage import sha256
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.sources.checks import LogColumns, checked_events, count_rows, no_attributes
 from fairrec_pipeline.interactions.sources.raw_files import (
     RawData,

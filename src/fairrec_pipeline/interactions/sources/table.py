@@ -11,8 +11,8 @@ from typing import Any
 
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.engine import engine, literal_path
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.sources.checks import (
     LogColumns,
     checked_attributes,

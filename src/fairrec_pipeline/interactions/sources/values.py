@@ -9,7 +9,7 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 
 _MILLIONTHS = 1_000_000
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}

@@ -26,10 +26,7 @@ LOGITS_AT_ONCE = 2**22
 class Predictor(nn.Module):
     """P(y | m, x'): a mediator, corrected by a hidden layer that sees both, scored by the shared output embedding.
 
-    The correction starts at 0, so an untrained predictor says what the teacher says.
-
-    Args:
-        dim: width of a state and of an item embedding.
+    The correction starts at 0, so an untrained predictor says what the teacher says. `dim` is the width of a state.
     """
 
     def __init__(self, dim: int) -> None:
@@ -109,9 +106,7 @@ def predictor_loss_gradients(
 ) -> float:
     """Backpropagate the predictor's mean cross-entropy where a history and its mediator belong together; returns it.
 
-    Args:
-        positions: (r,) of the batch.
-        teachers: (r,) whose mediator each position takes.
+    Each of the r positions of the batch takes the mediator of one of the `teachers` (r,).
     """
     assert front_door.predictor is not None  # what is trained
     assert batch.targets is not None
