@@ -19,7 +19,7 @@ import requests
 
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.sources import read_source
-from fairrec_pipeline.interactions.sources.download import Archive, download
+from fairrec_pipeline.interactions.sources.download import download
 from fairrec_pipeline.parameters.datasets import Source
 
 RETAILROCKET = """timestamp,visitorid,event,itemid,transactionid
@@ -161,9 +161,9 @@ def test_download_checks_the_sum(tmp_path: Path, server: tuple[Path, str], monke
     (folder / "a.zip").write_bytes(b"content")
     target = tmp_path / "raw" / "a.zip"
     with pytest.raises(DataError, match=r"raw/a.zip does not exist and could not be downloaded"):
-        download(Archive("a.zip", f"{url}/a.zip", "0" * 32), target)
+        download(f"{url}/a.zip", "0" * 32, target)
     assert not target.exists()
-    download(Archive("a.zip", f"{url}/a.zip", md5(b"content").hexdigest()), target)
+    download(f"{url}/a.zip", md5(b"content").hexdigest(), target)
     assert target.read_bytes() == b"content"
 
 

@@ -92,17 +92,16 @@ def with_row_numbers(table: ir.Table) -> ir.Table:
 
 def read_text(path: Path, origin: Path | None = None, **dialect: Any) -> ir.Table:
     """A text file of a published data set as text, with row numbers; errors name its origin."""
-    require_file(path)
-    with readable(path if origin is None else origin):
+    origin = origin or path
+    with readable(origin):
         if path.stat().st_size == 0:  # DuckDB would make up a column
-            message = f"{path if origin is None else origin} is empty. Put a whole copy there"
+            message = f"{origin} is empty. Put a whole copy there"
             raise DataError(message)
         return with_row_numbers(engine().read_csv(literal_path(path), all_varchar=True, **dialect))
 
 
 def read_member(archive: Path, member: str, **dialect: Any) -> ir.Table:
     """A text file of a zip archive; DuckDB cannot look into one, so the member is unpacked for the time of reading."""
-    require_file(archive)
     name = find_member(archive, member)
     if name is None:
         message = f"{archive} holds no {member}. Take the archive as it is published"
@@ -144,13 +143,6 @@ def readable(path: Path) -> Iterator[None]:
         raise DataError(message) from error
 
 
-def require_file(path: Path) -> None:
-    """Make sure that there is a file."""
-    if not path.is_file():
-        message = f"{path} does not exist. Put the file there, or change its name in datasets.{path.parent.name}"
-        raise DataError(message)
-
-
 def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, hint: str) -> None:
     """Make sure that a file has every column, and once."""
     missing = [column for column in wanted if column not in columns]
@@ -166,12 +158,8 @@ def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, h
 
 def _reason(error: BaseException) -> str:
     """What DuckDB says, with the line and its text, without its advice on options that nobody here can set."""
-    lines = []
-    for line in str(error).strip().splitlines():
-        if re.match(r"\s*(Possible|file =|LINE \d)", line):
-            break
-        if line.strip():
-            lines.append(line.strip()[:200])
+    text = re.split(r"^\s*(?:Possible|file =|LINE \d)", str(error).strip(), maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [line.strip()[:200] for line in text.splitlines() if line.strip()]
     return "; ".join(lines).rstrip(".") or type(error).__name__
 
 
