@@ -90,11 +90,7 @@ class ArmStore:
         storage.write_text(self._card(folder, self.version), json.dumps(card, indent=2))
 
     def check(self, record: ArmRecord) -> None:
-        """Compare every part of a saved record with its card.
-
-        Raises:
-            DamagedArmError: a part is missing or was changed.
-        """
+        """Raise a DamagedArmError if a part of a saved record is missing or was changed."""
         folder = arm_folder(record.arm, record.seed or 0)
         for part, entry in record.card["parts"].items():
             self._check(folder, part, entry)

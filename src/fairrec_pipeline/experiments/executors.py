@@ -35,12 +35,7 @@ class LocalExecutor:
     process would (bit for bit on the CPU with as many threads). An error or Ctrl-C ends the processes. What is complete
     stays, and what is not goes on from its checkpoint. joblib's workers were tried: they outlive a killed parent.
 
-    Args:
-        data: of all trainings.
-        store: keeps them.
-        at_once: number of trainings that run side by side.
-        total: length of the progress bar.
-        description: its label.
+    `total` and `description` are those of the progress bar.
     """
 
     def __init__(self, data: PreparedData, store: ArmStore, *, at_once: int, total: int, description: str) -> None:
@@ -65,8 +60,7 @@ class LocalExecutor:
     def submit(self, spec: ArmSpec) -> Callable[[], Card]:
         """Returns what waits for the training and returns its card; that of a training that diverged says so."""
         key = key_of(spec, self._data)
-        known = self._store.training(key)
-        if known is not None:
+        if known := self._store.training(key):
             return lambda: self._counted(known)
         if self._at_once == 1:
             return lambda: self._counted(train_or_diverge(spec, self._data, self._store))

@@ -10,11 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from fairrec_pipeline.arms.code import evaluation_fingerprint
 from fairrec_pipeline.arms.record import DIVERGED, Card
 from fairrec_pipeline.arms.spec import ArmSpec, point_name
 from fairrec_pipeline.arms.store import ArmStore
-from fairrec_pipeline.experiments.train_arm import point_record
+from fairrec_pipeline.experiments.train_arm import record_of
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC, METRIC, metric_names
 from fairrec_pipeline.training.divergence import DivergenceError
@@ -38,10 +37,7 @@ def best_point(cards: Sequence[Card]) -> int:
 def tuning_runs(
     points: Sequence[ArmSpec], cards: Sequence[Card], data: PreparedData, store: ArmStore
 ) -> list[dict[str, Any]]:
-    """What there is to report of every point, its test metrics included; for after the selection.
-
-    Args:
-        points, cards: of the grid, in the same order.
+    """What there is to report of every point and its card, test metrics included; for after the selection.
 
     Returns:
         One JSON-able entry a point: point, options, seed, card, history (rows), test_ndcg_at_20 (by `overall`,
@@ -53,10 +49,10 @@ def tuning_runs(
         run = {"point": point_name(spec.point), "options": dict(spec.point), "seed": spec.seed, "card": card}
         run |= {"history": [], "test_ndcg_at_20": {}}
         if DIVERGED not in card:
-            epochs, by_group = point_record(spec, data, store)
-            headline = metric_names(by_group[by_group[METRIC] == HEADLINE_METRIC])
-            run["card"] = {**card, "evaluation_code": evaluation_fingerprint()}
-            run["history"] = epochs.to_dict("records")
+            record = record_of(spec, data, store)
+            metrics = record.open_part("group_metrics")
+            headline = metric_names(metrics[metrics[METRIC] == HEADLINE_METRIC])
+            run["card"], run["history"] = record.card, record.open_part("training_history").to_dict("records")
             run["test_ndcg_at_20"] = {name.removeprefix(prefix): mean for name, mean in headline.items()}
         runs.append(run)
     return runs

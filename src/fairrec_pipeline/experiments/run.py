@@ -24,9 +24,6 @@ def run(plan: Plan, data: PreparedData, store: ArmStore, *, at_once: int = 1) ->
     then trained with the other seeds. The first seed of all arms comes before the second, so that an interrupted run
     has a table. What the store has is neither trained nor yielded again.
 
-    Args:
-        at_once: trainings side by side.
-
     Yields:
         The records that the store does not have yet, as soon as they are complete. Whoever takes one saves it.
 

@@ -64,7 +64,15 @@ def train(spec: ArmSpec, data: PreparedData, store: ArmStore) -> tuple[Card, Fit
         fitted: Fitted = trainer(spec, histories, objective, checkpoint, description=spec.label)
     card = store.training(key)
     if card is None:
-        card = store.keep(key, _card(spec, data) | _outcome(fitted) | _clusters(fitted, data))
+        outcome = {
+            "started": fitted.started,
+            "finished": fitted.finished,
+            "seconds": fitted.seconds,
+            "epochs": len(fitted.history),
+            "best_epoch": fitted.best_epoch,
+            "validation_ndcg_at_20": fitted.best_ndcg,
+        }
+        card = store.keep(key, _card(spec, data) | outcome | _clusters(fitted, data))
     return card, fitted
 
 
@@ -93,9 +101,6 @@ def record_of(
 
     Args:
         tuning_runs: points of the grid that the arm was chosen from (see `ArmRecord`); None if it was not tuned.
-
-    Raises:
-        DivergenceError: see `train`.
     """
     card, fitted = train(spec, data, store)
     model = SavedModel(fitted.weights, _config(spec, data))
@@ -114,19 +119,13 @@ def record_of(
 
 
 def evaluate(model: SavedModel, spec: ArmSpec, data: PreparedData) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rank every test target; returns one row per user, and the metrics of every group."""
+    """Rank every test target: one row per user, and the metrics of every group."""
     with _ONE_AT_A_TIME:
         trained = restore_model(model, resolve_device(spec.device))
     scorer = ModelScorer(trained.model, data.test)
     ranks, losses = rank_and_loss(scorer, data.test, filter_seen=spec.filter_seen, device=trained.device)
     metrics = user_metrics(data.test, ranks, losses)
     return metrics, group_metrics(metrics, data.user_groups)
-
-
-def point_record(spec: ArmSpec, data: PreparedData, store: ArmStore) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """History and metrics by group of a point of a grid, for the report; after the selection."""
-    _, fitted = train(spec, data, store)
-    return fitted.history, evaluate(SavedModel(fitted.weights, _config(spec, data)), spec, data)[1]
 
 
 def _card(spec: ArmSpec, data: PreparedData) -> Card:
@@ -145,17 +144,6 @@ def _card(spec: ArmSpec, data: PreparedData) -> Card:
         "parameters": spec.parameters(data),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu x{torch.get_num_threads()}",
         "torch": torch.__version__,
-    }
-
-
-def _outcome(fitted: Fitted) -> Card:
-    return {
-        "started": fitted.started,
-        "finished": fitted.finished,
-        "seconds": fitted.seconds,
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "validation_ndcg_at_20": fitted.best_ndcg,
     }
 
 

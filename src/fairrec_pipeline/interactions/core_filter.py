@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import ibis
 import ibis.expr.types as ir
 
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import FILE_ROW, ITEM, POSITION, TIMESTAMP, USER
 
-Ties = Literal["item", "file", "random"]
 
-
-def core_filter(events: ir.Table, core: int, ties: Ties = "item", seed: int = 0) -> ir.Table:
+def core_filter(events: ir.Table, core: int, ties: str = "item", seed: int = 0) -> ir.Table:
     """Keep the events of the core (see `core_events`), in order of time.
 
     Events of a user at the same instant are ties. They have one order whatever the order of the table's rows: by item
@@ -22,7 +18,7 @@ def core_filter(events: ir.Table, core: int, ties: Ties = "item", seed: int = 0)
     Args:
         events: columns user_id, item_id, timestamp, and file_row if that orders ties; rows in any order.
         core: least number of distinct items of a user and of distinct users of an item.
-        ties: what orders them.
+        ties: `item`, `file` or `random`.
         seed: of the random order.
 
     Returns:
@@ -40,14 +36,7 @@ def core_filter(events: ir.Table, core: int, ties: Ties = "item", seed: int = 0)
 def core_events(events: ir.Table, core: int) -> ir.Table:
     """Keep the users and items with at least `core` distinct partners, until nothing changes.
 
-    Counted on distinct (user, item) pairs; a kept pair keeps all its repeated events.
-
-    Args:
-        events: columns user_id, item_id, timestamp.
-        core: least number of distinct items of a user and of distinct users of an item.
-
-    Returns:
-        The same columns, rows in no order.
+    Counted on distinct (user, item) pairs; a kept pair keeps all its repeated events. Rows come in no order.
 
     Raises:
         DataError: nothing is left.

@@ -62,9 +62,7 @@ def assign_groups(
         )
         raise DataError(message)
     users = _statistics(training, popular_quantile)
-    groups = users.select(
-        USER, TRAIN_LENGTH, POPULARITY_RATIO, **{name: _group(name, shares) for name, shares in splits.items()}
-    )
+    groups = users.mutate(**{name: _group(name, shares) for name, shares in splits.items()})
     if attributes:
         groups = groups.left_join(user_attributes, USER).select(
             *groups.columns, **{name: user_attributes[name].fill_null(UNKNOWN_LABEL) for name in attributes}

@@ -66,7 +66,7 @@ def training_histories(interactions: pd.DataFrame) -> Histories:
     Args:
         interactions: columns user_id, item_id, position, role; rows in any order.
     """
-    train = _ordered(interactions[interactions[ROLE] == TRAIN])
+    train = interactions[interactions[ROLE] == TRAIN].sort_values([USER, POSITION])
     catalogue, items = np.unique(train[ITEM].to_numpy(), return_inverse=True)
     users, counts = np.unique(train[USER].to_numpy(), return_counts=True)
     return Histories(users, catalogue, items.astype(np.int64), _offsets(counts))
@@ -86,7 +86,8 @@ def evaluation_histories(interactions: pd.DataFrame, catalogue: np.ndarray, role
     known_roles = {VALIDATION: (TRAIN,), TEST: (TRAIN, VALIDATION)}[role]
     held_out = interactions[interactions[ROLE] == role].sort_values(USER)
     users, targets = held_out[USER].to_numpy(), held_out[ITEM].to_numpy()
-    history = _ordered(interactions[interactions[ROLE].isin(known_roles) & interactions[USER].isin(users)])
+    is_known = interactions[ROLE].isin(known_roles) & interactions[USER].isin(users)
+    history = interactions[is_known].sort_values([USER, POSITION])
     user_codes = np.searchsorted(users, history[USER].to_numpy())
     repeats = np.zeros(len(users), dtype=bool)
     repeats[user_codes[history[ITEM].to_numpy() == targets[user_codes]]] = True
@@ -101,7 +102,7 @@ def complete_histories(interactions: pd.DataFrame, catalogue: np.ndarray) -> His
         interactions: columns user_id, item_id, position; rows in any order.
         catalogue: ascending item ids that can be recommended.
     """
-    history = _ordered(interactions)
+    history = interactions.sort_values([USER, POSITION])
     users, user_codes = np.unique(history[USER].to_numpy(), return_inverse=True)
     items, offsets = _known_items(history, user_codes, len(users), catalogue)
     unknown = np.full(len(users), UNKNOWN, dtype=np.int64)
@@ -117,12 +118,8 @@ def _known_items(
     return codes[known], _offsets(np.bincount(user_codes[known], minlength=n_users))
 
 
-def _ordered(interactions: pd.DataFrame) -> pd.DataFrame:
-    return interactions.sort_values([USER, POSITION])
-
-
 def _offsets(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return np.append(0, np.cumsum(counts)).astype(np.int64)
 
 
 def _codes(items: np.ndarray, catalogue: np.ndarray) -> np.ndarray:

@@ -54,12 +54,7 @@ def hold_out(interactions: ir.Table, validation_users: int | float, seed: int) -
 
 
 def training_interactions(core_interactions: ir.Table, held_out: ir.Table) -> ir.Table:
-    """The interactions that are not held out: user_id, item_id.
-
-    Args:
-        core_interactions: columns user_id, item_id, position.
-        held_out: see `hold_out`.
-    """
+    """The interactions (user_id, item_id, position) that are not held out (see `hold_out`): user_id, item_id."""
     both = core_interactions.join(held_out, USER)
     return both.filter(both[POSITION] < both[N_INTERACTIONS] - both[N_HELD_OUT]).select(USER, ITEM)
 
@@ -75,7 +70,7 @@ def split_roles(core_interactions: ir.Table, held_out: ir.Table) -> ir.Table:
         held_out: see `hold_out`.
 
     Returns:
-        Columns user_id, item_id, timestamp, position, role (train, validation, test), ordered by (user, position).
+        The same with the role (train, validation, test), ordered by (user, position).
     """
     both = core_interactions.join(held_out, USER)
     from_end = both[N_INTERACTIONS] - 1 - both[POSITION]

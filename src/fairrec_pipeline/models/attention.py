@@ -18,13 +18,7 @@ from fairrec_pipeline.models.packing import Buckets, Layout, Ragged, pad, unpad
 def causal_attention(qkv: Tensor, layout: Layout, heads: int, mask_source: MaskSource, rate: float) -> Tensor:
     """Softmax attention of every position over its sequence up to itself, with dropout on the attention weights.
 
-    Args:
-        qkv: (n, 3 dim) queries, keys and values, each of `heads` heads.
-        layout: the sequences.
-        rate: of dropout.
-
-    Returns:
-        (n, dim), the heads side by side.
+    From queries, keys and values (n, 3 dim), each of `heads` heads, to (n, dim) with the heads side by side.
     """
     if isinstance(layout, Ragged):
         return _ragged_attention(qkv, layout, heads, rate)

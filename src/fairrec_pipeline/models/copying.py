@@ -50,12 +50,7 @@ class CopiedItems(NamedTuple):
 
 
 class CopyMechanism(nn.Module):
-    """Scores for the items of the history.
-
-    Args:
-        window: how many of the newest tokens can be copied.
-        dim: width of a state.
-    """
+    """Scores for the items of the history; the newest `window` tokens can be copied."""
 
     def __init__(self, window: int, dim: int) -> None:
         super().__init__()
@@ -67,10 +62,6 @@ class CopyMechanism(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         state_dict.setdefault(f"{prefix}calibration", torch.zeros(2))  # a model from before there was one
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    @property
-    def window(self) -> int:
-        return self.recency_embedding.num_embeddings
 
     def forward(self, states: Tensor, copied: CopiedItems) -> Additions:
         """What is added to the scores; states (n, dim) of the rows that `copied` names."""

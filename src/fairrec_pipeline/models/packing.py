@@ -19,8 +19,7 @@ class Bucket:
     """A run of neighbouring sequences that attention treats as one padded rectangle.
 
     Attributes:
-        rows: number of rows of the packed tensor that belong to the bucket.
-        sequences: number of sequences b.
+        rows, sequences: number of packed rows, and of sequences b.
         length: padded length l, the longest of them.
         cells: (rows,) where each packed row lies in the flattened (b * l) rectangle; None without padding.
     """

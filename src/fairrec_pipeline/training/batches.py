@@ -80,12 +80,10 @@ class Part(NamedTuple):
 
 
 class Batches:
-    """Cuts batches from sequences that stay on the device.
+    """Cuts batches from histories that stay on the device: with targets for evaluation, without for training.
 
     Args:
-        sequences: histories; with targets they are cut for evaluation, without for training.
         max_length: most recent tokens a sequence keeps.
-        device: where the tensors of a batch are.
         copy_window: number of a user's newest items that can be copied; 0 for a model that does not copy.
     """
 
@@ -220,9 +218,7 @@ class UserStream:
     Batch t is a function of (seed, t) alone, so a resumed training needs no generator state.
 
     Args:
-        n_users: users 0 .. n_users - 1.
         batch_size: users a batch; a batch may span two passes.
-        seed: of the shuffling.
         balance: (n_users,) group of each user: every group has such a stream, and they take turns. Each then
             has an equal share of every batch, to one user; a user of a small group comes more often.
     """

@@ -35,11 +35,7 @@ class Snapshot:
     description: Mapping[str, Any]
 
     def section(self, name: str, wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """The tensors whose name starts with `name/`, without that prefix.
-
-        Raises:
-            ValueError: their names are not those that are wanted.
-        """
+        """The tensors whose name starts with `name/`, without that prefix; a ValueError if others are wanted."""
         prefix = f"{name}/"
         section = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
         if wanted is not None and section.keys() != set(wanted):
@@ -60,11 +56,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser the state that `optimizer_tensors` read.
-
-    Raises:
-        ValueError: a trained parameter has none.
-    """
+    """Give an optimiser the state that `optimizer_tensors` read; a ValueError if a trained parameter has none."""
     trained = [x.requires_grad for group in optimizer.param_groups for x in group["params"]]
     if {key.partition("/")[0] for key in tensors} != {str(index) for index, used in enumerate(trained) if used}:
         message = "it lacks the state of the optimiser for some parameters"

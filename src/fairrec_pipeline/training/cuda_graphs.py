@@ -33,10 +33,7 @@ class EpochOutcome(NamedTuple):
 class StepRunner:
     """Runs steps that Python launches one by one, on batches that are cut on the CPU.
 
-    Args:
-        step: does one.
-        batches: of the training histories.
-        state: of the objective before the first step, on the device.
+    The state is that of the objective before the first step, on the device.
     """
 
     def __init__(self, step: TrainingStep, batches: Batches, state: State) -> None:
@@ -61,9 +58,7 @@ class GraphRunner(StepRunner):
     makes what is made at first use; the second is recorded, and it and every further one are played back. From here on
     parameters, optimiser and state may be read between calls, and written in place, but not be replaced.
 
-    Args:
-        step, batches, state: as of `StepRunner`; the step has to be `recordable`.
-        shape: (S, B) of every call.
+    The step has to be `recordable`; every call has users of the same shape (S, B).
     """
 
     def __init__(self, step: TrainingStep, batches: Batches, state: State, shape: tuple[int, int]) -> None:

@@ -137,7 +137,6 @@ def fit(
     Args:
         spec: backbone, budget, seed and device. Its options are those of `objective`, and are read for messages only.
         checkpoint: where to go on, and where progress is kept; None for neither.
-        description: label of the progress bar.
         frozen: parameters of the model by name that are given and not trained.
         step_type: makes the step of a method that does more than weigh losses.
 
@@ -226,11 +225,7 @@ class _Training:
         return progress.epoch >= train.epochs or (train.patience is not None and stale >= train.patience)
 
     def run_epoch(self) -> tuple[float, float]:
-        """Train for an epoch and validate: mean user loss and validation NDCG@20.
-
-        Raises:
-            DivergenceError: a loss, a weight or a score is not finite.
-        """
+        """Train for an epoch and validate: mean user loss and validation NDCG@20."""
         train, progress, begun = self.spec.train, self.progress, time.monotonic()
         loss = self._train()
         progress.epoch += 1

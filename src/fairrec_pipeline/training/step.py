@@ -32,8 +32,6 @@ class TrainingStep:
     """Minimises `sum_u q_u l_u` over a batch, q from the objective, l_u the mean over the user's real positions.
 
     Args:
-        model, optimizer: what is trained.
-        objective: losses in, weights out.
         groups: (n_users,) int64 group of each user on the device; None for group-agnostic objectives.
         bf16: run the products in bfloat16; weights, optimiser state and losses stay float32.
         warm_start_steps: every user weighs the same in so many first steps, and the objective is not asked.
@@ -132,11 +130,7 @@ class TrainingStep:
     ) -> tuple[Tensor, Tensor]:
         """Gradients of the step's loss by the states (n, dim) and the output weight (n_items, dim).
 
-        A method with a second loss on the same states adds its gradients here, where a user has weight.
-
-        Args:
-            losses: cross-entropies of the n positions, with their states and the output weight.
-            coefficients: (n,) factor of each position's cross-entropy.
-            number: of the step.
+        A method with a second loss on the same states adds its gradients here, where a user has weight. The
+        cross-entropies of the n positions count with their coefficients (n,).
         """
         return losses.gradients(coefficients)

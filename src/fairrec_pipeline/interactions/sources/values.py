@@ -34,11 +34,7 @@ def blank_to_null(column: ir.Column) -> ir.Column:
 
 
 def ids(column: ir.Column, name: str, path: Path) -> ir.Column:
-    """int64 where every id is a whole number and that loses nothing ("007" and "7" stay two ids), else text.
-
-    Raises:
-        DataError: the type of the column is not one of ids.
-    """
+    """int64 where every id is a whole number and that loses nothing ("007" and "7" stay two ids), else `id_text`."""
     text = id_text(column, name, path)
     number = column.try_cast("int64")
     same = number.cast("string") == text
@@ -52,10 +48,7 @@ def id_text(column: ir.Column, name: str, path: Path) -> ir.Column:
         DataError: the type of the column is not one of ids.
     """
     dtype = column.type()
-    if not (
-        dtype.is_integer() or dtype.is_floating() or dtype.is_decimal() or dtype.is_string() or dtype.is_boolean()
-        or dtype.is_uuid()
-    ):  # fmt: skip
+    if not isinstance(dtype, dt.Numeric | dt.String | dt.Boolean | dt.UUID):
         message = f"{path} has ids of type {dtype} in {name}. Allowed: numbers and texts; make one id of a row of it"
         raise DataError(message)
     return _plain_text(column)

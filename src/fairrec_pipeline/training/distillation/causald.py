@@ -57,10 +57,7 @@ _PARTS, _TEACHER, _PREDICTOR, _STUDENT = 1, 2, 3, 4
 class DistillationStep(TrainingStep):
     """A training step with the causal target beside the items.
 
-    Args:
-        arguments, options: those of `TrainingStep`.
-        front_door: the target.
-        seed: of the positions and the x'; draws nothing that ERM draws.
+    The arguments and options are those of `TrainingStep`. Positions and x' depend on the seed; ERM draws neither.
     """
 
     decides_on_host = True
@@ -89,13 +86,9 @@ class DistillationStep(TrainingStep):
         """Gradients of `how.weight temperature^2 sum_r factor_r KL(target_r || student_r)`, exact, in bounded memory.
 
         Args:
-            losses: cross-entropies of the student, with its states and output weight.
-            positions: (r,) of the batch.
+            losses: of the student, with its states (n, dim) and output weight (n_items, dim), the two to derive by.
+            positions, factors: (r,) of the batch.
             others: (r, J) positions of the batch whose histories are the x'.
-            factors: (r,).
-
-        Returns:
-            By the states (n, dim) and by the output weight (n_items, dim), float32 or wider.
         """
         states, weight = losses.states, losses.weight
         mediators, histories = self.front_door.mediators(batch), self.front_door.histories(batch)
