@@ -181,7 +181,7 @@ def prepared_data(**attributes: Any) -> PreparedData:
     train = training_histories(events)
     validation, test = (evaluation_histories(events, train.catalogue, role) for role in ("validation", "test"))
     fingerprints = {name: hashlib.sha256(",".join(groups[name]).encode()).hexdigest() for name in groups.columns[3:]}
-    return PreparedData("small", FINGERPRINT, {}, train, validation, test, groups, fingerprints)
+    return PreparedData(train, validation, test, FINGERPRINT, "small", {}, groups, fingerprints)
 
 
 EVALUATE = Evaluate(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.sources import read_source
 from fairrec_pipeline.interactions.sources.raw_files import RawData
 from fairrec_pipeline.parameters.datasets import DatasetName, Source

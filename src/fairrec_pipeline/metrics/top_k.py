@@ -12,16 +12,13 @@ from fairrec_pipeline.metrics.ranking import SCORES_AT_ONCE, Scorer, SeenItems
 
 
 def top_k(scorer: Scorer, sequences: Histories, k: int, *, filter_seen: bool, device: str = "cpu") -> pd.DataFrame:
-    """The k items with the highest scores.
+    """The k items with the highest scores of every user; fewer if fewer can be recommended.
 
     Args:
-        scorer: scores of a slice of users.
-        sequences: histories.
-        k: items a user gets; fewer if fewer can be recommended.
         filter_seen: leave out the items of a user's history.
 
     Returns:
-        columns user_id, rank (1 is best), item_id, score; sorted by user and rank.
+        Columns user_id, rank (1 is best), item_id, score; sorted by user and rank.
     """
     k = min(k, sequences.n_items)
     seen = SeenItems(sequences, device) if filter_seen else None
@@ -36,13 +33,11 @@ def top_k(scorer: Scorer, sequences: Histories, k: int, *, filter_seen: bool, de
         codes.append(best.indices.cpu())
         scores.append(best.values.cpu())
     score = torch.cat(scores).numpy().ravel()
-    frame: pd.DataFrame = pd.DataFrame(
-        {
-            USER: np.repeat(sequences.users, k),
-            "rank": np.tile(np.arange(1, k + 1), sequences.n_users),
-            ITEM: sequences.catalogue[torch.cat(codes).numpy().ravel()],
-            "score": score,
-        }
-    )
-    rankable: pd.DataFrame = frame.loc[np.isfinite(score)]
-    return rankable.reset_index(drop=True)
+    columns = {
+        USER: np.repeat(sequences.users, k),
+        "rank": np.tile(np.arange(1, k + 1), sequences.n_users),
+        ITEM: sequences.catalogue[torch.cat(codes).numpy().ravel()],
+        "score": score,
+    }
+    rankable = np.isfinite(score)
+    return pd.DataFrame({name: values[rankable] for name, values in columns.items()})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 
 _MILLIONTHS = 1_000_000
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -34,11 +34,7 @@ def blank_to_null(column: ir.Column) -> ir.Column:
 
 
 def ids(column: ir.Column, name: str, path: Path) -> ir.Column:
-    """int64 where every id is a whole number and that loses nothing ("007" and "7" stay two ids), else text.
-
-    Raises:
-        DataError: the type of the column is not one of ids.
-    """
+    """int64 where every id is a whole number and that loses nothing ("007" and "7" stay two ids), else `id_text`."""
     text = id_text(column, name, path)
     number = column.try_cast("int64")
     same = number.cast("string") == text
@@ -46,16 +42,9 @@ def ids(column: ir.Column, name: str, path: Path) -> ir.Column:
 
 
 def id_text(column: ir.Column, name: str, path: Path) -> ir.Column:
-    """Ids as text; a whole number is written without a point.
-
-    Raises:
-        DataError: the type of the column is not one of ids.
-    """
+    """Ids as text, whole numbers without a point; a DataError if the type of the column is not one of ids."""
     dtype = column.type()
-    if not (
-        dtype.is_integer() or dtype.is_floating() or dtype.is_decimal() or dtype.is_string() or dtype.is_boolean()
-        or dtype.is_uuid()
-    ):  # fmt: skip
+    if not isinstance(dtype, dt.Numeric | dt.String | dt.Boolean | dt.UUID):
         message = f"{path} has ids of type {dtype} in {name}. Allowed: numbers and texts; make one id of a row of it"
         raise DataError(message)
     return _plain_text(column)
@@ -64,8 +53,7 @@ def id_text(column: ir.Column, name: str, path: Path) -> ir.Column:
 def label_text(column: ir.Column, name: str, path: Path) -> ir.Column:
     """Labels as text, the same from a CSV and a Parquet file: true and false, whole numbers without a point.
 
-    Raises:
-        DataError: the column holds lists or structures.
+    A column of lists or structures is a DataError.
     """
     if column.type().is_nested():
         message = f"{path} has values of type {column.type()} in {name}. Allowed: one value a row"
@@ -91,10 +79,9 @@ class Times(NamedTuple):
 
 
 def times(column: ir.Column, form: str | None, unit: str | None) -> Times:
-    """Read a column as times.
+    """Read a column without blank values as times.
 
     Args:
-        column: without blank values.
         form: of dates; None: ISO dates, or numbers.
         unit: of numbers since 1970; None: numbers keep their unit, those with fractions are counted in millionths.
 
@@ -113,9 +100,8 @@ def times(column: ir.Column, form: str | None, unit: str | None) -> Times:
         return Times(column.try_cast("int64"), "numbers below 2^63", 0)
     if dtype.is_timestamp() or dtype.is_date():
         instants = column.cast("timestamp(6)")
-        n_cut = 0
-        if dtype.is_timestamp() and (dtype.scale or 0) > 6:
-            n_cut = int((instants.cast(dtype) != column).sum().execute() or 0)
+        is_finer = dtype.is_timestamp() and (dtype.scale or 0) > 6
+        n_cut = int((instants.cast(dtype) != column).sum().execute() or 0) if is_finer else 0
         return Times(_microseconds(instants), "dates that are not infinite", n_cut)
     return _numbers_or_dates(column)
 
@@ -152,5 +138,4 @@ def _plain_text(column: ir.Column) -> ir.Column:
 
 def _microseconds(instant: Any) -> ir.IntegerColumn:
     finite = ibis.ifelse(is_finite(instant), instant, ibis.null("timestamp(6)"))
-    difference: ir.IntegerColumn = finite.delta(ibis.timestamp("1970-01-01"), unit="microsecond")
-    return difference
+    return cast(ir.IntegerColumn, finite.delta(ibis.timestamp("1970-01-01"), unit="microsecond"))
