@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from abc import abstractmethod
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +20,7 @@ from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from kedro_datasets.text import TextDataset
+from pydantic import ValidationError
 
 from fairrec_pipeline.interactions.engine import engine, literal_path
 from fairrec_pipeline.interactions.prepared import PreparedHistories
@@ -35,6 +37,7 @@ _DAMAGE = (
     pd.errors.ParserError,
     UnicodeError,
     json.JSONDecodeError,
+    ValidationError,
     zipfile.BadZipFile,
     EOFError,
 )
@@ -68,7 +71,7 @@ class Atomic:
         except Exception as error:
             if not _is_damage(error, path):
                 raise
-            reason = str(error).strip().partition("\n")[0]
+            reason = _first_line(error)
             versioned = self._version is not None  # type: ignore[attr-defined]
             damaged = PurePosixPath(path).parent if versioned else path
             message = (
@@ -83,6 +86,13 @@ class Atomic:
 
     def _file_system(self) -> Any:
         return self._fs  # type: ignore[attr-defined]
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
+    return str(error).strip().partition("\n")[0]
 
 
 def _is_damage(error: Exception, path: str) -> bool:
@@ -135,13 +145,26 @@ class Parquet(Atomic, ParquetDataset):
 
 
 class Json(Atomic, JSONDataset):
-    """A JSON file."""
+    """A JSON file.
+
+    Args:
+        check: what raises an error where the content is not as it should be, as `<module of the package>:<function>`.
+        arguments: those of Kedro's dataset.
+    """
+
+    def __init__(self, *, check: str | None = None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._check = check
 
     def _write(self, data: Any, path: Path) -> None:
         path.write_text(json.dumps(data, **self._save_args), encoding="utf-8")
 
     def _read(self, path: Path) -> Any:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if self._check is not None:
+            module, _, name = self._check.partition(":")
+            getattr(import_module(f"fairrec_pipeline.{module}"), name)(content)
+        return content
 
 
 class Csv(Atomic, CSVDataset):

@@ -8,6 +8,7 @@ import torch
 
 from fairrec_pipeline.interactions.columns import ITEM, USER
 from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.memory import available_memory, require_memory
 from fairrec_pipeline.metrics.ranking import SCORES_AT_ONCE, Scorer, SeenItems
 
 
@@ -18,9 +19,14 @@ def top_k(scorer: Scorer, sequences: Histories, k: int, *, filter_seen: bool, de
         filter_seen: leave out the items of a user's history.
 
     Returns:
-        Columns user_id, rank (1 is best), item_id, score; sorted by user and rank.
+        columns user_id, rank (1 is best), item_id, score; sorted by user and rank.
+
+    Raises:
+        OptionError: they would not fit into memory.
     """
     k = min(k, sequences.n_items)
+    size = 80 * sequences.n_users * k
+    require_memory({"recommendations [evaluate.top_k]": size}, "recommending", available=available_memory())
     seen = SeenItems(sequences, device) if filter_seen else None
     rows = max(1, SCORES_AT_ONCE // sequences.n_items)
     codes, scores = [], []

@@ -17,7 +17,18 @@ class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-Count = Annotated[int, Field(strict=True, ge=1)]
+# Bounds above are far beyond any use: what a typing error allocates or loops over ends, or is refused by
+# `experiments.memory`. Bounds below are from where single precision can still divide by the number.
+MOST = 10**9
+"""Of anything that is counted."""
+LARGEST_SIZE = 2**16
+"""Of a dimension of a model."""
+SMALLEST = 1e-6
+"""Of a divisor: a temperature, a share, a width."""
+
+Count = Annotated[int, Field(strict=True, ge=1, le=MOST)]
+Size = Annotated[int, Field(strict=True, ge=1, le=LARGEST_SIZE)]
+Divisor = Annotated[float, Field(ge=SMALLEST)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 
@@ -26,7 +37,7 @@ class Split(Block):
 
     core: Count = Field(description="least number of distinct items per user and users per item")
     validation_users: Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] = Field(
-        gt=0, description="count (int) or share (float, at most 1) of the users"
+        gt=0, le=MOST, description="count (int) or share (float, at most 1) of the users"
     )
     seed: Seed = Field(description="draws the validation users, and the order of ties that is random")
     ties: Literal["item", "file", "random"] = Field(
@@ -61,15 +72,17 @@ class Groups(Block):
 class Model(Block):
     """The SASRec backbone (METHODS: backbone)."""
 
-    dim: Count
-    feed_forward: Count
-    blocks: Count
-    heads: Count
+    dim: Size
+    feed_forward: Size
+    blocks: int = Field(strict=True, ge=1, le=1000)
+    heads: Size
     dropout: float = Field(ge=0, lt=1)
-    max_length: int = Field(strict=True, ge=2)
-    init_std: float = Field(gt=0)
+    max_length: int = Field(strict=True, ge=2, le=LARGEST_SIZE)
+    init_std: float = Field(gt=0, le=1e6)
     tied_embeddings: bool = Field(strict=True, description="one table for input and output")
-    copy_window: int = Field(strict=True, ge=0, description="newest items that the copy mechanism scores; 0: none")
+    copy_window: int = Field(
+        strict=True, ge=0, le=LARGEST_SIZE, description="newest items that the copy mechanism scores; 0: none"
+    )
 
     @model_validator(mode="after")
     def _heads(self) -> Model:
@@ -82,17 +95,21 @@ class Model(Block):
 class Train(Block):
     """Budget and optimiser of one arm."""
 
-    epochs: Count
-    steps_per_epoch: Count
-    batch_size: Count
+    epochs: int = Field(strict=True, ge=1, le=10**6)
+    steps_per_epoch: int = Field(strict=True, ge=1, le=10**6)
+    batch_size: int = Field(strict=True, ge=1, le=2**20)
     learning_rate: float = Field(gt=0)
-    warm_up_steps: int = Field(strict=True, ge=0, description="steps over which the learning rate rises from 0")
+    warm_up_steps: int = Field(
+        strict=True, ge=0, le=10**12, description="steps over which the learning rate rises from 0"
+    )
     schedule: Literal["constant", "cosine"] = Field(description="of the learning rate after the warm-up")
-    warm_start_steps: int = Field(strict=True, ge=0, description="steps of ERM before the method itself")
-    patience: int | None = Field(strict=True, ge=1)
+    warm_start_steps: int = Field(strict=True, ge=0, le=10**12, description="steps of ERM before the method itself")
+    patience: int | None = Field(strict=True, ge=1, le=10**6)
     precision: Literal["auto", "fp32", "bf16"]
     cuda_graphs: bool = Field(strict=True, description="on CUDA, record the launches of a step and play them back")
-    item_chunk: int | None = Field(strict=True, ge=1, description="items of the catalogue at a time; null: chosen")
+    item_chunk: int | None = Field(
+        strict=True, ge=1, le=MOST, description="items of the catalogue at a time; null: chosen"
+    )
     checkpoint_seconds: float = Field(ge=0)
 
     @model_validator(mode="after")

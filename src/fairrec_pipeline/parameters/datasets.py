@@ -42,8 +42,8 @@ class Synthetic(Dataset):
     """A generated world; see interactions/sources/synthetic.py."""
 
     adapter: Literal["synthetic"]
-    n_users: int = Field(strict=True, ge=10)
-    n_items: int = Field(strict=True, ge=10)
+    n_users: int = Field(strict=True, ge=10, le=10**6)
+    n_items: int = Field(strict=True, ge=10, le=10**7)
     seed: Seed
 
     @property
@@ -56,12 +56,18 @@ RESERVED_NAMES = ("user_id", "train_length", "popularity_ratio", "overall", "tar
 
 
 Value = str | int | float | bool
+LONGEST_NAME = 255
+"""Of a file, in bytes."""
 _OUTSIDE = re.compile(r"^([/\\~]|[A-Za-z]:|.*(^|[/\\])\.\.([/\\]|$)|[a-z0-9+]+://)")
 
 
 def _below(name: str) -> str:
     if not name or _OUTSIDE.match(name):
         message = f"a name below the data folder is expected, without `..` and not absolute, got {name!r}"
+        raise ValueError(message)
+    longest = max(len(part.encode(errors="replace")) for part in re.split(r"[/\\]", name))
+    if longest > LONGEST_NAME:
+        message = f"a file system has names of at most {LONGEST_NAME} bytes, this has one of {longest}"
         raise ValueError(message)
     return name
 
@@ -78,7 +84,9 @@ def _known_encoding(name: str) -> str:
         raise ValueError(message) from error
 
 
-DatasetName = Annotated[str, Field(pattern=r"^[^./\\*?\[\]\s~][^/\\*?\[\]]*$", coerce_numbers_to_str=True)]
+DatasetName = Annotated[
+    str, Field(pattern=r"^[^./\\*?\[\]\s~][^/\\*?\[\]]*$", max_length=200, coerce_numbers_to_str=True)
+]
 """Name of a dataset, and so of a folder: no separators, no patterns. Numbers are names too."""
 
 

@@ -6,15 +6,18 @@ wrong thing and succeed. This loader is the one gate that `kedro run`, `kedro vi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 from click import ClickException
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.parameters.blocks import Model, Train
@@ -39,8 +42,9 @@ class ParameterLoader(OmegaConfigLoader):
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         if key != "parameters" or key in self:
-            config: dict[str, Any] = super().__getitem__(key)
-            return config
+            with self._read(key):
+                config: dict[str, Any] = super().__getitem__(key)
+                return config
         runtime = dict(self.runtime_params or {})
         folders = {name: self["globals"].get(name) for name in NAMES_OF_FOLDERS} | runtime
         return complete([*self._files(), runtime], folders)
@@ -50,14 +54,42 @@ class ParameterLoader(OmegaConfigLoader):
         runtime, self.runtime_params = self.runtime_params, {}  # which Kedro would merge into every layer
         layers = []
         try:
-            for env in dict.fromkeys([self.base_env, self.env or self.default_run_env]):
-                folder, patterns = self._get_conf_env_path(env), self.config_patterns["parameters"]
-                layers.append(dict(self.load_and_merge_dir_config(folder, patterns, "parameters", set())))
-        except (MissingConfigException, OmegaConfBaseException, YAMLError, ValueError) as error:
+            with self._read("parameters"):
+                for folder in self._folders():
+                    patterns = self.config_patterns["parameters"]
+                    layers.append(dict(self.load_and_merge_dir_config(folder, patterns, "parameters", set())))
+        except MissingConfigException as error:
             raise ParameterError(str(error)) from error
         finally:
             self.runtime_params = runtime
         return layers
+
+    def _folders(self) -> list[str]:
+        envs = dict.fromkeys([self.base_env, self.env or self.default_run_env])
+        return [self._get_conf_env_path(env) for env in envs]
+
+    @contextmanager
+    def _read(self, key: str) -> Iterator[None]:
+        """What goes wrong with the files of the user becomes one error that names them; there may be no files."""
+        try:
+            yield
+        except (MissingConfigException, FairrecError):
+            raise
+        except (OmegaConfBaseException, YAMLError, ValueError, OSError, TypeError, AttributeError) as error:
+            files = [
+                path for folder in self._folders() for pattern in self.config_patterns.get(key, [])
+                for path in sorted(Path(folder).glob(pattern)) if path.is_file() and not _holds_a_block(path)
+            ]  # fmt: skip
+            where = ", ".join(map(str, dict.fromkeys(files))) or f"conf/*/{key}*"
+            message = f"{where} cannot be read: {error}\nA YAML file of names and values is expected; see conf/base"
+            raise ParameterError(message) from error
+
+
+def _holds_a_block(path: Path) -> bool:
+    try:
+        return isinstance(safe_load(path.read_text(encoding="utf-8")), Mapping | NoneType)
+    except (YAMLError, ValueError, RecursionError):
+        return False
 
 
 def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) -> dict[str, Any]:

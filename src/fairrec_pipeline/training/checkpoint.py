@@ -27,6 +27,10 @@ class CheckpointError(FairrecError, ValueError):
     """A checkpoint cannot be read: it is damaged, or of another program."""
 
 
+class UnwrittenCheckpointError(FairrecError, OSError):
+    """A checkpoint cannot be written, as on a full disk; what was saved before is still there."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Tensors by name, and a JSON-able description of them."""
@@ -110,7 +114,7 @@ class Checkpoint:
         """Replace what was saved before, whole or not at all, also after kill -9.
 
         Raises:
-            OSError: it cannot be written, as on a full disk; what was saved before is still there.
+            UnwrittenCheckpointError: as on a full disk; what was saved before is still there.
         """
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in snapshot.tensors.items()}
         text = json.dumps({"identity": self.identity, "description": snapshot.description})
@@ -122,7 +126,7 @@ class Checkpoint:
                 f"the checkpoint {self.path} cannot be written ({error}). Make room there, or see to it that it may be "
                 "written; then the same command goes on from the last checkpoint that could be"
             )
-            raise OSError(message) from error
+            raise UnwrittenCheckpointError(message) from error
 
     def beside(self, name: str, identity: Mapping[str, Any]) -> Checkpoint:
         """A checkpoint in the same folder, of a training that others share; `name` is that of the file."""

@@ -6,6 +6,8 @@ into an error that names neither the file nor the column.
 
 from __future__ import annotations
 
+import csv
+import lzma
 import re
 import tempfile
 import zipfile
@@ -123,6 +125,21 @@ _LINE_ENDS = "If its lines end in different ways (\\r\\n and \\n), save it again
 _WHOLE_COPY = "The file is damaged or of another format; put a whole copy there"
 
 
+# zipfile says RuntimeError of an encrypted member, NotImplementedError of a compression that it does not know
+_DAMAGE = (
+    duckdb.Error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    csv.Error,
+    pa.ArrowException,
+    OSError,
+    EOFError,
+    RuntimeError,
+    OverflowError,
+)
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn what a library says of a file that cannot be read into an error that names the file, cause and next step."""
@@ -136,7 +153,9 @@ def readable(path: Path) -> Iterator[None]:
         raise DataError(message) from error
     except UnicodeError as error:
         raise DataError(_encoding_message(path, str(error))) from error
-    except (duckdb.Error, zipfile.BadZipFile, zlib.error, EOFError, OSError, pa.ArrowException) as error:
+    except DataError:
+        raise
+    except _DAMAGE as error:
         reason = _reason(error)
         if "not utf-8 encoded" in reason:
             raise DataError(_encoding_message(path, reason)) from error

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fairrec_pipeline.interactions.columns import ITEM, TIMESTAMP, USER
+from fairrec_pipeline.memory import available_memory, require_memory
 
 SEGMENT = "segment"
 
@@ -71,7 +72,15 @@ def generate(n_users: int, n_items: int, seed: int) -> tuple[pd.DataFrame, pd.Da
     Returns:
         events: user_id, item_id, timestamp (seconds since 1970), all int64, per user in order of time.
         users: user_id and segment: `mainstream`, `niche-a`, ...: a noisy sign of the taste.
+
+    Raises:
+        OptionError: it would not fit into memory.
     """
+    needs = {
+        "histories of the users [n_users]": 40 * n_users * _MAX_LENGTH,
+        "items and what follows them [n_items]": 150 * n_items,
+    }
+    require_memory(needs, "generating the synthetic world", available=available_memory())
     rng = np.random.default_rng(seed)
     tastes = _tastes(n_items, rng)
     share = np.full(tastes.count, (1 - _MAINSTREAM_USERS) / max(tastes.count - 1, 1))
