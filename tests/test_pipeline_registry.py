@@ -102,7 +102,11 @@ def test_parts_of_an_arm_are_those_of_its_record(shared_project: Path, loss: str
 
 @pytest.mark.parametrize(
     ("arm", "loaded", "folder"),
-    [(None, "gdro-seq33", "/gdro-seq33/seed-3/"), ("cvar", "cvar", "/cvar/seed-3/"), ("champion",) * 2 + ("/champion/",)],
+    [
+        (None, "gdro-seq33", "/gdro-seq33/seed-3/"),
+        ("cvar", "cvar", "/cvar/seed-3/"),
+        ("champion",) * 2 + ("/champion/",),
+    ],
 )
 def test_recommendations_of_another_arm(shared_project: Path, arm: str | None, loaded: str, folder: str) -> None:
     bootstrap_project(shared_project)
