@@ -108,13 +108,13 @@ class ArmRecommender(ArmPart):
     """The `Recommender` of an arm and seed.
 
     Args:
-        champion: path of champion.json, which says what the arm `champion` is.
+        champion: {path: ...} of champion.json, which says what the arm `champion` is.
         more: see `ArmPart`.
     """
 
-    def __init__(self, champion: str, **more: Any) -> None:
+    def __init__(self, champion: dict[str, str], **more: Any) -> None:
         super().__init__(**more)
-        self._champion = champion
+        self._champion = champion["path"]
 
     def load(self) -> Recommender:
         if self._arm == CHAMPION:
