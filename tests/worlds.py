@@ -184,9 +184,7 @@ def prepared_data(**attributes: Any) -> PreparedData:
     return PreparedData(train, validation, test, FINGERPRINT, "small", {}, groups, fingerprints)
 
 
-EVALUATE = Evaluate(
-    filter_seen=False, confidence=0.95, significance=0.05, correction="holm", other_data="refuse", top_k=20
-)
+EVALUATE = Evaluate(filter_seen=False, confidence=0.95, significance=0.05, correction="holm", other_data="refuse")
 STATISTICS: dict[str, Any] = {
     "dataset": "synthetic",
     "fingerprint": FINGERPRINT,

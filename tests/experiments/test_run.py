@@ -112,12 +112,37 @@ def test_every_arm_and_seed_leaves_a_whole_record(tmp_path: Path, data: Prepared
         store_at(tmp_path).check(record)
         tuned = {"tuning_runs"} if (name, seed) == ("cvar", 0) else set()
         assert set(record.card["parts"]) == tuned | {
-            "model", "config", "training_history", "user_weights", "user_metrics", "group_metrics",
+            "model", "config", "training_history", "user_weights", "user_metrics", "validation_user_metrics",
+            "group_metrics",
         }  # fmt: skip
         assert record.card["groups_fingerprint"] == (data.group_fingerprints["pop33"] if "pop33" in name else None)
         assert record.model is not None
         assert record.model.config["catalogue"] == list(range(N_ITEMS))
         assert (record.model.config["arm"], record.model.config["seed"]) == (name, seed)
+
+
+def test_validation_by_user_is_what_the_training_chose_its_epoch_by(tmp_path: Path, data: PreparedData) -> None:
+    """The copy mechanism is calibrated in every validation: what is kept are the weights of that epoch."""
+    copying = {"tied_embeddings": True, "copy_window": 5}
+    for record in Session(tmp_path, data)([spec_of("erm"), spec_of("cvar", model=copying)], seeds=(0,)):
+        validated = record.validation_user_metrics
+        assert validated is not None
+        assert list(validated.columns) == list(record.user_metrics.columns)
+        assert validated["user_id"].tolist() == data.validation.users.tolist()
+        assert validated["ndcg_at_20"].mean() == pytest.approx(record.card["validation_ndcg_at_20"], abs=1e-9)
+
+
+def test_a_record_without_validation_by_user_is_made_again(
+    tmp_path: Path, data: PreparedData, epochs: list[int]
+) -> None:
+    Session(tmp_path, data)([spec_of("erm")], seeds=(0,))
+    (path,) = (path for path in tmp_path.rglob("run_card.json") if path.is_file())
+    card = json.loads(path.read_text())
+    del card["parts"]["validation_user_metrics"]
+    path.write_text(json.dumps(card))
+    (again,) = Session(tmp_path, data)([spec_of("erm")], seeds=(0,), version="2")
+    assert again.validation_user_metrics is not None
+    assert len(epochs) == EPOCHS  # from its checkpoint
 
 
 def test_a_point_of_a_grid_tells_all_there_is_to_report(tmp_path: Path, data: PreparedData) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -23,11 +26,12 @@ FORMAT = 2
 """Of a card. Cards of format 1 do not name their parts, so that nobody can know which belong together."""
 
 _CARD = "run_card.json"
+_TABLES = ("training_history", "user_weights", "user_metrics", "validation_user_metrics", "group_metrics")
 _FILES = {
     "model": "model.safetensors",
     "config": "config.json",
     "tuning_runs": "tuning_runs.json",
-    **{name: f"{name}.parquet" for name in ("training_history", "user_weights", "user_metrics", "group_metrics")},
+    **{name: f"{name}.parquet" for name in _TABLES},
 }
 
 
@@ -88,6 +92,20 @@ class ArmStore:
                 parts[part] = {"version": self.version, "sha256": storage.sha256(path)}
         card = {**record.card, "format": FORMAT, "version": self.version, "parts": parts}
         storage.write_text(self._card(folder, self.version), json.dumps(card, indent=2))
+
+    @contextmanager
+    def model_folder(self, record: ArmRecord) -> Iterator[Path]:
+        """A local folder with the `model.safetensors` and `config.json` of a saved record, within the context.
+
+        Raises:
+            DamagedArmError: one of them is missing or was changed.
+        """
+        folder = arm_folder(record.arm, record.seed or 0)
+        with TemporaryDirectory() as copies:
+            for part in ("model", "config"):
+                copy = Path(copies, _FILES[part])
+                self._check(folder, part, record.card["parts"][part], partial(shutil.copyfile, dst=copy))
+            yield Path(copies)
 
     def check(self, record: ArmRecord) -> None:
         """Raise a DamagedArmError if a part of a saved record is missing or was changed."""

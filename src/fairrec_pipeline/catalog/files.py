@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import zipfile
 from abc import abstractmethod
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
@@ -142,6 +144,29 @@ class Parquet(Atomic, ParquetDataset):
 
     def _read(self, path: Path) -> pd.DataFrame:
         return pd.read_parquet(path, **self._load_args)
+
+
+class ParquetFrames(Parquet):
+    """A Parquet file as a pandas frame; saves any number of frames of the same columns without holding them all."""
+
+    def _write(self, data: Iterable[pd.DataFrame], path: Path) -> None:  # type: ignore[override]
+        import pyarrow.parquet as pq
+
+        frames = iter(data)
+        first = next(frames, None)
+        if first is None:
+            message = f"there is no frame to write to {self._filepath}"
+            raise DatasetError(message)
+        schema = _text_for_null(pa.Schema.from_pandas(first, preserve_index=False))
+        with pq.ParquetWriter(path, schema, **self._save_args) as writer:
+            for frame in itertools.chain([first], frames):
+                writer.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False))
+
+
+def _text_for_null(schema: pa.Schema) -> pa.Schema:
+    """A column of texts that is empty at first has no type."""
+    types = [pa.string() if pa.types.is_null(field.type) else field.type for field in schema]
+    return pa.schema(list(zip(schema.names, types, strict=True)))
 
 
 class Json(Atomic, JSONDataset):

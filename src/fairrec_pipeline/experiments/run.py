@@ -54,6 +54,8 @@ def _is_missing(spec: ArmSpec, tried: Sequence[str] | None, data: PreparedData, 
         wanted = {"training": key_of(spec, data), "evaluation_code": evaluation_fingerprint()}
         if record is None or not wanted.items() <= record.card.items():
             return True
+        if "validation_user_metrics" not in record.card["parts"]:  # an earlier version made none
+            return True
         if tried is not None and [run["card"]["training"] for run in record.tuning_runs or []] != list(tried):
             return True
         store.check(record)

@@ -1,4 +1,4 @@
-"""One arm: trained, then evaluated on test."""
+"""One arm: trained, then evaluated on validation and test."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fairrec_pipeline.arms.record import DIVERGED, ArmRecord, Card, SavedModel
 from fairrec_pipeline.arms.spec import ArmSpec
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.interactions.columns import USER
+from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.interactions.statistics import label_columns
 from fairrec_pipeline.metrics.by_group import group_metrics
@@ -104,7 +105,7 @@ def record_of(
     """
     card, fitted = train(spec, data, store)
     model = SavedModel(fitted.weights, _config(spec, data))
-    by_user, by_group = evaluate(model, spec, data)
+    tested, validated = evaluate(model, spec, data.test, data.validation)
     users = fitted.user_weights.copy()
     users.insert(0, USER, data.train.users[users.pop("user")])
     return ArmRecord.of(
@@ -112,20 +113,23 @@ def record_of(
         model=model,
         training_history=fitted.history,
         user_weights=users,
-        user_metrics=by_user,
-        group_metrics=by_group,
+        user_metrics=tested,
+        validation_user_metrics=validated,
+        group_metrics=group_metrics(tested, data.user_groups),
         tuning_runs=tuning_runs,
     )
 
 
-def evaluate(model: SavedModel, spec: ArmSpec, data: PreparedData) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rank every test target: one row per user, and the metrics of every group."""
+def evaluate(model: SavedModel, spec: ArmSpec, *held_out: Histories) -> list[pd.DataFrame]:
+    """Rank every target of these histories; returns one row per user for each (see `metrics.ranking.user_metrics`)."""
     with _ONE_AT_A_TIME:
         trained = restore_model(model, resolve_device(spec.device))
-    scorer = ModelScorer(trained.model, data.test)
-    ranks, losses = rank_and_loss(scorer, data.test, filter_seen=spec.filter_seen, device=trained.device)
-    metrics = user_metrics(data.test, ranks, losses)
-    return metrics, group_metrics(metrics, data.user_groups)
+    tables = []
+    for histories in held_out:
+        scorer = ModelScorer(trained.model, histories)
+        ranks, losses = rank_and_loss(scorer, histories, filter_seen=spec.filter_seen, device=trained.device)
+        tables.append(user_metrics(histories, ranks, losses))
+    return tables
 
 
 def _card(spec: ArmSpec, data: PreparedData) -> Card:

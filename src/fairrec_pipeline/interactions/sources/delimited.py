@@ -58,6 +58,24 @@ def read_delimited(path: Path, columns: Sequence[str], dialect: Csv, hint: str, 
         return with_row_numbers(named), n_dropped
 
 
+def column_names(path: Path, wanted: Sequence[str]) -> list[str]:
+    """Names of the columns of a CSV, TSV or Parquet file.
+
+    Args:
+        path: of the file.
+        wanted: columns that tell at which separator the header of a text file is to be cut.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with readable(path):
+        if path.suffix.lower() in (".parquet", ".pq"):
+            import pyarrow.parquet as pq
+
+            return list(pq.read_schema(path).names)
+        return _header(path, wanted, Csv()).names
+
+
 def _header(path: Path, columns: Sequence[str], dialect: Csv) -> _Header:
     """Names of the columns; with the separator at which all wanted ones are there, if there is such a one."""
     first = "\t" if ".tsv" in path.suffixes else ","

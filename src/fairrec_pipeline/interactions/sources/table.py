@@ -31,7 +31,7 @@ from fairrec_pipeline.interactions.sources.raw_files import (
     with_row_numbers,
 )
 from fairrec_pipeline.interactions.sources.values import label_text
-from fairrec_pipeline.parameters.datasets import Table
+from fairrec_pipeline.parameters.datasets import Csv, Table
 
 _COMPARISON = re.compile(r"\s*(>=|<=|!=|>|<|=)\s*(.+?)\s*")
 _OPERATORS = {
@@ -43,7 +43,8 @@ def read_own_table(folder: Path, source: Table) -> RawData:
     """Read the files that a dataset's block names; see `read_source`."""
     columns = list(dict.fromkeys([source.user, source.item, source.timestamp, *source.where]))
     hint = f"Set user, item and timestamp of datasets.{folder.name} to columns of the file"
-    log, files, n_malformed = _read(folder, source.interactions, columns, source, hint)
+    dialect: dict[str, Any] = {"csv": source.csv, "drop": source.malformed > 0}
+    log, files, n_malformed = read_columns(folder, source.interactions, columns, hint, **dialect)
     path = folder / source.interactions
     n_read = count_rows(log)
     steps = [Step(f"read {source.interactions}", n_read, n_malformed, "malformed lines")]
@@ -58,22 +59,37 @@ def read_own_table(folder: Path, source: Table) -> RawData:
         return raw
     hint = f"Set user and user_attributes of datasets.{folder.name} to columns of the file"
     attributes = source.user_attributes
-    users, more, _ = _read(folder, source.users, [source.user, *attributes], source, hint)
+    users, more, _ = read_columns(folder, source.users, [source.user, *attributes], hint, **dialect)
     labels, matched = checked_attributes(users, source.user, attributes, raw.user_attributes, folder / source.users)
     return raw._replace(user_attributes=labels, files=(*files, *more), matched_users=matched)
 
 
-def _read(
-    folder: Path, name: str, columns: Sequence[str], source: Table, hint: str
+def read_columns(
+    folder: Path, name: str, columns: Sequence[str], hint: str, *, csv: Csv, drop: bool = False
 ) -> tuple[ir.Table, list[Path], int]:
-    """Columns with row numbers, the files they are from, and how many malformed lines were left out."""
+    """Columns of a file, or of a folder of Parquet files, below the data folder.
+
+    Args:
+        folder: of the data.
+        name: of the file.
+        columns: that it has to have.
+        hint: what to do if it has not.
+        csv: how a text file is written.
+        drop: leave malformed lines out instead of refusing the file.
+
+    Returns:
+        The columns with row numbers, the files they are from, and how many malformed lines were left out.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read.
+    """
     path = located(folder, name)
     suffix = next((part.lower() for part in reversed(path.suffixes) if part.lower() != ".gz"), "")
     if suffix in (".parquet", ".pq") or path.is_dir():
         table, files = _read_parquet(path, columns, hint)
         return table, files, 0
     if suffix in (".csv", ".tsv"):
-        table, n_malformed = read_delimited(path, columns, source.csv, hint, drop=source.malformed > 0)
+        table, n_malformed = read_delimited(path, columns, csv, hint, drop=drop)
         return table, [path], n_malformed
     message = (
         f"{path} has a suffix that says nothing of its format. Allowed: .csv, .csv.gz, .tsv, .tsv.gz, and .parquet (a "
