@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
-from kedro.io import CatalogProtocol
 from kedro.io.core import get_filepath_str
 
 
@@ -17,7 +16,7 @@ class TerminalTable:
         self._text = ""
 
     @hook_impl
-    def after_node_run(self, catalog: CatalogProtocol, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+    def after_node_run(self, catalog: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         if "comparison" in inputs and "report_html" in outputs:
             from fairrec_pipeline.report.page import comparison_table
 

@@ -96,12 +96,15 @@ def html_report(evidence: Evidence, subject: Subject, figures: Mapping[str, go.F
         figures: by name, from `figures.draw`.
     """
     parts = {
-        name: figure.to_html(
-            full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True},
-            default_width="100%",
+        name: go.Figure(figure)
+        .update_layout(width=None)  # as wide as the page
+        .to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            config={"displaylogo": False, "responsive": True, "displayModeBar": name != "summary"},
         )
-        for name, figure in ((name, go.Figure(figure).update_layout(width=None)) for name, figure in figures.items())
-    }  # fmt: skip
+        for name, figure in figures.items()
+    }
     context = _context(evidence, subject)
     return _environment().get_template("report.html.j2").render(context, figures=parts, plotly=get_plotlyjs())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -71,6 +72,10 @@ class Answer:
         return rows.set_index("arm")
 
 
+def _value(cells: pd.DataFrame, arm: str, column: str = VALUE) -> float:
+    return float(cells[column].to_dict()[arm])
+
+
 def verdict(comparison: pd.DataFrame, *, significance: float) -> list[str]:
     """At most two sentences: who is best overall, and who serves erm's worst group better or worse.
 
@@ -136,7 +141,7 @@ def _best_overall(answer: Answer) -> str:
     best, words = answer.trained.iloc[0], []
     if best.name != REFERENCE and REFERENCE in answer.trained.index:
         relation = "better than" if answer.differs(best) else "not distinguishable from"
-        words.append(f"{relation} erm ({number(answer.overall.loc[REFERENCE, VALUE])})")
+        words.append(f"{relation} erm ({number(_value(answer.overall, REFERENCE))})")
     if not answer.untrained.empty:
         top = answer.untrained.iloc[0]
         if best.ci_low > top.ci_high:
@@ -149,7 +154,7 @@ def _best_overall(answer: Answer) -> str:
 
 def _worst_group(answer: Answer) -> str:
     group, cells = answer.worst_group
-    start = f"The group that erm serves worst, {group} ({number(cells.loc[REFERENCE, VALUE])}),"
+    start = f"The group that erm serves worst, {group} ({number(_value(cells, REFERENCE))}),"
     trained = cells[cells["n_seeds"] > 0].sort_values(VALUE, ascending=False, kind="stable")
     others = trained.drop(index=REFERENCE)
     if others.empty:
@@ -182,7 +187,7 @@ def _listed(answer: Answer, arms: Sequence[Any]) -> str:
     """The first few arms with their value in erm's worst group and what they cost or gain overall."""
     _, cells = answer.worst_group
     shown = [
-        f"{arm} ({number(cells.loc[arm, VALUE])}; overall {answer.overall.loc[arm, 'delta_vs_erm']:+.4f})"
+        f"{arm} ({number(_value(cells, arm))}; overall {_value(answer.overall, arm, 'delta_vs_erm'):+.4f})"
         for arm in arms[:_MOST_NAMES]
     ]
     if len(arms) > _MOST_NAMES:
@@ -201,6 +206,6 @@ def _shown_arms(answer: Answer) -> list[str]:
 
 def _changes(cells: pd.DataFrame) -> dict[str, Cell]:
     return {
-        str(row.Index): Cell("" if pd.isna(row.relative_change) else f"{row.relative_change:+.1f} %")
-        for row in cells.itertuples()
+        str(arm): Cell("" if math.isnan(change) else f"{change:+.1f} %")
+        for arm, change in cells["relative_change"].items()
     }

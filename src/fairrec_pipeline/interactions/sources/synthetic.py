@@ -62,9 +62,9 @@ class Rules:
 
     def draw(self, tastes: Integers, uniform: Floats) -> Integers:
         """A free draw of each taste; `uniform` in [0, 1), one a taste."""
-        n_items = self.followers.shape[1]
-        items = np.searchsorted(self.cumulative, tastes + uniform, side="right") - tastes * n_items
-        return np.minimum(items, n_items - 1)  # the last sum may round below 1
+        last = self.followers.shape[1] - 1
+        items: Integers = np.searchsorted(self.cumulative, tastes + uniform, side="right") - tastes * (last + 1)
+        return items.clip(max=last)  # the last sum may round below 1
 
 
 def generate(n_users: int, n_items: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
