@@ -14,7 +14,7 @@ World = tuple[pd.DataFrame, pd.DataFrame]
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return generate(3000, 300, 0)
+    return generate(3000, 500, 0)
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def steps(world: World) -> pd.DataFrame:
 
 
 def test_same_seed_same_world(world: World) -> None:
-    for table, again in zip(world, generate(3000, 300, 0), strict=True):
+    for table, again in zip(world, generate(3000, 500, 0), strict=True):
         pd.testing.assert_frame_equal(table, again)
-    assert not world[0].equals(generate(3000, 300, 1)[0])
+    assert not world[0].equals(generate(3000, 500, 1)[0])
 
 
 def test_a_tenth_of_the_users_looks_at_much_and_at_rare_items(world: World) -> None:
@@ -40,7 +40,7 @@ def test_a_tenth_of_the_users_looks_at_much_and_at_rare_items(world: World) -> N
     assert 40 < lengths.max() <= 80
     # 15 % of the segments are drawn anew, so that a shown minority is partly majority
     assert lengths[minority.to_numpy()].mean() > 2.5 * lengths[~minority.to_numpy()].mean()
-    popular = set(events.groupby("item_id").user_id.nunique().nlargest(60).index)
+    popular = set(events.groupby("item_id").user_id.nunique().nlargest(100).index)
     share = events.assign(popular=events.item_id.isin(popular)).groupby("user_id").popular.mean().loc[users.user_id]
     assert share[~minority.to_numpy()].mean() > 0.8
     assert share[minority.to_numpy()].mean() < 0.3
@@ -59,7 +59,7 @@ def test_what_follows_depends_on_the_item_and_on_the_taste(steps: pd.DataFrame) 
 def test_the_5_core_keeps_nearly_everybody(world: World) -> None:
     kept = core_filter(ibis.memtable(world[0]), 5).to_pandas()
     assert kept.user_id.nunique() > 0.97 * 3000
-    assert kept.item_id.nunique() > 0.97 * 300
+    assert kept.item_id.nunique() > 0.97 * 500
 
 
 @pytest.mark.parametrize("sizes", [(10, 10), (10, 500), (300, 10)])
