@@ -99,7 +99,7 @@ def group_table(
     rows = comparison[comparison[METRIC] == metric]
     by_split = {split: rows[rows[SPLIT] == split] for split in splits}
     columns = {
-        (split, str(group)): _column(cells, significance)
+        (split, str(group)): cells_of_arms(cells, significance)
         for split, of_split in by_split.items()
         for group, cells in of_split.groupby(GROUP, sort=False)
     }
@@ -223,7 +223,13 @@ def _tests(row: Any, significance: float) -> dict[str, bool]:
     }
 
 
-def _column(rows: pd.DataFrame, significance: float) -> dict[str, Cell]:
+def cells_of_arms(rows: pd.DataFrame, significance: float) -> dict[str, Cell]:
+    """By arm, the marked value of one group and metric.
+
+    Args:
+        rows: of a comparison, one an arm.
+        significance: level of the star.
+    """
     trained = rows["n_seeds"] > 0
     untrained_best = rows.loc[~trained, VALUE].max()
     ranking = sorted(rows.loc[trained, VALUE].unique(), reverse=True) if trained.sum() > 1 else []
