@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
-_EVALUATION = ("metrics.ranking", "metrics.by_group", "training.scoring")
+_EVALUATION = ("metrics.ranking", "metrics.by_group", "metrics.item_side", "training.scoring")
 
 
 def code_fingerprint(loss: str) -> str:

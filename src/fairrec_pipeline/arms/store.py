@@ -27,7 +27,10 @@ _FILES = {
     "model": "model.safetensors",
     "config": "config.json",
     "tuning_runs": "tuning_runs.json",
-    **{name: f"{name}.parquet" for name in ("training_history", "user_weights", "user_metrics", "group_metrics")},
+    **{
+        name: f"{name}.parquet"
+        for name in ("training_history", "user_weights", "user_metrics", "group_metrics", "item_metrics")
+    },
 }
 
 

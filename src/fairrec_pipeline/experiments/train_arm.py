@@ -18,6 +18,7 @@ from fairrec_pipeline.arms.spec import ArmSpec
 from fairrec_pipeline.interactions.columns import USER
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.metrics.by_group import group_metrics, split_labels
+from fairrec_pipeline.metrics.item_side import ListKeeper, item_metrics
 from fairrec_pipeline.metrics.ranking import rank_and_loss, user_metrics
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.rsr import cluster_table
@@ -108,7 +109,7 @@ def record_of(
     """
     card, fitted = train(spec, data, trainings)
     model = SavedModel(fitted.weights, _config(spec, data))
-    by_user, by_group = evaluate(model, spec, data)
+    evaluated = evaluate(model, spec, data)
     users = fitted.user_weights.copy()
     users.insert(0, USER, data.train.users[users.pop("user")])
     return ArmRecord.of(
@@ -116,26 +117,31 @@ def record_of(
         model=model,
         training_history=fitted.history,
         user_weights=users,
-        user_metrics=by_user,
-        group_metrics=by_group,
+        **evaluated,
         tuning_runs=tuning_runs,
     )
 
 
-def evaluate(model: SavedModel, spec: ArmSpec, data: PreparedData) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rank every test target; returns one row per user, and the metrics of every group."""
+def evaluate(model: SavedModel, spec: ArmSpec, data: PreparedData) -> dict[str, pd.DataFrame]:
+    """Rank every test target; returns user_metrics, group_metrics and item_metrics (see `ArmRecord`)."""
     with _ONE_AT_A_TIME:
         trained = restore_model(model, resolve_device(spec.device))
-    scorer = ModelScorer(trained.model, data.test)
+    scorer = ListKeeper(
+        ModelScorer(trained.model, data.test), data.test, filter_seen=spec.filter_seen, device=trained.device
+    )
     ranks, losses = rank_and_loss(scorer, data.test, filter_seen=spec.filter_seen, device=trained.device)
     metrics = user_metrics(data.test, ranks, losses)
-    return metrics, group_metrics(metrics, data.user_groups)
+    return {
+        "user_metrics": metrics,
+        "group_metrics": group_metrics(metrics, data.user_groups),
+        "item_metrics": item_metrics(scorer.lists, data.train, data.test, metrics, data.user_groups),
+    }
 
 
 def point_record(spec: ArmSpec, data: PreparedData, trainings: Trainings) -> tuple[pd.DataFrame, pd.DataFrame]:
     """History and metrics by group of a point of a grid, for the report; after the selection."""
     _, fitted = train(spec, data, trainings)
-    return fitted.history, evaluate(SavedModel(fitted.weights, _config(spec, data)), spec, data)[1]
+    return fitted.history, evaluate(SavedModel(fitted.weights, _config(spec, data)), spec, data)["group_metrics"]
 
 
 def _trainer(spec: ArmSpec) -> Callable[..., Fitted]:

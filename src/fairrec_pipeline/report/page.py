@@ -16,6 +16,7 @@ from fairrec_pipeline.metrics.by_group import BY_TARGET, SPLIT
 from fairrec_pipeline.parameters.blocks import Evaluate
 from fairrec_pipeline.report.evidence import Evidence
 from fairrec_pipeline.report.findings import budget_in_words, findings, rules_in_words
+from fairrec_pipeline.report.item_tables import ITEM_NOTE, foreign_in_words, item_tables
 from fairrec_pipeline.report.paper_tables import paper_tables, stars_table
 from fairrec_pipeline.report.tables import (
     EVERY_ARM_SPLITS,
@@ -150,6 +151,7 @@ def _context(evidence: Evidence, subject: Subject) -> dict[str, Any]:
         Section("Other metrics, overall", tables={"": metrics_table(comparison, significance=level)}),
         *_published_sections(comparison, subject, stars),
         *_training_sections(evidence, subject),
+        *_further_sections(evidence, subject),
     ]
     return {"subject": subject, "words": words, "sections": sections, "same_parameters": same_parameters(subject.runs)}
 
@@ -223,6 +225,15 @@ def _training_sections(evidence: Evidence, subject: Subject) -> Iterable[Section
     parameters = parameters_table(subject.runs)
     if parameters.rows:
         yield Section("Parameters", tables={"": parameters})
+
+
+def _further_sections(evidence: Evidence, subject: Subject) -> Iterable[Section]:
+    """Items, files of other systems."""
+    words = list(foreign_in_words(evidence.comparison, subject.evaluate.significance))
+    if words:
+        yield Section("Recommendations of other systems", words=words)
+    if items := item_tables(evidence.comparison):
+        yield Section("What the lists do to the items", tables=items, note=ITEM_NOTE, folded=True)
 
 
 _LEGEND = """\\* differs from erm: paired t-test over users, p < {level}, uncorrected (the paper's test). † differs also

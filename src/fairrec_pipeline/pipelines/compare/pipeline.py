@@ -21,13 +21,19 @@ def create_pipeline(after: Sequence[str] = ()) -> Pipeline:
         [
             _node(
                 nodes.score_baselines,
-                inputs=["histories", "dataset_statistics", "params:dataset", "params:evaluate"],
-                outputs=["baseline_user_metrics", "baseline_validation"],
+                inputs=["histories", "user_groups", "dataset_statistics", "params:dataset", "params:evaluate"],
+                outputs=["baseline_user_metrics", "baseline_item_metrics", "baseline_validation"],
+            ),
+            _node(
+                nodes.judge_foreign,
+                inputs=["recommendations_folder", "histories", "user_groups", "params:evaluate"],
+                outputs="foreign_arms",
             ),
             _node(
                 nodes.select_arms,
                 inputs=[
-                    *("arms", "baseline_user_metrics", "baseline_validation", "dataset_statistics", "params:evaluate"),
+                    *("arms", "foreign_arms", "baseline_user_metrics", "baseline_item_metrics"),
+                    *("baseline_validation", "dataset_statistics", "params:evaluate"),
                     *after,
                 ],
                 outputs="selected_arms",
