@@ -43,6 +43,7 @@ def inputs(tmp_path: Path) -> dict[str, Any]:
             train=train, validation=validation, test=test, fingerprint=STATISTICS["fingerprint"]
         ),
         "user_groups": ibis.memtable(user_groups()),
+        "interactions": ibis.memtable(events),
         "recommendations_folder": tmp_path,
         "dataset_statistics": STATISTICS,
         "arms": arms_of(arm("erm"), arm("cvar")),
@@ -145,6 +146,9 @@ def test_names_and_inputs_of_the_nodes():
             "compare_arms",
             "follow_trainings",
             "share_weights",
+            "find_slices",
+            "audit",
+            "gather_evidence",
             "report",
         )
     }

@@ -32,7 +32,8 @@ class ArmRecord:
 
     Attributes:
         card: arm, loss, loss_groups, seed, dataset, data_fingerprint, groups_fingerprint, parameters (by block),
-            device, started, finished (ISO times), seconds, epochs, best_epoch, validation_ndcg_at_20, ...
+            device, started, finished (ISO times), seconds, epochs, best_epoch, validation_ndcg_at_20, command,
+            commit, ...
         open_part: opens a part by its name (see `PARTS`); None if the arm has no such part.
     """
 

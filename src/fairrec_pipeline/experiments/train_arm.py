@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 import torch
 
-from fairrec_pipeline.arms.code import code_fingerprint, evaluation_fingerprint
+from fairrec_pipeline.arms.code import code_fingerprint, commit, evaluation_fingerprint
 from fairrec_pipeline.arms.record import DIVERGED, ArmRecord, Card, SavedModel
 from fairrec_pipeline.arms.spec import ArmSpec
 from fairrec_pipeline.interactions.columns import USER
@@ -166,6 +169,8 @@ def _card(spec: ArmSpec, data: PreparedData) -> Card:
         "parameters": spec.parameters(data),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu x{torch.get_num_threads()}",
         "torch": torch.__version__,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit(),
     }
 
 

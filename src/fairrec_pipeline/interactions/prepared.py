@@ -79,7 +79,7 @@ class PreparedData:
     Attributes:
         dataset: its name.
         fingerprint: of the interactions with their roles: who trained or was ranked on these has the same.
-        split: the parameters of the leave-one-out split.
+        split: the parameters of the split.
         train, validation, test: histories, the last two with targets.
         user_groups: one row per user.
         group_fingerprints: of every column of labels in `user_groups`.

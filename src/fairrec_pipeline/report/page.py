@@ -15,6 +15,13 @@ from fairrec_pipeline.comparison.paper.stars import stars_in_words
 from fairrec_pipeline.metrics.by_group import BY_TARGET, SPLIT
 from fairrec_pipeline.parameters.blocks import Evaluate
 from fairrec_pipeline.report.evidence import Evidence
+from fairrec_pipeline.report.evidence_tables import (
+    AUDIT_NOTE,
+    SLICES_NOTE,
+    audit_table,
+    slices_in_words,
+    slices_table,
+)
 from fairrec_pipeline.report.findings import budget_in_words, findings, rules_in_words
 from fairrec_pipeline.report.item_tables import ITEM_NOTE, foreign_in_words, item_tables
 from fairrec_pipeline.report.paper_tables import paper_tables, stars_table
@@ -228,12 +235,23 @@ def _training_sections(evidence: Evidence, subject: Subject) -> Iterable[Section
 
 
 def _further_sections(evidence: Evidence, subject: Subject) -> Iterable[Section]:
-    """Items, files of other systems."""
-    words = list(foreign_in_words(evidence.comparison, subject.evaluate.significance))
+    """Slices, files of other systems, items, and what stands behind every number."""
+    level = subject.evaluate.significance
+    if not evidence.slices.empty:
+        yield Section(
+            "Users whom an arm serves badly",
+            words=list(slices_in_words(evidence.slices, level)),
+            tables={"": slices_table(evidence.slices, level)},
+            note=SLICES_NOTE,
+            folded=True,
+        )
+    words = list(foreign_in_words(evidence.comparison, level))
     if words:
         yield Section("Recommendations of other systems", words=words)
     if items := item_tables(evidence.comparison):
         yield Section("What the lists do to the items", tables=items, note=ITEM_NOTE, folded=True)
+    if not evidence.audit.empty:
+        yield Section("Audit", tables={"": audit_table(evidence.audit)}, note=AUDIT_NOTE, folded=True)
 
 
 _LEGEND = """\\* differs from erm: paired t-test over users, p < {level}, uncorrected (the paper's test). † differs also

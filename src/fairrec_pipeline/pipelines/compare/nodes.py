@@ -11,13 +11,15 @@ import plotly.graph_objects as go
 
 from fairrec_pipeline.arms.record import ArmRecord, Card
 from fairrec_pipeline.arms.store import ArmStore
+from fairrec_pipeline.comparison import audit as audits
+from fairrec_pipeline.comparison import bad_slices, selection, user_weights
 from fairrec_pipeline.comparison import comparison as comparisons
-from fairrec_pipeline.comparison import selection, user_weights
 from fairrec_pipeline.comparison.baselines import BASELINES
 from fairrec_pipeline.comparison.foreign import foreign_arms as judged_files
 from fairrec_pipeline.comparison.paper import table1 as paper_table1
 from fairrec_pipeline.comparison.trainings import VALIDATION_NDCG, training_curves, trainings
 from fairrec_pipeline.errors import DataError
+from fairrec_pipeline.interactions.columns import ROLE, TIMESTAMP, USER
 from fairrec_pipeline.interactions.prepared import PreparedHistories
 from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC
 from fairrec_pipeline.metrics.item_side import ListKeeper, item_metrics
@@ -123,22 +125,46 @@ def share_weights(
     )
 
 
-def report(
+def find_slices(
+    selected_arms: list[ArmRecord], user_groups: ibis.Table, histories: PreparedHistories, interactions: ibis.Table
+) -> pd.DataFrame:
+    """Users whom each arm serves badly, without labels."""
+    times = interactions.select(USER, TIMESTAMP, ROLE).to_pandas()
+    features = [user_weights.repeat_share(histories.train), *bad_slices.activity(times)]
+    return bad_slices.bad_slices(selected_arms, user_groups.to_pandas(), features)
+
+
+def audit(
     comparison: pd.DataFrame,
-    compared_runs: list[Card],
+    selected_arms: list[ArmRecord],
+    all_trainings: pd.DataFrame,
+    dataset_statistics: dict[str, Any],
+) -> pd.DataFrame:
+    """What stands behind every number of the comparison."""
+    return audits.audit(comparison, selected_arms, all_trainings, dataset_statistics)
+
+
+def gather_evidence(
+    comparison: pd.DataFrame,
     all_trainings: pd.DataFrame,
     training_curves: pd.DataFrame,
     weight_shares: pd.DataFrame,
     weight_rules: pd.DataFrame,
-    dataset_statistics: dict[str, Any],
-    evaluate: Evaluate,
+    bad_slices: pd.DataFrame,
+    audit_csv: pd.DataFrame,
+) -> Evidence:
+    """Every table of the report."""
+    return Evidence(comparison, all_trainings, training_curves, weight_shares, weight_rules, bad_slices, audit_csv)
+
+
+def report(
+    evidence: Evidence, compared_runs: list[Card], dataset_statistics: dict[str, Any], evaluate: Evaluate
 ) -> tuple[pd.DataFrame, go.Figure, go.Figure, go.Figure, go.Figure, go.Figure, str, str]:
     """The comparison as CSV, figures, Markdown and one HTML file."""
     subject = Subject(dataset_statistics["dataset"], dataset_statistics, compared_runs, evaluate)
-    evidence = Evidence(comparison, all_trainings, training_curves, weight_shares, weight_rules)
     drawn = draw(evidence)
     return (
-        comparison,
+        evidence.comparison,
         drawn["relative_change"],
         drawn["group_values"],
         drawn["repeat_and_new"],
