@@ -11,10 +11,11 @@ from fairrec_pipeline.comparison.audit import audit
 from fairrec_pipeline.comparison.comparison import compare_arms
 from fairrec_pipeline.comparison.trainings import trainings
 from fairrec_pipeline.experiments.train_arm import _card
+from fairrec_pipeline.report.evidence_tables import audit_table
 from tests.worlds import EVALUATE, STATISTICS, compared_groups, prepared_data, record_at, spec_of, with_parts
 
 
-def test_a_row_for_every_cell_with_what_its_arm_says():
+def test_a_row_for_every_cell_with_what_its_arm_says(tmp_path):
     train = {"epochs": 16, "steps_per_epoch": 128, "batch_size": 64}
     card = {"command": "kedro run --pipeline=tune", "commit": "abc-dirty", "seconds": 10.0}
     point = {"point": "alpha=0.3", "options": {"alpha": 0.3}, "seed": 0, "card": {"seconds": 7.0, "device": "cpu"}}
@@ -39,6 +40,11 @@ def test_a_row_for_every_cell_with_what_its_arm_says():
     assert (cvar["commit"], cvar["command"]) == ("abc-dirty; def", "kedro run --pipeline=tune")
     assert cvar["seconds"] == 10
     assert cvar["total_seconds"] == 2 * 10 + 2 * 7
+    table.to_csv(tmp_path / "audit.csv", index=False)
+    again = audit_table(pd.read_csv(tmp_path / "audit.csv"))
+    assert [[cell.text for cell in row.cells] for row in again.rows] == [
+        [cell.text for cell in row.cells] for row in audit_table(table).rows
+    ]
     recency = table[table["arm"] == "recency"].iloc[0]
     assert recency[["seeds", "command", "commit", "device", "file"]].tolist() == [""] * 5
 

@@ -51,8 +51,10 @@ def audit_table(audit: pd.DataFrame) -> Table:
     """One row per arm: what is the same for all its cells.
 
     Args:
-        audit: from `audit.audit`.
+        audit: from `audit.audit`, or read again from its file, where what is empty is null.
     """
+    shown = audit[audit[SPLIT] == OVERALL].astype(object)
+    shown = shown.where(shown.notna(), "")
     names = ["seeds", "epochs", "tuning_points", "tuned", "seconds", "total_seconds", "device", "commit", "command"]
     return Table(
         header=["data", "split", *(name.replace("_", " ") for name in names), "file"],
@@ -62,7 +64,7 @@ def audit_table(audit: pd.DataFrame) -> Table:
                 *(_text(getattr(row, name)) for name in names),
                 row.file[:60] or "-",
             )
-            for row in records(audit[audit[SPLIT] == OVERALL])
+            for row in records(shown)
         ],
     )
 
