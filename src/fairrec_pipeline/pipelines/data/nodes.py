@@ -29,6 +29,8 @@ WORTH_A_WARNING = 0.05
 """Share of the targets that are tied, or in nobody's training."""
 FEW_MATCHED = 0.5
 """Share of the users with attributes."""
+FEW_TESTED = 0.5
+"""Share of the users with a target."""
 
 
 def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir.Table, dict[str, Any]]:
@@ -91,6 +93,12 @@ def split_leave_one_out(
     histories = PreparedHistories.of(rows)
     targets = target_statistics(rows, histories)
     _warn_of(targets, split)
+    if histories.test.n_users < FEW_TESTED * histories.train.n_users:
+        logger.warning(
+            f"only {histories.test.n_users:,} of {histories.train.n_users:,} users have interactions on both sides of "
+            f"the temporal cut (split.train_share={split.train_share}), and only they are tested: differences must be "
+            f"large to be told from noise"
+        )
     n_before = ingested["steps"][-1]["kept"]
     counts = dataset_statistics(rows, user_groups.to_pandas())
     what = (
