@@ -259,7 +259,8 @@ USER_GROUPS = pd.DataFrame(
     [
         ("interactions", INTERACTIONS, {}, None),
         ("interactions", INTERACTIONS, {"role": ["train", "test", "train", "exam"]}, "isin"),
-        ("interactions", INTERACTIONS, {"role": ["train", "train", "train", "test"]}, "one test interaction per user"),
+        ("interactions", INTERACTIONS, {"role": ["train", "train", "train", "test"]}, None),  # no target for user 1
+        ("interactions", INTERACTIONS, {"role": ["test", "test", "train", "test"]}, "at most one test and one"),
         ("interactions", INTERACTIONS, {"position": [0, 2, 0, 1]}, "positions 0 .. n-1"),
         ("interactions", INTERACTIONS, {"position": [0, 0, 0, 1]}, "positions 0 .. n-1"),
         ("interactions", INTERACTIONS, {"item_id": ["a", None, "b", "c"]}, "contains null values"),

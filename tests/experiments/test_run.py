@@ -113,7 +113,7 @@ def test_every_arm_and_seed_leaves_a_whole_record(tmp_path: Path, data: Prepared
         tuned = {"tuning_runs"} if (name, seed) == ("cvar", 0) else set()
         assert set(record.card["parts"]) == tuned | {
             "model", "config", "training_history", "user_weights", "user_metrics", "validation_user_metrics",
-            "group_metrics",
+            "group_metrics", "item_metrics",
         }  # fmt: skip
         assert record.card["groups_fingerprint"] == (data.group_fingerprints["pop33"] if "pop33" in name else None)
         assert record.model is not None

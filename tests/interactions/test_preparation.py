@@ -13,7 +13,7 @@ from fairrec_pipeline.interactions.sources.raw_files import describe_file
 from fairrec_pipeline.parameters.blocks import Groups, Split
 from fairrec_pipeline.parameters.datasets import Source
 
-SPLIT = Split(core=5, validation_users=0.5, seed=1, ties="item")
+SPLIT = Split(kind="leave_one_out", train_share=0.9, core=5, validation_users=0.5, seed=1, ties="item")
 GROUPS = Groups(popular_quantile=0.8, splits={"pop1080": (0.1, 0.8, 0.1)})
 SOURCE = {"adapter": "synthetic", "n_users": 10, "n_items": 10, "seed": 0}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,18 @@ def code_fingerprint(loss: str) -> str:
 
 def evaluation_fingerprint() -> str:
     """SHA-256 of the code that turns a model into metrics: metrics of other code are made again."""
-    return fingerprint("metrics.ranking", "metrics.by_group", "training.scoring")
+    return fingerprint("metrics.ranking", "metrics.by_group", "metrics.item_side", "training.scoring")
+
+
+@cache
+def commit() -> str:
+    """Commit of the repository around this package, with `-dirty` if files differ; empty outside of a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        described = subprocess.run(command, cwd=_PACKAGE, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return described.stdout.strip()
 
 
 @cache

@@ -15,6 +15,9 @@ Card = dict[str, Any]
 DIVERGED = "diverged"
 """Key of a card that says why its training has no result."""
 
+FOREIGN = "foreign"
+"""The loss of an arm that is a file of another system's recommendations."""
+
 
 class SavedModel(NamedTuple):
     """Weights by name (tensors on the CPU), and all else that is needed to rebuild the model (JSON-able)."""
@@ -29,7 +32,8 @@ class ArmRecord:
 
     Attributes:
         card: arm, loss, loss_groups, seed, dataset, data_fingerprint, groups_fingerprint, parameters (by block),
-            device, started, finished (ISO times), seconds, epochs, best_epoch, validation_ndcg_at_20, ...
+            device, started, finished (ISO times), seconds, epochs, best_epoch, validation_ndcg_at_20, command,
+            commit, ...
         open_part: opens a part by its name (see `PARTS`); None if the arm has no such part.
     """
 
@@ -104,6 +108,11 @@ class ArmRecord:
         return self._table("group_metrics")
 
     @cached_property
+    def item_metrics(self) -> pd.DataFrame | None:
+        """What the arm's lists do to the items (see `metrics.item_side.item_metrics`)."""
+        return self._table("item_metrics")
+
+    @cached_property
     def tuning_runs(self) -> list[dict[str, Any]] | None:
         """Every point of the grid that the arm was chosen from: point, options, seed, card, history and
         test_ndcg_at_20 ({overall, <split>/<group>, ...}); None where it was not tuned."""
@@ -117,7 +126,7 @@ class ArmRecord:
 
 PARTS = (
     *("model", "training_history", "user_weights", "user_metrics", "validation_user_metrics", "group_metrics"),
-    "tuning_runs",
+    *("item_metrics", "tuning_runs"),
 )
 """What a record may hold beside its card."""
 

@@ -26,7 +26,9 @@ FORMAT = 2
 """Of a card. Cards of format 1 do not name their parts, so that nobody can know which belong together."""
 
 _CARD = "run_card.json"
-_TABLES = ("training_history", "user_weights", "user_metrics", "validation_user_metrics", "group_metrics")
+_TABLES = (
+    *("training_history", "user_weights", "user_metrics", "validation_user_metrics", "group_metrics", "item_metrics"),
+)
 _FILES = {
     "model": "model.safetensors",
     "config": "config.json",

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import pandas as pd
 import torch
 
-from fairrec_pipeline.arms.code import code_fingerprint, evaluation_fingerprint
+from fairrec_pipeline.arms.code import code_fingerprint, commit, evaluation_fingerprint
 from fairrec_pipeline.arms.record import DIVERGED, ArmRecord, Card, SavedModel
 from fairrec_pipeline.arms.spec import ArmSpec
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.interactions.columns import USER
-from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.interactions.statistics import label_columns
 from fairrec_pipeline.metrics.by_group import group_metrics
+from fairrec_pipeline.metrics.item_side import ListKeeper, item_metrics
 from fairrec_pipeline.metrics.ranking import rank_and_loss, user_metrics
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.rsr import cluster_table
@@ -105,7 +108,7 @@ def record_of(
     """
     card, fitted = train(spec, data, store)
     model = SavedModel(fitted.weights, _config(spec, data))
-    tested, validated = evaluate(model, spec, data.test, data.validation)
+    evaluated = evaluate(model, spec, data)
     users = fitted.user_weights.copy()
     users.insert(0, USER, data.train.users[users.pop("user")])
     return ArmRecord.of(
@@ -113,23 +116,26 @@ def record_of(
         model=model,
         training_history=fitted.history,
         user_weights=users,
-        user_metrics=tested,
-        validation_user_metrics=validated,
-        group_metrics=group_metrics(tested, data.user_groups),
+        **evaluated,
         tuning_runs=tuning_runs,
     )
 
 
-def evaluate(model: SavedModel, spec: ArmSpec, *held_out: Histories) -> list[pd.DataFrame]:
-    """Rank every target of these histories; returns one row per user for each (see `metrics.ranking.user_metrics`)."""
+def evaluate(model: SavedModel, spec: ArmSpec, data: PreparedData) -> dict[str, pd.DataFrame]:
+    """Rank every held-out target: user_metrics, validation_user_metrics, group_metrics, item_metrics of a record."""
     with _ONE_AT_A_TIME:
         trained = restore_model(model, resolve_device(spec.device))
-    tables = []
-    for histories in held_out:
-        scorer = ModelScorer(trained.model, histories)
-        ranks, losses = rank_and_loss(scorer, histories, filter_seen=spec.filter_seen, device=trained.device)
-        tables.append(user_metrics(histories, ranks, losses))
-    return tables
+    options: dict[str, Any] = {"filter_seen": spec.filter_seen, "device": trained.device}
+    lists = ListKeeper(ModelScorer(trained.model, data.test), data.test, **options)
+    tested = user_metrics(data.test, *rank_and_loss(lists, data.test, **options))
+    scorer = ModelScorer(trained.model, data.validation)
+    validated = user_metrics(data.validation, *rank_and_loss(scorer, data.validation, **options))
+    return {
+        "user_metrics": tested,
+        "validation_user_metrics": validated,
+        "group_metrics": group_metrics(tested, data.user_groups),
+        "item_metrics": item_metrics(lists.lists, data.train, data.test, tested, data.user_groups),
+    }
 
 
 def _card(spec: ArmSpec, data: PreparedData) -> Card:
@@ -148,6 +154,8 @@ def _card(spec: ArmSpec, data: PreparedData) -> Card:
         "parameters": spec.parameters(data),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu x{torch.get_num_threads()}",
         "torch": torch.__version__,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit(),
     }
 
 

@@ -77,7 +77,7 @@ class PreparedData(PreparedHistories):
     """The histories and the groups of a prepared dataset; it may be sent to another process.
 
     Attributes:
-        split: the parameters of the leave-one-out split.
+        split: the parameters of the split.
         group_fingerprints: of every column of labels in `user_groups`.
     """
 

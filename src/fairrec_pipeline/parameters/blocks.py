@@ -52,8 +52,12 @@ FileName = Annotated[str, AfterValidator(_below)]
 
 
 class Split(Block):
-    """Core filter and leave-one-out."""
+    """Core filter, and what is held out."""
 
+    kind: Literal["leave_one_out", "temporal"] = Field(
+        description="target of the test: everybody's last interaction, or the first one after a moment of the log"
+    )
+    train_share: float = Field(gt=0, lt=1, description="temporal: share of the interactions up to that moment")
     core: Count = Field(description="least number of distinct items per user and users per item")
     validation_users: Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] = Field(
         gt=0, le=MOST, description="count (int) or share (float, at most 1) of the users"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from fairrec_pipeline.arms.record import FOREIGN
 from fairrec_pipeline.comparison.comparison import LEAST_SEEDS, REFERENCE
 from fairrec_pipeline.comparison.trainings import GRID, budgets
 from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
@@ -33,6 +34,7 @@ def findings(comparison: pd.DataFrame, *, significance: float) -> list[str]:
         comparison: from `comparison.compare_arms`.
         significance: level of the uncorrected test; the column `significant` is corrected.
     """
+    comparison = comparison[comparison["loss"] != FOREIGN]  # which have a section
     rows = comparison[comparison[METRIC] == HEADLINE_METRIC]
     trained = rows[rows["n_seeds"] > 0]
     if trained.empty:

@@ -16,7 +16,15 @@ from fairrec_pipeline.comparison.paper.stars import stars_in_words
 from fairrec_pipeline.metrics.by_group import BY_TARGET, SPLIT, TARGET
 from fairrec_pipeline.parameters.blocks import Evaluate
 from fairrec_pipeline.report.evidence import Evidence
+from fairrec_pipeline.report.evidence_tables import (
+    AUDIT_NOTE,
+    SLICES_NOTE,
+    audit_table,
+    slices_in_words,
+    slices_table,
+)
 from fairrec_pipeline.report.findings import budget_in_words, findings, rules_in_words
+from fairrec_pipeline.report.item_tables import ITEM_NOTE, foreign_in_words, item_tables
 from fairrec_pipeline.report.paper_tables import paper_tables, stars_table
 from fairrec_pipeline.report.tables import (
     EVERY_ARM_SPLITS,
@@ -167,6 +175,7 @@ def _context(evidence: Evidence, subject: Subject) -> dict[str, Any]:
         Section("Other metrics, overall", tables={"": metrics_table(comparison, significance=level)}),
         *_published_sections(comparison, subject, stars),
         *_training_sections(evidence, subject),
+        *_further_sections(evidence, subject),
     ]
     return {
         "subject": subject,
@@ -249,6 +258,27 @@ def _training_sections(evidence: Evidence, subject: Subject) -> Iterable[Section
 
 _SUMMARY_NOTE = """\\* differs from erm, † also after the correction, ‡ also for another training, ↓ below the best
 untrained arm. Bold: best trained arm. To erm: percent of erm's value in the same group."""
+
+
+def _further_sections(evidence: Evidence, subject: Subject) -> Iterable[Section]:
+    """Slices, files of other systems, items, and what stands behind every number."""
+    level = subject.evaluate.significance
+    if not evidence.slices.empty:
+        yield Section(
+            "Users whom an arm serves badly",
+            words=list(slices_in_words(evidence.slices, level)),
+            tables={"": slices_table(evidence.slices, level)},
+            note=SLICES_NOTE,
+        )
+    words = list(foreign_in_words(evidence.comparison, level))
+    if words:
+        yield Section("Recommendations of other systems", words=words)
+    if items := item_tables(evidence.comparison):
+        yield Section("What the lists do to the items", tables=items, note=ITEM_NOTE)
+    if not evidence.audit.empty:
+        yield Section("Audit", tables={"": audit_table(evidence.audit)}, note=AUDIT_NOTE)
+
+
 _LEGEND = """\\* differs from erm: paired t-test over users, p < {level}, uncorrected (the paper's test). † differs also
 after the {correction} correction over all trained arms and groups of the split. ‡ differs also for another training of
 both arms (users and seeds as samples, from 3 seeds on), after the same correction. ↓ below the best untrained arm.
