@@ -189,7 +189,7 @@ def test_the_second_step_of_a_size_is_recorded(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(CUDAGraph=lambda: Played(log), graph=graph))
     monkeypatch.setattr(runner, "_launch", launch)
-    monkeypatch.setattr(runner, "_records", True)
+    monkeypatch.setattr(runner, "records", True)
     with (
         pytest.raises(OptionError, match=r"what went wrong\. train\.cuda_graphs=false")
         if fails

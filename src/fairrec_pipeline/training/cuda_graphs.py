@@ -83,7 +83,7 @@ class GraphRunner(StepRunner):
     def __init__(self, step: TrainingStep, batches: Batches, state: State, shape: tuple[int, int]) -> None:
         super().__init__(step, batches, dict(state))
         device = batches.device
-        self._batches = FixedSizeBatches(batches, shape[1])
+        self.batches_of_fixed_size = FixedSizeBatches(batches, shape[1])
         self._users = torch.zeros(shape, dtype=torch.int64, device=device)
         self._rates = torch.zeros(shape[0], device=device)
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
@@ -92,28 +92,28 @@ class GraphRunner(StepRunner):
         for group in step.optimizer.param_groups:
             group["lr"], group["capturable"] = self._rate, True
         self._known: set[tuple[int, bool]] = set()  # size, and whether the objective is not asked yet
-        self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
+        self.graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
         self._buffers: list[Tensor] = []  # a graph goes on writing where it was recorded, so that has to stay
-        self._records = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if self._records else None
-        self._pool = torch.cuda.graph_pool_handle() if self._records else None
+        self.records = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self.records else None
+        self._pool = torch.cuda.graph_pool_handle() if self.records else None
 
     def run(self, users: Tensor, learning_rates: Sequence[float], first: int) -> EpochOutcome:
         self._users.copy_(users)
         self._rates.copy_(torch.tensor(learning_rates))
         self._at.zero_()
         with self._on_recording_stream():
-            for number, size in enumerate(self._batches.sizes(users), first):
+            for number, size in enumerate(self.batches_of_fixed_size.sizes(users), first):
                 self._run_one(size, number)
         assert self._outcome is not None  # there was a step
         return EpochOutcome(*(x.clone() for x in (self._users, *self._outcome)))
 
     def _run_one(self, size: int, number: int) -> None:
         kind = (size, number < self.step.warm_start_steps)
-        if self._records and kind in self._known and kind not in self._graphs:
-            self._graphs[kind] = self._recorded(size, number)
-        if kind in self._graphs:
-            self._graphs[kind].replay()
+        if self.records and kind in self._known and kind not in self.graphs:
+            self.graphs[kind] = self._recorded(size, number)
+        if kind in self.graphs:
+            self.graphs[kind].replay()
         else:
             self._known.add(kind)
             self._launch(size, number)
@@ -135,7 +135,7 @@ class GraphRunner(StepRunner):
         """One step on the users at the counter; all that stays of it is written into tensors of this object."""
         users = self._users.index_select(0, self._at)[0]
         self._rate.copy_(self._rates.index_select(0, self._at)[0])
-        outcome = self.step(self._batches.batch(users, size), self.state, number)
+        outcome = self.step(self.batches_of_fixed_size.batch(users, size), self.state, number)
         for name, value in outcome.state.items():
             if value is not self.state[name]:  # else it was written in place
                 self.state[name].copy_(value)
