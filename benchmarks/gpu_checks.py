@@ -33,7 +33,9 @@ from fairrec_pipeline.training.batches import Batches
 from fairrec_pipeline.training.cuda_graphs import EpochOutcome, GraphRunner
 from fairrec_pipeline.training.fit import resolve_device
 from fairrec_pipeline.training.loss_groups import population
+from fairrec_pipeline.training.scoring import encode
 from fairrec_pipeline.training.step import TrainingStep
+from fairrec_pipeline.training.validation import Validation
 
 _BY_GROUP: dict[str, Any] = {"eta": 0.1, "absent_groups": "keep"}
 OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -189,6 +191,27 @@ def masks_of_played_steps(device: torch.device) -> None:
     torch.testing.assert_close(*epochs, rtol=1e-5, atol=1e-5)
 
 
+def validation_in_bf16(device: torch.device) -> None:
+    """Ranks of a validation as a training on a GPU makes it, against the exact ones: NDCG@20 within .002.
+
+    The 400 users rank 37 items by a model that is made to know their targets a little.
+    """
+    rng, n = np.random.default_rng(0), 400
+    lengths = rng.integers(1, 40, size=n)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    items = rng.integers(0, 37, size=offsets[-1])
+    held_out = Histories(
+        np.arange(n), np.arange(37), items, offsets, items[offsets[1:] - 1].copy(), np.zeros(n, dtype=bool)
+    )
+    model = model_on(device, tied_embeddings=True).eval()
+    exact, quick = (Validation(model, held_out, filter_seen=False, bf16=bf16).ndcg() for bf16 in (False, True))
+    assert exact > 0.3, exact
+    assert abs(exact - quick) < 0.002, (exact, quick)
+    states = [encode(model, held_out, bf16=bf16) for bf16 in (False, True)]
+    assert not torch.equal(*states)
+    torch.testing.assert_close(*reversed(states), rtol=3e-2, atol=3e-2)
+
+
 @contextmanager
 def _checked_recording() -> Any:
     """A recording also checks that what it reads is still there, where torch can do that."""
@@ -207,6 +230,7 @@ CHECKS: dict[str, Check] = {
         for heads, dim in HEADS
     },
     "masks_of_played_steps": masks_of_played_steps,
+    "validation_in_bf16": validation_in_bf16,
     **{
         f"played_steps-{loss}-copy{copy_window}-warm{warm}": partial(
             played_steps, loss=loss, copy_window=copy_window, warm_start_steps=warm

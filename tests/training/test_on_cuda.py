@@ -23,9 +23,9 @@ def test_on_cuda(check: str) -> None:
     CHECKS[check](CUDA)
 
 
-@pytest.mark.parametrize("check", [name for name in CHECKS if "copy4" not in name and "warm3" not in name])
+@pytest.mark.parametrize("check", [name for name in CHECKS if not name.startswith("dropout")])
 def test_the_checks_run(check: str) -> None:
-    """On the CPU, where they compare the CPU with itself."""
+    """On the CPU, where most compare the CPU with itself; that of dropout has nothing to look at there."""
     CHECKS[check](CPU)
 
 
