@@ -148,9 +148,9 @@ def test_nothing_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch, loss: s
         state_of(step, "meta"),
         (4, 5),
     )
-    runner._launch(64, 0)
+    runner.launch(64, 0)
     with NothingFromTheCpu():
-        runner._launch(64, 1)
+        runner.launch(64, 1)
     assert all(parameter.grad is not None and parameter.grad.is_meta for parameter in model.parameters())
 
 
@@ -188,7 +188,7 @@ def test_the_second_step_of_a_size_is_recorded(monkeypatch: pytest.MonkeyPatch, 
             raise RuntimeError(message)
 
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(CUDAGraph=lambda: Played(log), graph=graph))
-    monkeypatch.setattr(runner, "_launch", launch)
+    monkeypatch.setattr(runner, "launch", launch)
     monkeypatch.setattr(runner, "records", True)
     with (
         pytest.raises(OptionError, match=r"what went wrong\. train\.cuda_graphs=false")

@@ -116,7 +116,7 @@ class GraphRunner(StepRunner):
             self.graphs[kind].replay()
         else:
             self._known.add(kind)
-            self._launch(size, number)
+            self.launch(size, number)
 
     def _recorded(self, size: int, number: int) -> torch.cuda.CUDAGraph:
         """The launches of a step, none of which is done."""
@@ -124,14 +124,14 @@ class GraphRunner(StepRunner):
         try:
             # graphs share their memory: none needs what another has left there
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                self._launch(size, number)
+                self.launch(size, number)
         except Exception as error:  # the end of a failed recording hides what went wrong in it
             message = f"a step cannot be recorded: {error.__context__ or error}. train.cuda_graphs=false does without"
             raise OptionError(message) from error
         self._buffers.append(self.step.head.buffer)
         return graph
 
-    def _launch(self, size: int, number: int) -> None:
+    def launch(self, size: int, number: int) -> None:
         """One step on the users at the counter; all that stays of it is written into tensors of this object."""
         users = self._users.index_select(0, self._at)[0]
         self._rate.copy_(self._rates.index_select(0, self._at)[0])
