@@ -46,7 +46,11 @@ def measured_kernels(profiler: torch.profiler.profile, times: int, seconds: floa
         CPU operators count instead of kernels.
     """
     events = profiler.key_averages()
-    kernels = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    # an annotation, such as that of the optimiser's step, spans kernels that are there themselves
+    kernels = [
+        event for event in events
+        if event.device_type == torch.autograd.DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
+    ]  # fmt: skip
     rows = [(event.key, event.self_device_time_total, event.count) for event in kernels] or [
         (event.key, event.self_cpu_time_total, event.count) for event in events if event.key.startswith("aten::")
     ]

@@ -58,7 +58,7 @@ class Casts(TorchDispatchMode):
         super().__init__()
         self.each = self.at_once = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         self.each += func.overloadpacket is torch.ops.aten._to_copy
         self.at_once += func.overloadpacket is torch.ops.aten._foreach_copy_
         return func(*args, **(kwargs or {}))

@@ -18,8 +18,11 @@ from torch import Tensor
 from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.models.attention import has_ragged_kernel
 from fairrec_pipeline.objectives.base import State
-from fairrec_pipeline.training.batches import Batches, FixedSizeBatches
+from fairrec_pipeline.training.batches import Batches, CutSteps, FixedSizeBatches
 from fairrec_pipeline.training.step import TrainingStep
+
+_ROOM = 4
+"""Batches of the first epoch may grow by so many grains before what was recorded is recorded again."""
 
 
 class EpochOutcome(NamedTuple):
@@ -87,6 +90,7 @@ class GraphRunner(StepRunner):
         self._users = torch.zeros(shape, dtype=torch.int64, device=device)
         self._rates = torch.zeros(shape[0], device=device)
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
+        self._steps: CutSteps | None = None
         self._outcome: tuple[Tensor, Tensor] | None = None  # losses and weights of every step
         self._rate = torch.zeros((), device=device)
         for group in step.optimizer.param_groups:
@@ -102,11 +106,26 @@ class GraphRunner(StepRunner):
         self._users.copy_(users)
         self._rates.copy_(torch.tensor(learning_rates))
         self._at.zero_()
+        sizes = self.batches_of_fixed_size.sizes(users)
         with self._on_recording_stream():
-            for number, size in enumerate(self.batches_of_fixed_size.sizes(users), first):
+            self._cut(sizes)
+            for number, size in enumerate(sizes, first):
                 self._run_one(size, number)
         assert self._outcome is not None  # there was a step
         return EpochOutcome(*(x.clone() for x in (self._users, *self._outcome)))
+
+    def _cut(self, sizes: list[int]) -> None:
+        """The batches of all steps, where the graphs read them."""
+        width = max(sizes)
+        if self._steps is not None and self._steps.cells.shape[2] >= width:
+            new = self.batches_of_fixed_size.cut(self._users, sizes, self._steps.cells.shape[2])
+            for kept, now in zip(self._steps, new, strict=True):
+                kept.copy_(now)
+            return
+        # with room for larger ones: what was recorded reads from the old tensors, and has to be recorded again
+        width += _ROOM * self.batches_of_fixed_size.grain
+        self._steps = self.batches_of_fixed_size.cut(self._users, sizes, width)
+        self.graphs.clear()
 
     def _run_one(self, size: int, number: int) -> None:
         kind = (size, number < self.step.warm_start_steps)
@@ -133,9 +152,9 @@ class GraphRunner(StepRunner):
 
     def launch(self, size: int, number: int) -> None:
         """One step on the users at the counter; all that stays of it is written into tensors of this object."""
-        users = self._users.index_select(0, self._at)[0]
+        assert self._steps is not None  # `run` has cut them
         self._rate.copy_(self._rates.index_select(0, self._at)[0])
-        outcome = self.step(self.batches_of_fixed_size.batch(users, size), self.state, number)
+        outcome = self.step(self.batches_of_fixed_size.batch(self._steps, self._at, size), self.state, number)
         for name, value in outcome.state.items():
             if value is not self.state[name]:  # else it was written in place
                 self.state[name].copy_(value)
