@@ -252,7 +252,8 @@ class FixedSizeBatches:
         tokens, positions, targets, rows, real, *of_copying = cells[:, :size].unbind()
         batches, copied = self._batches, None
         if of_copying:
-            copied = copied_items_of_fixed_number(*of_copying, batches.items, batches.met, batches.copy_window)
+            newest, reach = of_copying
+            copied = copied_items_of_fixed_number(newest, reach, batches.items, batches.met, batches.copy_window)
         longest_filler = -(-(self.grain + self.fillers - 1) // self.fillers)
         return Batch(
             users=users,

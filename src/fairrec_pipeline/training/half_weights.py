@@ -40,14 +40,10 @@ class HalfWeights:
     @torch.no_grad()
     def move_gradients(self) -> None:
         """Gradients of the copies become those of the parameters, in single precision."""
-        pairs = [
-            (parameter, copy) for parameter, copy in zip(self._parameters.values(), self._copies.values(), strict=True)
-            if copy.grad is not None
-        ]  # fmt: skip
-        if not pairs:
+        narrow = {name: copy.grad for name, copy in self._copies.items() if copy.grad is not None}
+        if not narrow:
             return
-        gradients = [copy.grad for _, copy in pairs]
-        wide = [torch.empty_like(parameter) for parameter, _ in pairs]
-        torch._foreach_copy_(wide, gradients)
-        for (parameter, copy), gradient in zip(pairs, wide, strict=True):
-            parameter.grad, copy.grad = gradient, None
+        wide = {name: torch.empty_like(self._parameters[name]) for name in narrow}
+        torch._foreach_copy_(list(wide.values()), list(narrow.values()))
+        for name, gradient in wide.items():
+            self._parameters[name].grad, self._copies[name].grad = gradient, None
