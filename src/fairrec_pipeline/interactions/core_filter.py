@@ -27,7 +27,8 @@ def core_filter(events: ir.Table, core: int, ties: str = "item", seed: int = 0) 
     Raises:
         DataError: nothing is left.
     """
-    order = {"item": [], "file": [ibis._[FILE_ROW]], "random": [_draw(seed)]}[ties]
+    drawn = (ibis._[USER].cast("string") + ":" + ibis._[ITEM].cast("string") + f":{seed}").hexdigest("md5")
+    order = {"item": [], "file": [ibis._[FILE_ROW]], "random": [drawn]}[ties]
     position = ibis.row_number().over(group_by=USER, order_by=[TIMESTAMP, *order, ITEM])
     kept = core_events(events, core).mutate(**{POSITION: position}).select(USER, ITEM, TIMESTAMP, POSITION)
     return kept.cache().order_by(USER, POSITION)
@@ -58,12 +59,6 @@ def core_events(events: ir.Table, core: int) -> ir.Table:
         )
         raise DataError(message)
     return events.semi_join(pairs, [USER, ITEM])
-
-
-def _draw(seed: int) -> ir.Value:
-    """A number without a pattern for every user and item, the same on every machine."""
-    key = ibis._[USER].cast("string") + ":" + ibis._[ITEM].cast("string") + f":{seed}"
-    return key.hexdigest("md5")
 
 
 def _with_partners(pairs: ir.Table, core: int) -> ir.Table:

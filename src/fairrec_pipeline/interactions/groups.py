@@ -41,7 +41,6 @@ def assign_groups(
     Args:
         training: columns user_id, item_id; a row per training interaction, nothing that is held out.
         user_attributes: user_id and one string column per attribute; users may be absent.
-        popular_quantile: in (0, 1).
         splits: name -> shares of the interactions, low to high; a name starts with `pop` (by popularity ratio:
             niche, diverse, popular) or `seq` (by number of training interactions: short, medium, long).
 

@@ -61,11 +61,7 @@ class Histories:
 
 
 def training_histories(interactions: pd.DataFrame) -> Histories:
-    """Histories of training interactions only; they define the catalogue.
-
-    Args:
-        interactions: columns user_id, item_id, position, role; rows in any order.
-    """
+    """Histories of the training interactions in a table as `PreparedHistories.of` takes; they define the catalogue."""
     train = interactions[interactions[ROLE] == TRAIN].sort_values([USER, POSITION])
     catalogue, items = np.unique(train[ITEM].to_numpy(), return_inverse=True)
     users, counts = np.unique(train[USER].to_numpy(), return_counts=True)
@@ -79,7 +75,6 @@ def evaluation_histories(interactions: pd.DataFrame, catalogue: np.ndarray, role
     protocol). Items outside the catalogue have no embedding and are left out of the history.
 
     Args:
-        interactions: columns user_id, item_id, position, role; rows in any order.
         catalogue: ascending item ids of the training sequences.
         role: `validation` or `test`; users without an interaction of that role are left out.
     """
@@ -96,12 +91,7 @@ def evaluation_histories(interactions: pd.DataFrame, catalogue: np.ndarray, role
 
 
 def complete_histories(interactions: pd.DataFrame, catalogue: np.ndarray) -> Histories:
-    """Everything that is known of every user, to recommend what comes next; all targets are `UNKNOWN`.
-
-    Args:
-        interactions: columns user_id, item_id, position; rows in any order.
-        catalogue: ascending item ids that can be recommended.
-    """
+    """Everything that is known of every user, to recommend what comes next of a catalogue; targets are `UNKNOWN`."""
     history = interactions.sort_values([USER, POSITION])
     users, user_codes = np.unique(history[USER].to_numpy(), return_inverse=True)
     items, offsets = _known_items(history, user_codes, len(users), catalogue)

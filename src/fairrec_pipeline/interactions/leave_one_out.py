@@ -29,9 +29,7 @@ def hold_out(interactions: ir.Table, validation_users: int | float, seed: int) -
     depends on the set of users and the seed alone.
 
     Args:
-        interactions: one row per interaction, with a column user_id.
         validation_users: a count (int), or a share of the users (float in (0, 1]).
-        seed: of the draw.
 
     Returns:
         One row per user, ordered by user_id: user_id, n_interactions, n_held_out.
@@ -65,12 +63,8 @@ def split_roles(core_interactions: ir.Table, held_out: ir.Table) -> ir.Table:
     A user's last interaction is the test target, the one before the validation target if two are held out. Everything
     else is training.
 
-    Args:
-        core_interactions: columns user_id, item_id, timestamp, position.
-        held_out: see `hold_out`.
-
     Returns:
-        The same with the role (train, validation, test), ordered by (user, position).
+        Columns user_id, item_id, timestamp, position, role (train, validation, test), ordered by (user, position).
     """
     both = core_interactions.join(held_out, USER)
     from_end = both[N_INTERACTIONS] - 1 - both[POSITION]

@@ -54,9 +54,6 @@ def why_prepare(described: Mapping[str, Any] | None, wanted: Mapping[str, Any], 
 
 
 def _is_replaced(path: Path, before: Mapping[str, Any]) -> bool:
-    if not path.exists():
+    if not path.exists() or file_times(path).items() <= before.items():
         return False
-    times = file_times(path)
-    if times.items() <= before.items():
-        return False
-    return bool(times["size"] != before["size"] or sha256(path) != before["sha256"])
+    return bool(path.stat().st_size != before["size"] or sha256(path) != before["sha256"])

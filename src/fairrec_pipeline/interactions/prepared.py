@@ -67,7 +67,7 @@ class PreparedHistories:
             catalogue = _unpacked("catalogue", arrays)
             train, validation, test = (_histories(name, catalogue, arrays) for name in _PARTS)
             return cls(train, validation, test, bytes(arrays["fingerprint"]).decode())
-        except (KeyError, ValueError, EOFError) as error:
+        except (KeyError, ValueError, EOFError, TypeError) as error:
             message = f"it does not hold prepared histories: {error}"
             raise zipfile.BadZipFile(message) from error
 
@@ -77,9 +77,7 @@ class PreparedData(PreparedHistories):
     """The histories and the groups of a prepared dataset; it may be sent to another process.
 
     Attributes:
-        dataset: its name.
         split: the parameters of the leave-one-out split.
-        user_groups: one row per user.
         group_fingerprints: of every column of labels in `user_groups`.
     """
 
@@ -134,9 +132,8 @@ def combined_fingerprint(of_columns: Mapping[str, str], groups: str | None) -> s
 
 
 def _histories(name: str, catalogue: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Histories:
-    items, offsets = arrays[f"{name}.items"], arrays[f"{name}.offsets"]
-    targets, repeats = arrays.get(f"{name}.targets"), arrays.get(f"{name}.repeats")
-    return Histories(_unpacked(f"{name}.users", arrays), catalogue, items, offsets, targets, repeats)
+    numbers = {key: arrays[f"{name}.{key}"] for key in _NUMBERS if f"{name}.{key}" in arrays}
+    return Histories(_unpacked(f"{name}.users", arrays), catalogue, **numbers)
 
 
 def _packed(name: str, ids: np.ndarray) -> dict[str, np.ndarray]:

@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 def dataset_statistics(interactions: pd.DataFrame, user_groups: pd.DataFrame) -> dict[str, Any]:
     """Counts, group shares and fingerprints of the prepared data.
 
-    Args:
-        interactions: columns user_id, item_id, position, role.
-        user_groups: see `groups.assign_groups`.
-
     Returns:
         n_users, n_items, n_interactions, n_train, n_validation, n_test; group_shares {split: {group: {users,
         interactions}}} in percent of the users and of the training interactions; fingerprint of the interactions;
@@ -53,11 +49,7 @@ def dataset_statistics(interactions: pd.DataFrame, user_groups: pd.DataFrame) ->
 
 
 def target_statistics(interactions: pd.DataFrame, histories: PreparedHistories) -> dict[str, dict[str, int]]:
-    """Count the held-out targets, and those whose rank says less than it seems to.
-
-    Args:
-        interactions: columns user_id, item_id, timestamp, role.
-        histories: of the same.
+    """Count the held-out targets of interactions and their histories, and those whose rank says less than it seems to.
 
     Returns:
         For validation and test: n targets; tied (the user has another item at the same time, so that `split.ties`

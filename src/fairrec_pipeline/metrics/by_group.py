@@ -47,13 +47,7 @@ _HASHED = re.compile(r":[0-9a-f]{8}$")
 
 
 class Extremes(NamedTuple):
-    """The worst group of the balanced splits, and the gap of each.
-
-    Attributes:
-        worst: lowest mean of a group.
-        worst_group: name of that group.
-        gaps: by split, highest minus lowest mean of its groups.
-    """
+    """Lowest mean of a group of the balanced splits, its name, and by split the highest minus the lowest mean."""
 
     worst: float
     worst_group: str
@@ -128,11 +122,7 @@ def attribute_names(user_groups: pd.DataFrame) -> list[str]:
 
 
 def group_metrics(user_metrics: pd.DataFrame, user_groups: pd.DataFrame) -> pd.DataFrame:
-    """Mean of every metric over the users of every group.
-
-    Args:
-        user_metrics: one row per test user: user_id, repeat_target and the metrics.
-        user_groups: see `membership`.
+    """Mean of every metric in `user_metrics` over the users of every group (see `membership`).
 
     Returns:
         Columns split, group, metric, n_users, value (in [0, 1]).
@@ -171,10 +161,7 @@ def metric_names(table: pd.DataFrame) -> dict[str, float]:
 
     Different groups have different names that MLflow accepts: at most 250 letters, digits and `_ - . : /` or spaces. A
     name that had to be changed or cut ends in `:` and eight digits of a hash of what it stands for. The worst group is
-    that of `extremes`; without pop33 and seq33 it has no name.
-
-    Args:
-        table: from `group_metrics`.
+    that of `extremes`; without pop33 and seq33 it has no name. The table is that of `group_metrics`.
     """
     names = {}
     for metric in dict.fromkeys(table[METRIC]):

@@ -32,7 +32,6 @@ def checked_events(
 
     Args:
         log: the columns, and file_row.
-        path: of the file.
         malformed: share of the rows that may be left out.
         n_malformed: how many lines were left out already.
 
@@ -94,7 +93,6 @@ def checked_events(
 
 
 def count_rows(table: ir.Table) -> int:
-    """Number of rows."""
     return int(table.count().execute())
 
 
@@ -106,11 +104,9 @@ def checked_attributes(
     A row belongs to a user of the log if the id is the same text or the same number, exactly: 001 is not 1, nor is 0.6.
 
     Args:
-        users: a row per user, with the columns.
-        user: column of the ids.
-        attributes: columns of labels.
+        users: a row per user.
+        user, attributes: its columns of ids and of labels.
         of_log: the users of the events.
-        path: of the file.
 
     Returns:
         user_id and the labels as text, one row per user of the events, "unknown" where there is no label; and the share

@@ -30,7 +30,7 @@ def read_delimited(path: Path, columns: Sequence[str], dialect: Csv, hint: str, 
     """Read columns of a CSV or TSV file as text.
 
     Args:
-        path: of the file; `.gz` is unpacked.
+        path: `.gz` is unpacked.
         columns: names in its header.
         dialect: separator (None: the one of , tab ; | at which the header has the columns) and encoding.
         hint: what to do if a column is missing.

@@ -41,7 +41,6 @@ class RawData(NamedTuple):
     Attributes:
         events: columns user_id, item_id, timestamp, file_row (0-based, in the order of the files).
         user_attributes: one row per user of the events, one column per attribute.
-        files: that were read.
         steps: what was kept and dropped on the way.
         n_repeated: rows with the user, item and time of another one; they are kept.
         matched_users: share of the users of the events that have a row of attributes; None without attributes.

@@ -67,7 +67,6 @@ def generate(n_users: int, n_items: int, seed: int) -> tuple[pd.DataFrame, pd.Da
     Args:
         n_users: each has 8 to 200 events, 18 on average.
         n_items: of the catalogue; rare ones may stay without an event.
-        seed: same seed and sizes, same world.
 
     Returns:
         events: user_id, item_id, timestamp (seconds since 1970), all int64, per user in order of time.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import ibis
 import ibis.expr.datatypes as dt
@@ -42,11 +42,7 @@ def ids(column: ir.Column, name: str, path: Path) -> ir.Column:
 
 
 def id_text(column: ir.Column, name: str, path: Path) -> ir.Column:
-    """Ids as text; a whole number is written without a point.
-
-    Raises:
-        DataError: the type of the column is not one of ids.
-    """
+    """Ids as text, whole numbers without a point; a DataError if the type of the column is not one of ids."""
     dtype = column.type()
     if not isinstance(dtype, dt.Numeric | dt.String | dt.Boolean | dt.UUID):
         message = f"{path} has ids of type {dtype} in {name}. Allowed: numbers and texts; make one id of a row of it"
@@ -57,8 +53,7 @@ def id_text(column: ir.Column, name: str, path: Path) -> ir.Column:
 def label_text(column: ir.Column, name: str, path: Path) -> ir.Column:
     """Labels as text, the same from a CSV and a Parquet file: true and false, whole numbers without a point.
 
-    Raises:
-        DataError: the column holds lists or structures.
+    A column of lists or structures is a DataError.
     """
     if column.type().is_nested():
         message = f"{path} has values of type {column.type()} in {name}. Allowed: one value a row"
@@ -84,10 +79,9 @@ class Times(NamedTuple):
 
 
 def times(column: ir.Column, form: str | None, unit: str | None) -> Times:
-    """Read a column as times.
+    """Read a column without blank values as times.
 
     Args:
-        column: without blank values.
         form: of dates; None: ISO dates, or numbers.
         unit: of numbers since 1970; None: numbers keep their unit, those with fractions are counted in millionths.
 
@@ -106,9 +100,8 @@ def times(column: ir.Column, form: str | None, unit: str | None) -> Times:
         return Times(column.try_cast("int64"), "numbers below 2^63", 0)
     if dtype.is_timestamp() or dtype.is_date():
         instants = column.cast("timestamp(6)")
-        n_cut = 0
-        if dtype.is_timestamp() and (dtype.scale or 0) > 6:
-            n_cut = int((instants.cast(dtype) != column).sum().execute() or 0)
+        is_finer = dtype.is_timestamp() and (dtype.scale or 0) > 6
+        n_cut = int((instants.cast(dtype) != column).sum().execute() or 0) if is_finer else 0
         return Times(_microseconds(instants), "dates that are not infinite", n_cut)
     return _numbers_or_dates(column)
 
@@ -145,5 +138,4 @@ def _plain_text(column: ir.Column) -> ir.Column:
 
 def _microseconds(instant: Any) -> ir.IntegerColumn:
     finite = ibis.ifelse(is_finite(instant), instant, ibis.null("timestamp(6)"))
-    difference: ir.IntegerColumn = finite.delta(ibis.timestamp("1970-01-01"), unit="microsecond")
-    return difference
+    return cast(ir.IntegerColumn, finite.delta(ibis.timestamp("1970-01-01"), unit="microsecond"))
