@@ -11,6 +11,7 @@ import hashlib
 import os
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -137,7 +138,8 @@ def _write_remote(fs: Any, target: str, write: Callable[[Path], object]) -> None
 
 
 def _partial_name(name: str) -> str:
-    return f".{name}.{socket.gethostname()}.{os.getpid()}{_PARTIAL}"
+    # of a thread: two of one process may write the same file, as two nodes that share a training do
+    return f".{name}.{socket.gethostname()}.{os.getpid()}-{threading.get_ident()}{_PARTIAL}"
 
 
 def _remove_left_over(fs: Any, target: str) -> None:
@@ -159,7 +161,8 @@ def _remove_left_over(fs: Any, target: str) -> None:
 
 
 def _is_being_written(path: PurePosixPath, entry: dict[str, Any]) -> bool:
-    host, _, process = path.name.removesuffix(_PARTIAL).rpartition(".")
+    host, _, writer = path.name.removesuffix(_PARTIAL).rpartition(".")
+    process = writer.partition("-")[0]
     if host.endswith(f".{socket.gethostname()}") and process.isdecimal():
         return _alive(int(process))
     changed: Any = entry.get("mtime", entry.get("LastModified", entry.get("created")))

@@ -20,6 +20,7 @@ from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.spec import ArmSpec, Plan
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.experiments import train_arm
+from fairrec_pipeline.experiments.executors import LocalExecutor
 from fairrec_pipeline.experiments.grid import best_point
 from fairrec_pipeline.experiments.run import run
 from fairrec_pipeline.interactions.prepared import PreparedData
@@ -312,6 +313,20 @@ def test_side_by_side_is_what_one_after_the_other_is(tmp_path: Path, data: Prepa
         files = sorted(path.relative_to(alone.folder) for path in (alone.folder / name).rglob("*.safe*"))
         assert files == sorted(path.relative_to(beside.folder) for path in (beside.folder / name).rglob("*.safe*"))
     assert beside(specs(), at_once=2, version="2") == []
+
+
+def test_an_error_ends_no_process_but_its_trainings(tmp_path: Path, data: PreparedData) -> None:
+    """Two nodes may train at the same time (`ThreadRunner`), and a session may have processes for something else."""
+    executor = LocalExecutor(data, store_at(tmp_path), at_once=2, total=2, description="")
+    executor._started()
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    other.start()
+    with pytest.raises(RuntimeError, match="no"), executor:
+        raise RuntimeError("no")
+    other.join(timeout=1)
+    assert other.is_alive()
+    other.kill()
+    other.join()
 
 
 def test_a_failing_training_ends_the_others_with_its_error(tmp_path: Path, data: PreparedData) -> None:

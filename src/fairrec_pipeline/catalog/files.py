@@ -13,7 +13,7 @@ import ibis
 import pandas as pd
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
-from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
+from kedro.io import AbstractDataset, DatasetError
 from kedro.io.core import get_protocol_and_path
 from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
@@ -164,15 +164,8 @@ class Text(Atomic, TextDataset):
         return path.read_text(encoding="utf-8")
 
 
-class HistoriesNpz(Atomic, AbstractVersionedDataset[PreparedHistories, PreparedHistories]):
-    """The histories of a prepared dataset as arrays of NumPy (.npz), without pickles."""
-
-    def __init__(self, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
-        import fsspec
-
-        protocol, path = get_protocol_and_path(filepath, version)
-        self._protocol, self._fs, self.metadata = protocol, fsspec.filesystem(protocol), metadata
-        super().__init__(PurePosixPath(path), version, exists_function=self._fs.exists, glob_function=self._fs.glob)
+class HistoriesNpz(Atomic, TextDataset):
+    """The histories of a prepared dataset as arrays of NumPy (.npz), without pickles; a path like that of a text."""
 
     def _write(self, data: PreparedHistories, path: Path) -> None:
         with path.open("wb") as file:  # given a name, NumPy would add a suffix to it
@@ -180,12 +173,6 @@ class HistoriesNpz(Atomic, AbstractVersionedDataset[PreparedHistories, PreparedH
 
     def _read(self, path: Path) -> PreparedHistories:
         return PreparedHistories.load(path)
-
-    def _exists(self) -> bool:
-        return bool(self._fs.exists(str(self._get_load_path())))
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._filepath, "protocol": self._protocol, "version": self._version}
 
 
 class Folder(AbstractDataset[Any, Path]):

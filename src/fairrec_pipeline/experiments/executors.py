@@ -42,7 +42,6 @@ class LocalExecutor:
         self._data, self._store, self._at_once = data, store, at_once
         self._pool: ProcessPoolExecutor | None = None
         self._futures: dict[str, Future[Card]] = {}
-        self._others = set(multiprocessing.active_children())
         self._bar = tqdm(total=total, desc=description, unit="training", disable=total == 1)
 
     def __enter__(self) -> Self:
@@ -53,7 +52,7 @@ class LocalExecutor:
         if self._pool is None:
             return
         if error is not None:
-            for child in set(multiprocessing.active_children()) - self._others:
+            for child in list(self._pool._processes.values()):  # before Python 3.14 no other way leads to them
                 child.terminate()
         self._pool.shutdown(cancel_futures=True)
 

@@ -45,7 +45,11 @@ def core_events(events: ir.Table, core: int) -> ir.Table:
     pairs = events.select(USER, ITEM).distinct().cache()
     n_before = n_pairs = pairs.count().execute()
     while True:
-        kept = _with_partners(pairs, core).cache()
+        counted = pairs.mutate(
+            items_of_user=ibis._.count().over(group_by=USER), users_of_item=ibis._.count().over(group_by=ITEM)
+        )
+        enough = counted.filter(ibis._.items_of_user >= core, ibis._.users_of_item >= core)
+        kept = enough.select(USER, ITEM).cache()
         pairs.release()
         pairs, n_last, n_pairs = kept, n_pairs, kept.count().execute()
         if n_pairs == n_last:
@@ -59,11 +63,3 @@ def core_events(events: ir.Table, core: int) -> ir.Table:
         )
         raise DataError(message)
     return events.semi_join(pairs, [USER, ITEM])
-
-
-def _with_partners(pairs: ir.Table, core: int) -> ir.Table:
-    """One round: the distinct pairs whose user and whose item are in at least `core` of them."""
-    counted = pairs.mutate(
-        items_of_user=ibis._.count().over(group_by=USER), users_of_item=ibis._.count().over(group_by=ITEM)
-    )
-    return counted.filter(ibis._.items_of_user >= core, ibis._.users_of_item >= core).select(USER, ITEM)

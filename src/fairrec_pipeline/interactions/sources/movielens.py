@@ -9,7 +9,6 @@ import ibis
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import UNKNOWN_LABEL
 from fairrec_pipeline.interactions.sources.checks import LogColumns, checked_attributes, checked_events, count_rows
-from fairrec_pipeline.interactions.sources.download import download
 from fairrec_pipeline.interactions.sources.raw_files import RawData, Step, read_member
 
 _URL = "https://files.grouplens.org/datasets/movielens"
@@ -56,3 +55,25 @@ def _movielens(
     attributes, matched = checked_attributes(users, "user", ("age", "gender"), raw.user_attributes, path)
     steps = (Step("all ratings", count_rows(ratings)), *raw.steps)
     return raw._replace(user_attributes=attributes, steps=steps, matched_users=matched)
+
+
+def download(url: str, md5: str, path: Path) -> None:
+    """Fetch an archive, with a progress bar; `path` appears only when it is complete and its MD5 sum is right.
+
+    Raises:
+        DataError: no connection, the file that came has another sum, or it cannot be written.
+    """
+    # Imported here: only a machine without the file needs them.
+    import pooch
+    import requests
+
+    bar = pooch.HTTPDownloader(progressbar=True)
+    try:
+        pooch.retrieve(url, f"md5:{md5}", path.name, path.parent, downloader=bar)
+    except (requests.RequestException, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        message = (
+            f"{path} does not exist and could not be downloaded from {url}: {reason}. Without a connection, download "
+            f"{url.rpartition('/')[2]} elsewhere and put it at {path}"
+        )
+        raise DataError(message) from error

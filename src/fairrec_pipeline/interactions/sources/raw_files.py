@@ -93,9 +93,10 @@ def read_text(path: Path, origin: Path | None = None, **dialect: Any) -> ir.Tabl
     """A text file of a published data set as text, with row numbers; errors name its origin."""
     origin = origin or path
     with readable(origin):
-        if path.stat().st_size == 0:  # DuckDB would make up a column
-            message = f"{origin} is empty. Put a whole copy there"
-            raise DataError(message)
+        with path.open("rb") as file:
+            if not file.read(1):  # DuckDB would make up a column
+                message = f"{origin} is empty. Put a whole copy there"
+                raise DataError(message)
         return with_row_numbers(engine().read_csv(literal_path(path), all_varchar=True, **dialect))
 
 
@@ -129,6 +130,9 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except PermissionError as error:
         message = f"{path} cannot be read: {error.strerror}. Give yourself the right to read it"
+        raise DataError(message) from error
+    except IsADirectoryError as error:
+        message = f"{path} is a folder. Put the file itself there"
         raise DataError(message) from error
     except UnicodeError as error:
         raise DataError(_encoding_message(path, str(error))) from error
