@@ -84,6 +84,7 @@ def test_versions(case: Case, tmp_path: Path) -> None:
 @pytest.fixture
 def memory() -> Iterator[str]:
     """A folder of a file system that is not the local one."""
+    MemoryFileSystem.store.clear()
     yield "memory:///data"  # not memory://data: there Kedro takes `data` for a host
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]

@@ -345,16 +345,14 @@ def test_a_failing_training_ends_the_others_with_its_error(tmp_path: Path, data:
 def diverging(monkeypatch: pytest.MonkeyPatch, *alphas: float) -> None:
     """Trainings of cvar at these levels diverge."""
 
-    def trainer(spec: ArmSpec) -> Any:
+    def trainer(spec: ArmSpec, *arguments: Any, **options: Any) -> Any:
         alpha = getattr(spec.objective.options, "alpha", None)
-
-        def diverge(*_: Any, **__: Any) -> Any:
+        if alpha in alphas:
             message = f"the loss is not finite at alpha {alpha}"
             raise DivergenceError(message)
+        return fit(spec, *arguments, **options)
 
-        return diverge if alpha in alphas else fit
-
-    monkeypatch.setattr(train_arm, "_trainer", trainer)
+    monkeypatch.setattr(train_arm, "resolve_name", lambda _: trainer)
 
 
 def test_a_point_that_diverges_is_reported_and_not_selected(
