@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,6 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from fairrec_pipeline import storage
-
-
-@pytest.fixture(autouse=True)
-def empty_memory() -> Iterator[None]:
-    yield
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 def files(folder: Path) -> list[str]:
