@@ -7,8 +7,10 @@ padding there either (`Ragged`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,6 +123,24 @@ def buckets_of(lengths: Tensor, device: torch.device) -> Buckets:
     return buckets
 
 
+class _Unpad(torch.autograd.Function):
+    """The cells of a rectangle (b * l, d) as packed rows (n, d); autograd's backward pass would add row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, rectangle: Tensor, cells: Tensor) -> Tensor:
+        ctx.save_for_backward(cells)
+        ctx.n_cells = rectangle.shape[0]
+        return rectangle.index_select(0, cells)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (cells,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.n_cells, grad.shape[1]).index_copy_(0, cells, grad), None
+
+
+_unpad: Callable[..., Tensor] = _Unpad.apply
+
+
 def pad(rows: Tensor, bucket: Bucket) -> Tensor:
     """Packed rows (rows, d) of a bucket as (b, l, d), zeros where there is no position."""
     if bucket.cells is not None:
@@ -132,4 +152,4 @@ def pad(rows: Tensor, bucket: Bucket) -> Tensor:
 def unpad(rectangle: Tensor, bucket: Bucket) -> Tensor:
     """Inverse of `pad`: (b, l, ...) to packed rows (rows, d)."""
     rows = rectangle.reshape(bucket.sequences * bucket.length, -1)
-    return rows if bucket.cells is None else rows.index_select(0, bucket.cells)
+    return rows if bucket.cells is None else _unpad(rows, bucket.cells)
