@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK = 1
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: run test lint bench bench-quality viz ui requirements clean
+.PHONY: run test lint soak audit bench bench-quality viz ui requirements clean
 
 run: .venv/installed
 	$(BIN)/kedro run
@@ -29,6 +29,14 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Kills at random moments, first runs at once, four processes on one project: docs/reliability.md
+soak: .venv/installed
+	$(BIN)/python -m tests.soak $(SOAK)
+
+# Known vulnerabilities of what requirements.txt pins; fails where the service of the advisories cannot be reached
+audit: .venv/installed
+	$(BIN)/python -m pip_audit --requirement requirements.txt --require-hashes --disable-pip --strict
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks

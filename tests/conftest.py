@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -61,21 +62,32 @@ def shared_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_project(tmp_path_factory.mktemp("project"))
 
 
+def guard(refused: Path) -> dict[str, str]:
+    """Environment in which `pickle.load`, `torch.load`, `eval` and their like fail, and are written into a file."""
+    before = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(ROOT / "tests/e2e/guard"), *([before] if before else [])])
+    return {"PYTHONPATH": path, "FAIRREC_GUARD": str(refused)}
+
+
 Kedro = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
 def kedro() -> Kedro:
-    """Runs a kedro command in a folder, as a user's shell would."""
+    """Runs a kedro command in a folder, as a user's shell would; whatever runs the code of a file fails."""
 
     def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [Path(sys.executable).with_name("kedro"), *arguments],
-            cwd=folder,
-            env={**os.environ, "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with tempfile.TemporaryDirectory() as scratch:
+            refused = Path(scratch, "refused")
+            run = subprocess.run(
+                [Path(sys.executable).with_name("kedro"), *arguments],
+                cwd=folder,
+                env={**os.environ, "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", **guard(refused)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert not refused.exists(), refused.read_text()
+            return run
 
     return run
