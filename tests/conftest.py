@@ -29,6 +29,15 @@ def no_run_left_open() -> Iterator[None]:
             mlflow.end_run()
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_in_memory() -> Iterator[None]:
+    """Empties the file system in memory, if a test used it."""
+    yield
+    if memory := sys.modules.get("fsspec.implementations.memory"):
+        memory.MemoryFileSystem.store.clear()
+        memory.MemoryFileSystem.pseudo_dirs[:] = [""]
+
+
 def copy_project(folder: Path) -> Path:
     """The project without its artifacts."""
     shutil.copytree(ROOT / "conf", folder / "conf", ignore=shutil.ignore_patterns("local"))

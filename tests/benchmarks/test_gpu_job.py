@@ -21,7 +21,7 @@ from benchmarks.gpu_job import compared, epoch_seconds, flops_per_step, main, pr
 from benchmarks.jobs import BY_GROUP, LOSSES, Arm, Job, published_job, read_job, toy_job, write_job
 from benchmarks.padded import padded_scorer
 from benchmarks.reference import PaddedSASRec, mean_ndcg
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.parameters.methods import METHODS
 

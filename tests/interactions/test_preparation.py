@@ -53,9 +53,10 @@ def log(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
 
 def test_a_replaced_raw_file_is_noticed(log: tuple[Path, dict[str, Any]]) -> None:
     path, described = log
+    changed = described["raw_files"]["log.csv"]["mtime_ns"]
     for text in ("user,item,time\n1,2,4\n", "user,item,time\n1,2,3\n4,5,6\n"):
         path.write_text(text)
-        os.utime(path, ns=(1, 1))
+        os.utime(path, ns=(changed, changed))
         reason = why_prepare(described, wanted(), path.parent)
         assert reason == f"were prepared from another log.csv than the one in {path.parent}"
 

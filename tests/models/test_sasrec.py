@@ -21,7 +21,7 @@ def states(model: SASRec, tokens: torch.Tensor) -> torch.Tensor:
 
 def test_a_state_depends_on_earlier_tokens_only() -> None:
     model = small_model().eval()
-    tokens = torch.tensor([model.start_token, 3, 4, 5])
+    tokens = torch.tensor([model.n_items, 3, 4, 5])
     changed = tokens.clone()
     changed[2] = 9
     before, after = states(model, tokens), states(model, changed)
@@ -58,7 +58,7 @@ def test_tied_embeddings_are_one_table() -> None:
 
 def test_dropout_only_in_training() -> None:
     model = small_model()
-    tokens = torch.tensor([model.start_token, 1, 2])
+    tokens = torch.tensor([model.n_items, 1, 2])
     assert not torch.equal(states(model.train(), tokens), states(model, tokens))
     assert torch.equal(states(model.eval(), tokens), states(model, tokens))
     assert model.output_weight() is model.output_table

@@ -16,7 +16,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner, ThreadRunner
 
 from fairrec_pipeline.comparison.paper.table1 import table1
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.histories import evaluation_histories, training_histories
 from fairrec_pipeline.interactions.preparation import prepared_with, why_prepare
 from fairrec_pipeline.interactions.prepared import prepare_data

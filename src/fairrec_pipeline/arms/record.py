@@ -98,6 +98,11 @@ class ArmRecord:
         return table
 
     @cached_property
+    def validation_user_metrics(self) -> pd.DataFrame | None:
+        """The same of every validation user, ranked with the weights that are kept; None for an untrained arm."""
+        return self._table("validation_user_metrics")
+
+    @cached_property
     def group_metrics(self) -> pd.DataFrame | None:
         """Mean of every metric over every group (see `metrics.by_group.group_metrics`)."""
         return self._table("group_metrics")
@@ -119,7 +124,10 @@ class ArmRecord:
         return table
 
 
-PARTS = ("model", "training_history", "user_weights", "user_metrics", "group_metrics", "item_metrics", "tuning_runs")
+PARTS = (
+    *("model", "training_history", "user_weights", "user_metrics", "validation_user_metrics", "group_metrics"),
+    *("item_metrics", "tuning_runs"),
+)
 """What a record may hold beside its card."""
 
 

@@ -12,6 +12,7 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import (
     ITEM,
     N_HELD_OUT,
@@ -24,7 +25,6 @@ from fairrec_pipeline.interactions.columns import (
     USER,
     VALIDATION,
 )
-from fairrec_pipeline.interactions.errors import DataError
 
 
 def hold_out(interactions: ir.Table, validation_users: int | float, seed: int) -> ir.Table:
@@ -34,9 +34,7 @@ def hold_out(interactions: ir.Table, validation_users: int | float, seed: int) -
     depends on the set of users and the seed alone.
 
     Args:
-        interactions: one row per interaction, with a column user_id.
         validation_users: a count (int), or a share of the users (float in (0, 1]).
-        seed: of the draw.
 
     Returns:
         One row per user, ordered by user_id: user_id, n_interactions, n_held_out.
@@ -102,12 +100,7 @@ def hold_out_later(interactions: ir.Table, train_share: float, validation_users:
 
 
 def training_interactions(core_interactions: ir.Table, held_out: ir.Table) -> ir.Table:
-    """The interactions that are not held out: user_id, item_id.
-
-    Args:
-        core_interactions: columns user_id, item_id, position.
-        held_out: see `hold_out`.
-    """
+    """The interactions (user_id, item_id, position) that are not held out (see `hold_out`): user_id, item_id."""
     both = core_interactions.join(held_out, USER)
     return both.filter(both[POSITION] < both[N_INTERACTIONS] - both[N_HELD_OUT]).select(USER, ITEM)
 
@@ -117,10 +110,6 @@ def split_roles(core_interactions: ir.Table, held_out: ir.Table) -> ir.Table:
 
     Of the interactions that are kept, a user's last one is the test target if one is held out, the one before the
     validation target if two are. Everything else is training.
-
-    Args:
-        core_interactions: columns user_id, item_id, timestamp, position.
-        held_out: see `hold_out` and `hold_out_later`.
 
     Returns:
         Columns user_id, item_id, timestamp, position, role (train, validation, test), ordered by (user, position).

@@ -6,12 +6,59 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairrec_pipeline.interactions.sources.raw_files import describe_file
+from pydantic import BaseModel, TypeAdapter
+
+from fairrec_pipeline.interactions.sources.raw_files import file_times
 from fairrec_pipeline.parameters.blocks import Groups, Split
 from fairrec_pipeline.parameters.datasets import Source
+from fairrec_pipeline.storage import sha256
 
 FORMAT = 2
 """Of the prepared data; raised when their tables, or what they mean, change."""
+
+
+class RawFile(BaseModel):
+    """What `raw_files.describe_file` says of a file."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+class PreparedWith(BaseModel):
+    """What the data depend on, as `prepared_with` gives it, and the raw files."""
+
+    format: int
+    dataset: str
+    source: dict[str, Any]
+    split: dict[str, Any]
+    groups: dict[str, Any]
+    raw_files: dict[str, RawFile]
+
+
+class Statistics(BaseModel):
+    """Those of the statistics of prepared data that others rely on; there are more."""
+
+    dataset: str
+    fingerprint: str
+    group_fingerprints: dict[str, str]
+    group_shares: dict[str, dict[str, dict[str, float]]]
+    prepared_with: PreparedWith
+
+
+class _Described(BaseModel):
+    prepared_with: dict[str, Any] = {}
+
+
+def check_statistics(content: Any) -> None:
+    """Make sure that the content of a file is what others rely on; that of another format is prepared again anyway.
+
+    Raises:
+        pydantic.ValidationError: it is not.
+    """
+    TypeAdapter(dict[str, Any]).validate_python(content)
+    if _Described.model_validate(content).prepared_with.get("format") == FORMAT:
+        Statistics.model_validate(content)
 
 
 def prepared_with(dataset: str, source: Source, split: Split, groups: Groups) -> dict[str, Any]:
@@ -53,9 +100,6 @@ def why_prepare(described: Mapping[str, Any] | None, wanted: Mapping[str, Any], 
 
 
 def _is_replaced(path: Path, before: Mapping[str, Any]) -> bool:
-    if not path.exists():
+    if not path.exists() or file_times(path).items() <= before.items():
         return False
-    status = path.stat()
-    if (status.st_size, status.st_mtime_ns) == (before["size"], before["mtime_ns"]):
-        return False  # spares reading a large log before every training
-    return bool(status.st_size != before["size"] or describe_file(path)["sha256"] != before["sha256"])
+    return bool(path.stat().st_size != before["size"] or sha256(path) != before["sha256"])

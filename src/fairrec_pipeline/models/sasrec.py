@@ -48,18 +48,14 @@ class SASRec(nn.Module):
     """Item embedding plus learned positions, pre-norm encoder blocks, a final norm and an output embedding.
 
     Positions count from the end: the newest item of every sequence has position 0. Token `n_items` is the start token.
-    Dropout is active in training mode and draws its masks from `mask_source`.
-
-    Args:
-        n_items: size of the catalogue.
-        backbone: the fields of `Backbone`.
+    Dropout is active in training mode and draws its masks from `mask_source`. The sizes are the fields of `Backbone`.
     """
 
     def __init__(self, n_items: int, **backbone: Any) -> None:
         super().__init__()
         sizes = Backbone(**backbone)
         dim, max_length, dropout, tied = sizes.dim, sizes.max_length, sizes.dropout, sizes.tied_embeddings
-        self.n_items, self.max_length, self.dropout = n_items, max_length, dropout
+        self.n_items, self.max_length, self.dropout, self.copy_window = n_items, max_length, dropout, sizes.copy_window
         self.head_width = dim // sizes.heads
         self.item_embedding = nn.Embedding(n_items + 1, dim)
         self.position_embedding = nn.Embedding(max_length, dim)
@@ -74,17 +70,9 @@ class SASRec(nn.Module):
         self.mask_source = MaskSource(0)  # a training sets another one for every epoch
 
     @property
-    def start_token(self) -> int:
-        return self.n_items
-
-    @property
     def output_table(self) -> Tensor:
         """(n_items, dim) output embedding, without dropout."""
         return self.item_embedding.weight[:-1] if self.output_embedding is None else self.output_embedding.weight
-
-    @property
-    def copy_window(self) -> int:
-        return 0 if self.copy is None else self.copy.window
 
     def forward(self, tokens: Tensor, positions: Tensor, layout: Layout, masks: MaskSource | None = None) -> Tensor:
         """States after each token.
@@ -106,13 +94,7 @@ class SASRec(nn.Module):
         return cast(Tensor, self.final_norm(x))
 
     def newest_states(self, tokens: Tensor, positions: Tensor, buckets: Buckets, ends: Tensor) -> Tensor:
-        """(B, dim) `forward(...)[ends]` without dropout, where the last block works on the newest positions only.
-
-        Args:
-            tokens, positions: as in `forward`.
-            buckets: the sequences.
-            ends: (B,) position of each sequence's newest token.
-        """
+        """(B, dim) `forward(...)[ends]` without dropout, where the last block works on the newest positions only."""
         x = self._embedded(tokens, positions)
         for block in self.blocks[:-1]:
             x = block(x, buckets, self.mask_source)
@@ -162,9 +144,8 @@ class Block(nn.Module):
             q = queries[first : first + b].view(b, self.heads, 1, -1)
             k, v = pad(rows, bucket).view(b, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
             real = torch.arange(length, device=x.device) < lengths[first : first + b, None]
-            parts.append(
-                functional.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None]).reshape(b, dim)
-            )
+            attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None])
+            parts.append(attended.reshape(b, dim))
             first += b
         newest = x[ends] + self.attention_out(torch.cat(parts))
         return cast(Tensor, newest + self.contract(torch.relu(self.expand(self.feed_forward_norm(newest)))))

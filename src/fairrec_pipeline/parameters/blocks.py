@@ -6,9 +6,10 @@ dataset may leave out: a value missing there is an error and not a surprise.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Block(BaseModel):
@@ -17,8 +18,37 @@ class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-Count = Annotated[int, Field(strict=True, ge=1)]
+# Bounds above are far beyond any use: what a typing error allocates or loops over ends, or is refused by
+# `experiments.memory`. Bounds below are from where single precision can still divide by the number.
+MOST = 10**9
+"""Of anything that is counted."""
+LARGEST_SIZE = 2**16
+"""Of a dimension of a model."""
+SMALLEST = 1e-6
+"""Of a divisor: a temperature, a share, a width."""
+
+Count = Annotated[int, Field(strict=True, ge=1, le=MOST)]
+Size = Annotated[int, Field(strict=True, ge=1, le=LARGEST_SIZE)]
+Divisor = Annotated[float, Field(ge=SMALLEST)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+
+LONGEST_NAME = 255
+"""Of a file, in bytes."""
+_OUTSIDE = re.compile(r"^([/\\~]|[A-Za-z]:|.*(^|[/\\])\.\.([/\\]|$)|[a-z0-9+]+://)")
+
+
+def _below(name: str) -> str:
+    if not name or _OUTSIDE.match(name):
+        message = f"a name below the data folder is expected, without `..` and not absolute, got {name!r}"
+        raise ValueError(message)
+    longest = max(len(part.encode(errors="replace")) for part in re.split(r"[/\\]", name))
+    if longest > LONGEST_NAME:
+        message = f"a file system has names of at most {LONGEST_NAME} bytes, this has one of {longest}"
+        raise ValueError(message)
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_below)]
 
 
 class Split(Block):
@@ -30,7 +60,7 @@ class Split(Block):
     train_share: float = Field(gt=0, lt=1, description="temporal: share of the interactions up to that moment")
     core: Count = Field(description="least number of distinct items per user and users per item")
     validation_users: Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] = Field(
-        gt=0, description="count (int) or share (float, at most 1) of the users"
+        gt=0, le=MOST, description="count (int) or share (float, at most 1) of the users"
     )
     seed: Seed = Field(description="draws the validation users, and the order of ties that is random")
     ties: Literal["item", "file", "random"] = Field(
@@ -65,15 +95,17 @@ class Groups(Block):
 class Model(Block):
     """The SASRec backbone (METHODS: backbone)."""
 
-    dim: Count
-    feed_forward: Count
-    blocks: Count
-    heads: Count
+    dim: Size
+    feed_forward: Size
+    blocks: int = Field(strict=True, ge=1, le=1000)
+    heads: Size
     dropout: float = Field(ge=0, lt=1)
-    max_length: int = Field(strict=True, ge=2)
-    init_std: float = Field(gt=0)
+    max_length: int = Field(strict=True, ge=2, le=LARGEST_SIZE)
+    init_std: float = Field(gt=0, le=1e6)
     tied_embeddings: bool = Field(strict=True, description="one table for input and output")
-    copy_window: int = Field(strict=True, ge=0, description="newest items that the copy mechanism scores; 0: none")
+    copy_window: int = Field(
+        strict=True, ge=0, le=LARGEST_SIZE, description="newest items that the copy mechanism scores; 0: none"
+    )
 
     @model_validator(mode="after")
     def _heads(self) -> Model:
@@ -86,17 +118,21 @@ class Model(Block):
 class Train(Block):
     """Budget and optimiser of one arm."""
 
-    epochs: Count
-    steps_per_epoch: Count
-    batch_size: Count
+    epochs: int = Field(strict=True, ge=1, le=10**6)
+    steps_per_epoch: int = Field(strict=True, ge=1, le=10**6)
+    batch_size: int = Field(strict=True, ge=1, le=2**20)
     learning_rate: float = Field(gt=0)
-    warm_up_steps: int = Field(strict=True, ge=0, description="steps over which the learning rate rises from 0")
+    warm_up_steps: int = Field(
+        strict=True, ge=0, le=10**12, description="steps over which the learning rate rises from 0"
+    )
     schedule: Literal["constant", "cosine"] = Field(description="of the learning rate after the warm-up")
-    warm_start_steps: int = Field(strict=True, ge=0, description="steps of ERM before the method itself")
-    patience: int | None = Field(strict=True, ge=1)
+    warm_start_steps: int = Field(strict=True, ge=0, le=10**12, description="steps of ERM before the method itself")
+    patience: int | None = Field(strict=True, ge=1, le=10**6)
     precision: Literal["auto", "fp32", "bf16"]
     cuda_graphs: bool = Field(strict=True, description="on CUDA, record the launches of a step and play them back")
-    item_chunk: int | None = Field(strict=True, ge=1, description="items of the catalogue at a time; null: chosen")
+    item_chunk: int | None = Field(
+        strict=True, ge=1, le=MOST, description="items of the catalogue at a time; null: chosen"
+    )
     checkpoint_seconds: float = Field(ge=0)
 
     @model_validator(mode="after")
@@ -115,4 +151,29 @@ class Evaluate(Block):
     significance: float = Field(gt=0, lt=1)
     correction: Literal["holm", "fdr_bh"]
     other_data: Literal["refuse", "skip"]
-    top_k: Count
+
+
+CHAMPION = "champion"
+"""What `recommend.arm` calls the arm that was promoted last; also the alias of its registered model."""
+
+
+class Recommend(Block):
+    """What the recommend pipeline writes; files lie below data/01_raw/<dataset>/."""
+
+    arm: str | None = Field(description="such as gdro-pop33, or champion; null: the arm of loss and loss_groups")
+    k: Count = Field(description="items a user gets")
+    exclude: FileName | None = Field(description="file of item ids never to recommend")
+    allow: FileName | None = Field(description="file of the only item ids to recommend")
+    users: FileName | None = Field(description="file of histories of users to recommend for; null: all users")
+    filter_seen: bool | None = Field(
+        strict=True, description="leave out the items of a user's history; null: as the arm was evaluated"
+    )
+
+
+class Promote(Block):
+    """Which arm becomes the champion; validation alone decides."""
+
+    rule: Literal["best_overall", "best_worst_group"] = Field(
+        description="highest mean NDCG@20 over all users; or over the worst group, among arms that are good overall"
+    )
+    within: float = Field(ge=0, le=100, description="percent below the best overall that an arm may be, for the latter")

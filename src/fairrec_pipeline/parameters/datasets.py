@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, RootModel, model_validator
 
-from fairrec_pipeline.parameters.blocks import Block, Seed
+from fairrec_pipeline.parameters.blocks import Block, FileName, Seed
 
 
 class Dataset(Block):
@@ -42,8 +41,8 @@ class Synthetic(Dataset):
     """A generated world; see interactions/sources/synthetic.py."""
 
     adapter: Literal["synthetic"]
-    n_users: int = Field(strict=True, ge=10)
-    n_items: int = Field(strict=True, ge=10)
+    n_users: int = Field(strict=True, ge=10, le=10**6)
+    n_items: int = Field(strict=True, ge=10, le=10**7)
     seed: Seed
 
     @property
@@ -56,17 +55,6 @@ RESERVED_NAMES = ("user_id", "train_length", "popularity_ratio", "overall", "tar
 
 
 Value = str | int | float | bool
-_OUTSIDE = re.compile(r"^([/\\~]|[A-Za-z]:|.*(^|[/\\])\.\.([/\\]|$)|[a-z0-9+]+://)")
-
-
-def _below(name: str) -> str:
-    if not name or _OUTSIDE.match(name):
-        message = f"a name below the data folder is expected, without `..` and not absolute, got {name!r}"
-        raise ValueError(message)
-    return name
-
-
-FileName = Annotated[str, AfterValidator(_below)]
 
 
 def _known_encoding(name: str) -> str:
@@ -78,7 +66,9 @@ def _known_encoding(name: str) -> str:
         raise ValueError(message) from error
 
 
-DatasetName = Annotated[str, Field(pattern=r"^[^./\\*?\[\]\s~][^/\\*?\[\]]*$", coerce_numbers_to_str=True)]
+DatasetName = Annotated[
+    str, Field(pattern=r"^[^./\\*?\[\]\s~][^/\\*?\[\]]*$", max_length=200, coerce_numbers_to_str=True)
+]
 """Name of a dataset, and so of a folder: no separators, no patterns. Numbers are names too."""
 
 
@@ -92,7 +82,7 @@ class Csv(Block):
 
 
 class Table(Dataset):
-    """The user's own log: a Parquet or CSV file, and a second one with attributes of the users."""
+    """A log of the user: a Parquet or CSV file, and a second one with attributes of the users."""
 
     adapter: Literal["table"]
     interactions: FileName = Field(description="file, or folder of Parquet files, below data/01_raw/<dataset>/")

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from fairrec_pipeline.parameters.blocks import Block, Evaluate, Groups, Model, Seed, Split, Train
-from fairrec_pipeline.parameters.datasets import Source
+from fairrec_pipeline.parameters.blocks import Block, Evaluate, Groups, Model, Promote, Recommend, Seed, Split, Train
+from fairrec_pipeline.parameters.datasets import DatasetName, Source
 from fairrec_pipeline.parameters.methods import METHODS, Options, arm_name, parts_of_arm
 
 MOST_POINTS = 10_000
@@ -42,7 +42,7 @@ class Parameters(Block):
     loss_groups: str | None
     seed: Seed
     device: Literal["auto", "cpu", "cuda"]
-    datasets: dict[str, Source]
+    datasets: dict[DatasetName, Source]
     split: Split
     groups: Groups
     model: Model
@@ -56,6 +56,8 @@ class Parameters(Block):
         strict=True, ge=1, le=1024, description="trainings of a grid or experiment that run side by side"
     )
     evaluate: Evaluate
+    recommend: Recommend
+    promote: Promote
 
     @property
     def source(self) -> Source:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from fairrec_pipeline.parameters.blocks import Block, Count
+from fairrec_pipeline.parameters.blocks import CHAMPION, LARGEST_SIZE, SMALLEST, Block, Count, Divisor, Size
 
 
 class Options(Block):
@@ -39,7 +39,7 @@ class StreamingDro(GroupDro):
 
 
 class CVaR(Options):
-    alpha: float = Field(gt=0, le=1, description="share of the worst users of a batch")
+    alpha: float = Field(ge=SMALLEST, le=1, description="share of the worst users of a batch")
 
 
 class CVaRDoro(CVaR):
@@ -47,15 +47,15 @@ class CVaRDoro(CVaR):
 
 
 class CVaRSmooth(CVaR):
-    h: float = Field(gt=0, description="width of the threshold, in nats")
+    h: Divisor = Field(description="width of the threshold, in nats")
 
 
 class Chi2(Options):
-    alpha: float = Field(gt=0, le=1, description="share of the smallest group that the ball is to hold")
+    alpha: float = Field(ge=SMALLEST, le=1, description="share of the smallest group that the ball is to hold")
 
 
 class Kl(Options):
-    tau: float = Field(gt=0, description="temperature, in nats")
+    tau: Divisor = Field(description="temperature, in nats")
 
 
 class Arl(Options):
@@ -63,8 +63,8 @@ class Arl(Options):
 
 
 class _Rsr(Options):
-    clusters: Count
-    temperature: float = Field(gt=0, description="of the softmax that gives the clusters their weights")
+    clusters: Size
+    temperature: Divisor = Field(description="of the softmax that gives the clusters their weights")
     weight_learning_rate: float = Field(gt=0)
 
 
@@ -79,12 +79,16 @@ class RsrSoft(_Rsr):
 
 class Causald(Options):
     weight: float = Field(ge=0, le=1, description="of the causal target in the loss; 0 is erm")
-    temperature: float = Field(gt=0, description="of target and student")
+    temperature: Divisor = Field(description="of target and student")
     teachers: Literal["activity", "random", "seeds"] = Field(description="what the teachers differ by")
-    n_teachers: Count
-    samples: int = Field(strict=True, ge=0, description="x' a position and teacher; 0 is plain distillation")
-    positions: int | None = Field(strict=True, ge=1, description="of each user, distilled in a step; null: all")
-    predictor_epochs: Count
+    n_teachers: int = Field(strict=True, ge=1, le=1000)
+    samples: int = Field(
+        strict=True, ge=0, le=LARGEST_SIZE, description="x' a position and teacher; 0 is plain distillation"
+    )
+    positions: int | None = Field(
+        strict=True, ge=1, le=LARGEST_SIZE, description="of each user, distilled in a step; null: all"
+    )
+    predictor_epochs: int = Field(strict=True, ge=1, le=10**6)
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,11 @@ _LONGEST_NAME = 200  # file systems take 255 bytes
 def arm_folder(name: str, seed: int) -> str:
     """`<arm>/seed-<n>`, the name of the arm made fit for one folder: `gdro-a/b` is `gdro-a%2Fb`."""
     return f"{folder_name(name)}/seed-{seed}"
+
+
+def recommended_folder(arm: str | None, chosen: str, seed: int) -> str:
+    """Folder of recommendations: that of `recommend.arm`, or of the arm that loss and loss_groups name."""
+    return CHAMPION if arm == CHAMPION else arm_folder(arm or chosen, seed)
 
 
 def folder_name(name: str) -> str:

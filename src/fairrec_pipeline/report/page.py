@@ -91,7 +91,7 @@ def markdown_report(evidence: Evidence, subject: Subject) -> str:
         evidence: the tables of a comparison.
         subject: what was compared.
     """
-    return _environment().get_template("report.md.j2").render(_context(evidence, subject))
+    return environment().get_template("report.md.j2").render(_context(evidence, subject))
 
 
 def html_report(evidence: Evidence, subject: Subject, figures: Mapping[str, go.Figure]) -> str:
@@ -107,7 +107,7 @@ def html_report(evidence: Evidence, subject: Subject, figures: Mapping[str, go.F
         for name, figure in figures.items()
     }
     context = _context(evidence, subject)
-    return _environment().get_template("report.html.j2").render(context, figures=parts, plotly=get_plotlyjs())
+    return environment().get_template("report.html.j2").render(context, figures=parts, plotly=get_plotlyjs())
 
 
 def comparison_table(comparison: pd.DataFrame, significance: float = 0.05) -> str:
@@ -270,7 +270,8 @@ above the arm's mean, which is erm's, 1, wherever the weights of a batch sum to 
 the same users; 0.5 says that its rules tell nothing."""
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Reads the templates of this room; HTML is escaped, Markdown is not."""
     return Environment(
         loader=PackageLoader("fairrec_pipeline.report"),
         autoescape=select_autoescape(["html.j2"]),

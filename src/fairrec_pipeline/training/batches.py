@@ -16,13 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.copying import (
-    CopiedItems,
-    Encounters,
-    copied_items,
-    copied_items_of_fixed_number,
-    encounters,
-)
+from fairrec_pipeline.models.copying import CopiedItems, Encounters, copied_items, copied_items_of_fixed_number
 from fairrec_pipeline.models.packing import Buckets, Layout, Ragged, buckets_of, to_device
 
 _LEAST_GRAIN = 64
@@ -86,12 +80,10 @@ class Part(NamedTuple):
 
 
 class Batches:
-    """Cuts batches from sequences that stay on the device.
+    """Cuts batches from histories that stay on the device: with targets for evaluation, without for training.
 
     Args:
-        sequences: histories; with targets they are cut for evaluation, without for training.
         max_length: most recent tokens a sequence keeps.
-        device: where the tensors of a batch are.
         copy_window: number of a user's newest items that can be copied; 0 for a model that does not copy.
     """
 
@@ -99,14 +91,15 @@ class Batches:
         self.n_users, self.start_token = sequences.n_users, sequences.n_items
         self.max_length, self.device = max_length, device
         self.for_training = sequences.targets is None
-        # the item before the first one is the start token, so that tokens are the items shifted by one
-        self.items = torch.from_numpy(sequences.items).to(device)
+        # the item before the first one is the start token, so that tokens are the items shifted by one; where no user
+        # has an item, there is one that is never looked at
+        self.items = torch.from_numpy(sequences.items if len(sequences.items) else np.zeros(1, np.int64)).to(device)
         # lengths and offsets stay on the CPU: they decide shapes, and asking a GPU for shapes would stall it
         self.offsets = torch.from_numpy(sequences.offsets[:-1])
         self.lengths = torch.from_numpy(sequences.lengths)
         self.copy_window = copy_window
         if copy_window:
-            self.met = Encounters(*(x.to(device) for x in encounters(sequences.event_users, sequences.items)))
+            self.met = Encounters.of(sequences.event_users, sequences.items, device)
 
     def batch(self, users: Tensor) -> Batch:
         """The packed batch of these users (CPU int64), by falling length."""
@@ -125,15 +118,14 @@ class Batches:
         is_start = token_number == 0
 
         newest, reach = event - 1, token_number.clamp(max=self.copy_window)
-        event, is_start, rows_here = self._to(event), self._to(is_start), self._to(rows)
-        tokens = self.items[(event - 1).clamp(min=0)].masked_fill(is_start, self.start_token)
+        event, is_start = self._to(event), self._to(is_start)
         return Batch(
             users=self._to(users),
-            tokens=tokens,
+            tokens=self.items[(event - 1).clamp(min=0)].masked_fill(is_start, self.start_token),
             positions=self._to(lengths[rows] - 1 - within),
             layout=buckets_of(lengths, self.device),
             targets=self.items[event] if self.for_training else None,
-            rows=rows_here,
+            rows=self._to(rows),
             lengths=self._to(lengths),
             copied=self._copied(newest, reach) if self.copy_window and self.for_training else None,
         )
@@ -162,10 +154,6 @@ class FixedSizeBatches:
     """Cuts training batches on the device, into few sizes, so that no shape depends on whose histories they are.
 
     What is left of a size are more sequences, of start tokens, whose positions are not `real`.
-
-    Args:
-        batches: holds the histories on the device.
-        batch_size: B users a batch.
     """
 
     def __init__(self, batches: Batches, batch_size: int) -> None:
@@ -177,12 +165,9 @@ class FixedSizeBatches:
         self._history, self._offsets = batches.lengths.to(batches.device), batches.offsets.to(batches.device)
 
     def sizes(self, users: Tensor) -> list[int]:
-        """Number of positions for each of S batches, a multiple of `grain`.
+        """Number of positions for each of S batches, a multiple of `grain`; users (S, B) on the CPU.
 
         At least so many are not real that none of the `fillers` is empty.
-
-        Args:
-            users: (S, B) on the CPU.
         """
         real = self._lengths[users].sum(1) + self.fillers - 1
         return ((real // self.grain + 1) * self.grain).tolist()
@@ -193,13 +178,8 @@ class FixedSizeBatches:
         return self.grain // self._batches.max_length + 1
 
     def batch(self, users: Tensor, size: int) -> Batch:
-        """The batch of these users, in their order.
-
-        Args:
-            users: (B,) int64 on the device.
-            size: from `sizes`.
-        """
-        items, start_token, max_length = self._batches.items, self._batches.start_token, self._batches.max_length
+        """The batch of these users, in their order: (B,) int64 on the device, and one of `sizes`."""
+        items, max_length, window = self._batches.items, self._batches.max_length, self._batches.copy_window
         history = self._history[users]
         lengths = history.clamp(max=max_length)
         ends = torch.cumsum(lengths, 0)
@@ -212,8 +192,7 @@ class FixedSizeBatches:
         event = (self._offsets[users][rows] + token_number) * real  # of the item after this token
         is_start = ~real | (token_number == 0)
         copied = None
-        if self._batches.copy_window:
-            window = self._batches.copy_window
+        if window:
             reach = (token_number * real).clamp(max=window)
             copied = copied_items_of_fixed_number(event - 1, reach, items, self._batches.met, window)
         parts = torch.arange(1, self.fillers + 1, device=users.device)
@@ -222,7 +201,7 @@ class FixedSizeBatches:
         longest_filler = -(-(self.grain + self.fillers - 1) // self.fillers)
         return Batch(
             users=users,
-            tokens=items[(event - 1).clamp(min=0)].masked_fill(is_start, start_token),
+            tokens=items[(event - 1).clamp(min=0)].masked_fill(is_start, self._batches.start_token),
             positions=to_end.clamp(min=0),
             layout=Ragged(offsets.to(torch.int32), max(max_length, longest_filler)),
             targets=items[event],
@@ -239,9 +218,7 @@ class UserStream:
     Batch t is a function of (seed, t) alone, so a resumed training needs no generator state.
 
     Args:
-        n_users: users 0 .. n_users - 1.
         batch_size: users a batch; a batch may span two passes.
-        seed: of the shuffling.
         balance: (n_users,) group of each user: every group has such a stream, and they take turns. Each then
             has an equal share of every batch, to one user; a user of a small group comes more often.
     """
@@ -256,13 +233,14 @@ class UserStream:
         """(batch_size,) users of batch `step`, counted from 0."""
         stream = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         users = np.empty_like(stream)
-        needed: dict[tuple[int, int], np.ndarray] = {}
+        needed = {}
         for group, members in enumerate(self._members):
             turns = np.flatnonzero(stream % len(self._members) == group)
             passes, at = np.divmod(stream[turns] // len(self._members), len(members))
             for number in np.unique(passes).tolist():
                 key = (group, number)
-                needed[key] = self._passes[key] if key in self._passes else self._shuffled(*key)
+                known = self._passes.get(key)
+                needed[key] = self._shuffled(*key) if known is None else known
                 here = passes == number
                 users[turns[here]] = needed[key][at[here]]
         self._passes = needed

@@ -23,13 +23,7 @@ from fairrec_pipeline.training.step import TrainingStep
 
 
 class EpochOutcome(NamedTuple):
-    """What S steps leave behind.
-
-    Attributes:
-        users: (S, B) indices of the users of each step.
-        losses: (S, B) their losses in nats.
-        weights: (S, B) the objective's weights for them.
-    """
+    """What S steps leave behind, (S, B) each: indices of their users, losses in nats, the objective's weights."""
 
     users: Tensor
     losses: Tensor
@@ -39,23 +33,14 @@ class EpochOutcome(NamedTuple):
 class StepRunner:
     """Runs steps that Python launches one by one, on batches that are cut on the CPU.
 
-    Args:
-        step: does one.
-        batches: of the training histories.
-        state: of the objective before the first step, on the device.
+    The state is that of the objective before the first step, on the device.
     """
 
     def __init__(self, step: TrainingStep, batches: Batches, state: State) -> None:
         self.step, self.batches, self.state = step, batches, state
 
     def run(self, users: Tensor, learning_rates: Sequence[float], first: int) -> EpochOutcome:
-        """Run S steps.
-
-        Args:
-            users: (S, B) int64 on the CPU.
-            learning_rates: S of them.
-            first: number of the first step, from 0.
-        """
+        """Run S steps on users (S, B), int64 on the CPU; `first` is the number of the first step, from 0."""
         outcomes = []
         for number, (drawn, rate) in enumerate(zip(users, learning_rates, strict=True), first):
             batch = self.batches.batch(drawn)
@@ -73,11 +58,7 @@ class GraphRunner(StepRunner):
     makes what is made at first use; the second is recorded, and it and every further one are played back. From here on
     parameters, optimiser and state may be read between calls, and written in place, but not be replaced.
 
-    Args:
-        step: does one; it has to be `recordable`.
-        batches: of the training histories.
-        state: of the objective before the first step, on the device.
-        shape: (S, B) of every call.
+    The step has to be `recordable`; every call has users of the same shape (S, B).
     """
 
     def __init__(self, step: TrainingStep, batches: Batches, state: State, shape: tuple[int, int]) -> None:
@@ -161,15 +142,7 @@ class GraphRunner(StepRunner):
 def make_runner(
     step: TrainingStep, batches: Batches, state: State, shape: tuple[int, int], *, cuda_graphs: bool = True
 ) -> StepRunner:
-    """A `GraphRunner` where that is wanted and possible: on CUDA, if nothing in a step is asked of the device.
-
-    Args:
-        step: does one step.
-        batches: of the training histories.
-        state: of the objective before the first step, on the device.
-        shape: (S, B) of every call.
-        cuda_graphs: whether graphs are wanted.
-    """
+    """A `GraphRunner` where that is wanted and possible: on CUDA, if nothing in a step is asked of the device."""
     possible = step.recordable and step.bf16  # which attention without padding needs
     if cuda_graphs and possible and has_ragged_kernel(step.model.head_width, step.model.dropout, batches.device):
         return GraphRunner(step, batches, state, shape)

@@ -23,15 +23,8 @@ TOKENS_AT_ONCE = 2**15
 
 
 class CutHistories(NamedTuple):
-    """Histories to score, cut into batches on the device.
+    """Histories to score: what cuts them on the device, and the batches of all of them once, by length."""
 
-    Attributes:
-        n_users: how many.
-        batches: cuts them.
-        cut: all of them once, by length.
-    """
-
-    n_users: int
     batches: Batches
     cut: Iterable[Batch]
 
@@ -41,7 +34,7 @@ def cut_histories(model: SASRec, sequences: Histories, *, again: bool = False) -
     device, window = model.output_table.device, model.copy_window
     batches = Batches(sequences, max_length=model.max_length, device=device, copy_window=window)
     cut = batches.in_order(TOKENS_AT_ONCE)
-    return CutHistories(sequences.n_users, batches, list(cut) if again else cut)
+    return CutHistories(batches, list(cut) if again else cut)
 
 
 @torch.no_grad()
@@ -50,7 +43,7 @@ def encode(model: SASRec, histories: Histories | CutHistories) -> Tensor:
     if isinstance(histories, Histories):
         histories = cut_histories(model, histories)
     model.eval()
-    states = torch.empty(histories.n_users, model.output_table.shape[1], device=model.output_table.device)
+    states = torch.empty(histories.batches.n_users, model.output_table.shape[1], device=model.output_table.device)
     for batch in histories.cut:
         assert isinstance(batch.layout, Buckets)  # of `Batches.batch`
         newest = model.newest_states(batch.tokens, batch.positions, batch.layout, batch.ends)
@@ -90,12 +83,7 @@ class ModelScorer:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model ready to score.
-
-    Attributes:
-        model: in evaluation mode, on the device.
-        catalogue: (n_items,) item id of every code.
-    """
+    """A model in evaluation mode on its device, and its catalogue: (n_items,) item id of every code."""
 
     model: SASRec
     catalogue: np.ndarray

@@ -21,13 +21,7 @@ scores hang on the states of the first pass; its models are small, and the head 
 
 
 class StepOutcome(NamedTuple):
-    """What a step leaves behind.
-
-    Attributes:
-        losses: (B,) detached losses of `batch.users` in nats.
-        weights: (B,) the objective's weights for them.
-        state: the objective's state after the batch.
-    """
+    """Detached losses (B,) of `batch.users` in nats, the objective's weights (B,) for them, its state afterwards."""
 
     losses: Tensor
     weights: Tensor
@@ -38,8 +32,6 @@ class TrainingStep:
     """Minimises `sum_u q_u l_u` over a batch, q from the objective, l_u the mean over the user's real positions.
 
     Args:
-        model, optimizer: what is trained.
-        objective: losses in, weights out.
         groups: (n_users,) int64 group of each user on the device; None for group-agnostic objectives.
         bf16: run the products in bfloat16; weights, optimiser state and losses stay float32.
         warm_start_steps: every user weighs the same in so many first steps, and the objective is not asked.
@@ -82,7 +74,8 @@ class TrainingStep:
         assert batch.targets is not None  # a training batch
         self.optimizer.zero_grad()
         packed_on_cpu = isinstance(batch.layout, Buckets) and batch.tokens.device.type == "cpu"
-        twice = packed_on_cpu and self._few_have_weight(number)
+        few = self.objective.share_with_weight <= FEW and number >= self.warm_start_steps
+        twice = packed_on_cpu and few and self.model.copy is None
         masks = KeptMasks(self.model.mask_source) if twice else self.model.mask_source
         with torch.set_grad_enabled(not twice):
             states = self._states(batch, masks)
@@ -132,20 +125,12 @@ class TrainingStep:
         of_items = self.item_weights[batch.targets]
         return of_items if batch.real is None else of_items * batch.real
 
-    def _few_have_weight(self, number: int) -> bool:
-        few = self.objective.share_with_weight <= FEW and number >= self.warm_start_steps
-        return few and self.model.copy is None
-
     def gradients(
         self, batch: Batch, losses: SoftmaxLosses, coefficients: Tensor, number: int
     ) -> tuple[Tensor, Tensor]:
         """Gradients of the step's loss by the states (n, dim) and the output weight (n_items, dim).
 
-        A method with a second loss on the same states adds its gradients here, where a user has weight.
-
-        Args:
-            losses: cross-entropies of the n positions, with their states and the output weight.
-            coefficients: (n,) factor of each position's cross-entropy.
-            number: of the step.
+        A method with a second loss on the same states adds its gradients here, where a user has weight. The
+        cross-entropies of the n positions count with their coefficients (n,).
         """
         return losses.gradients(coefficients)

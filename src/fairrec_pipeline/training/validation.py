@@ -12,13 +12,7 @@ from fairrec_pipeline.training.scoring import CutHistories, ModelScorer, cut_his
 
 
 class Validation:
-    """Validates a model again and again; what its weights do not change is made once, when it is first wanted.
-
-    Args:
-        model: in training.
-        histories: with the targets to rank.
-        filter_seen: items of the history are not ranked.
-    """
+    """Validates a model again and again; what its weights do not change is made once, when it is first wanted."""
 
     def __init__(self, model: SASRec, histories: Histories, *, filter_seen: bool) -> None:
         self.model, self.histories, self.filter_seen = model, histories, filter_seen

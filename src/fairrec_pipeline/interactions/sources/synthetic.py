@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fairrec_pipeline.interactions.columns import ITEM, TIMESTAMP, USER
+from fairrec_pipeline.memory import available_memory, require_memory
 
 SEGMENT = "segment"
 
@@ -65,14 +66,21 @@ def generate(n_users: int, n_items: int, seed: int) -> tuple[pd.DataFrame, pd.Da
     """Generate the events and the users.
 
     Args:
-        n_users: users; each has 8 to 200 events, 18 on average.
-        n_items: items of the catalogue; rare ones may stay without an event.
-        seed: same seed and sizes, same world.
+        n_users: each has 8 to 200 events, 18 on average.
+        n_items: of the catalogue; rare ones may stay without an event.
 
     Returns:
         events: user_id, item_id, timestamp (seconds since 1970), all int64, per user in order of time.
         users: user_id and segment: `mainstream`, `niche-a`, ...: a noisy sign of the taste.
+
+    Raises:
+        OptionError: it would not fit into memory.
     """
+    needs = {
+        "histories of the users [n_users]": 40 * n_users * _MAX_LENGTH,
+        "items and what follows them [n_items]": 150 * n_items,
+    }
+    require_memory(needs, "generating the synthetic world", available=available_memory())
     rng = np.random.default_rng(seed)
     tastes = _tastes(n_items, rng)
     share = np.full(tastes.count, (1 - _MAINSTREAM_USERS) / max(tastes.count - 1, 1))
@@ -87,16 +95,13 @@ def generate(n_users: int, n_items: int, seed: int) -> tuple[pd.DataFrame, pd.Da
     times = _START + rng.integers(_START_SPREAD, size=(n_users, 1)) + gaps.cumsum(axis=1)
     # Shuffled ids: neither a user's taste nor an item's popularity can be read from the number.
     item_ids = rng.permutation(n_items) + 1
+    users = np.arange(1, n_users + 1)
     events = pd.DataFrame(
-        {
-            USER: np.repeat(np.arange(1, n_users + 1), lengths),
-            ITEM: item_ids[histories[happened]],
-            TIMESTAMP: times[happened],
-        }
+        {USER: np.repeat(users, lengths), ITEM: item_ids[histories[happened]], TIMESTAMP: times[happened]}
     )
     shown = np.where(rng.random(n_users) < _SEGMENT_IS_TASTE, taste, rng.choice(tastes.count, n_users, p=share))
     names = np.array(["mainstream", *(f"niche-{chr(ord('a') + niche)}" for niche in range(tastes.count - 1))])
-    return events, pd.DataFrame({USER: np.arange(1, n_users + 1), SEGMENT: names[shown]})
+    return events, pd.DataFrame({USER: users, SEGMENT: names[shown]})
 
 
 def _tastes(n_items: int, rng: np.random.Generator) -> Tastes:
@@ -134,7 +139,6 @@ def _walk(tastes: Tastes, taste: Integers, lengths: Integers, rng: np.random.Gen
         visited = tastes.draw(mainstream[users], choice)
         drawn = tastes.draw(taste[users], choice)
         bounds = np.cumsum([_FOLLOW, _REPEAT, _VISIT])
-        histories[users, step] = np.select(
-            [kind < bound for bound in bounds], [followed, repeated, visited], default=drawn
-        )
+        kinds = [kind < bound for bound in bounds]
+        histories[users, step] = np.select(kinds, [followed, repeated, visited], default=drawn)
     return histories

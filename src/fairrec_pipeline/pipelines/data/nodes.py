@@ -11,8 +11,8 @@ from typing import Any
 
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.core_filter import core_events, core_filter
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.groups import assign_groups as assign_user_groups
 from fairrec_pipeline.interactions.leave_one_out import hold_out, hold_out_later, split_roles, training_interactions
 from fairrec_pipeline.interactions.preparation import prepared_with

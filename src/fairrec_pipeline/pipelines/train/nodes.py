@@ -11,6 +11,7 @@ from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.spec import Plan
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.comparison.selection import refuse_incomparable
+from fairrec_pipeline.experiments.memory import require_memory_for
 from fairrec_pipeline.experiments.run import run
 from fairrec_pipeline.interactions.prepared import PreparedHistories, prepare_data
 from fairrec_pipeline.parameters.blocks import Evaluate
@@ -28,6 +29,7 @@ def train_arms(
     """Train and evaluate the arms of a plan that are missing; yields each when it is complete, to be saved."""
     plan.require_runnable()
     data = prepare_data(histories, user_groups.to_pandas(), statistics, dataset)
+    require_memory_for(plan, data, at_once=trials_at_once)
     yield from run(plan, data, arms, at_once=trials_at_once)
 
 
