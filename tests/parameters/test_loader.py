@@ -185,7 +185,7 @@ def test_a_grid_that_the_run_does_not_use_need_not_fit() -> None:
     heads = {"grids": {"erm": {"model.heads": [1, 3]}}}
     assert points(plan("train", **heads)) == {"erm": 0}
     with pytest.raises(
-        FairrecError, match=r"grids\.erm\.model: dim must be a multiple of heads, got dim 64 and heads 3"
+        FairrecError, match=r"grids\.erm\.model: dim must be a multiple of heads, got dim 16 and heads 3"
     ):
         plan("tune", **heads)
 
@@ -220,7 +220,7 @@ def test_an_environment_wins_over_the_dataset(project: Path) -> None:
     assert (found["train"]["epochs"], found["train"]["schedule"], found["model"]["dim"]) == (77, "cosine", 8)
     assert load(rocket, "local", project / "conf")["train"]["epochs"] == 78
     assert load({**rocket, "train": {"epochs": 5}}, "mine", project / "conf")["train"]["epochs"] == 5
-    assert load(env="mine", conf=project / "conf")["model"]["dim"] == 64
+    assert load(env="mine", conf=project / "conf")["model"]["dim"] == 16
 
 
 def test_names_of_datasets_may_be_numbers(project: Path) -> None:

@@ -105,7 +105,7 @@ class RegisteredModel(AbstractDataset[Promotion, dict[str, Any]]):
         try:
             yield
         except (MlflowException, OSError) as error:
-            reason = str(error).strip().partition("\n")[0][:300]
+            reason = str(error).strip().partition("\n")[0][:160]
             message = (
                 f"{self._name} cannot {what} MLflow's registry at {mlflow.get_registry_uri()} ({reason}), so "
                 "champion.json is as it was: start the server or set MLFLOW_TRACKING_URI to another, and run the same "

@@ -101,7 +101,7 @@ def group_table(
     rows, origins = comparison[comparison[METRIC] == metric], origins_of(comparison)
     by_split = {split: rows[rows[SPLIT] == split] for split in splits}
     columns = {
-        (split, str(group)): _column(cells, significance)
+        (split, str(group)): cells_of_arms(cells, significance)
         for split, of_split in by_split.items()
         for group, cells in of_split.groupby(GROUP, sort=False)
     }
@@ -216,6 +216,12 @@ def origins_of(comparison: pd.DataFrame) -> dict[str, str]:
     }
 
 
+def is_untrained(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows are of baselines: neither trained here nor recommendations of another system."""
+    baselines: pd.Series[bool] = (rows["n_seeds"] == 0) & (rows["loss"] != FOREIGN)
+    return baselines
+
+
 def number(value: float) -> str:
     """A metric with four decimals."""
     return f"{value:.4f}"
@@ -236,9 +242,15 @@ def _tests(row: Any, significance: float) -> dict[str, bool]:
     }
 
 
-def _column(rows: pd.DataFrame, significance: float) -> dict[str, Cell]:
+def cells_of_arms(rows: pd.DataFrame, significance: float) -> dict[str, Cell]:
+    """By arm, the marked value of one group and metric.
+
+    Args:
+        rows: of a comparison, one an arm.
+        significance: level of the star.
+    """
     trained = rows["n_seeds"] > 0
-    untrained_best = rows.loc[~trained & (rows["loss"] != FOREIGN), VALUE].max()
+    untrained_best = rows.loc[is_untrained(rows), VALUE].max()
     ranking = sorted(rows.loc[trained, VALUE].unique(), reverse=True) if trained.sum() > 1 else []
     return {
         row.arm: Cell(
