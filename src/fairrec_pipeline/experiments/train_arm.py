@@ -11,7 +11,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -20,7 +19,6 @@ from fairrec_pipeline.arms.record import DIVERGED, ArmRecord, Card, SavedModel
 from fairrec_pipeline.arms.spec import ArmSpec
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.interactions.columns import USER
-from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.interactions.statistics import label_columns
 from fairrec_pipeline.metrics.by_group import group_metrics
@@ -110,7 +108,7 @@ def record_of(
     """
     card, fitted = train(spec, data, store)
     model = SavedModel(fitted.weights, _config(spec, data))
-    (tested, lists), (validated, _) = evaluate(model, spec, data.test, data.validation)
+    evaluated = evaluate(model, spec, data)
     users = fitted.user_weights.copy()
     users.insert(0, USER, data.train.users[users.pop("user")])
     return ArmRecord.of(
@@ -118,30 +116,26 @@ def record_of(
         model=model,
         training_history=fitted.history,
         user_weights=users,
-        user_metrics=tested,
-        validation_user_metrics=validated,
-        group_metrics=group_metrics(tested, data.user_groups),
-        item_metrics=item_metrics(lists, data.train, data.test, tested, data.user_groups),
+        **evaluated,
         tuning_runs=tuning_runs,
     )
 
 
-def evaluate(model: SavedModel, spec: ArmSpec, *held_out: Histories) -> list[tuple[pd.DataFrame, np.ndarray]]:
-    """Rank every target of these histories.
-
-    Returns:
-        For each, one row per user (see `metrics.ranking.user_metrics`), and (n_users, 20) the items of every user's
-        list (see `metrics.item_side.ListKeeper.lists`).
-    """
+def evaluate(model: SavedModel, spec: ArmSpec, data: PreparedData) -> dict[str, pd.DataFrame]:
+    """Rank every held-out target: user_metrics, validation_user_metrics, group_metrics, item_metrics of a record."""
     with _ONE_AT_A_TIME:
         trained = restore_model(model, resolve_device(spec.device))
-    tables = []
-    for histories in held_out:
-        options: dict[str, Any] = {"filter_seen": spec.filter_seen, "device": trained.device}
-        scorer = ListKeeper(ModelScorer(trained.model, histories), histories, **options)
-        ranks, losses = rank_and_loss(scorer, histories, **options)
-        tables.append((user_metrics(histories, ranks, losses), scorer.lists))
-    return tables
+    options: dict[str, Any] = {"filter_seen": spec.filter_seen, "device": trained.device}
+    lists = ListKeeper(ModelScorer(trained.model, data.test), data.test, **options)
+    tested = user_metrics(data.test, *rank_and_loss(lists, data.test, **options))
+    scorer = ModelScorer(trained.model, data.validation)
+    validated = user_metrics(data.validation, *rank_and_loss(scorer, data.validation, **options))
+    return {
+        "user_metrics": tested,
+        "validation_user_metrics": validated,
+        "group_metrics": group_metrics(tested, data.user_groups),
+        "item_metrics": item_metrics(lists.lists, data.train, data.test, tested, data.user_groups),
+    }
 
 
 def _card(spec: ArmSpec, data: PreparedData) -> Card:

@@ -242,8 +242,9 @@ def fitting_chunk(device: torch.device) -> int:
 
 
 def _exponentials(logits: Tensor, level: Tensor) -> Tensor:
-    """`exp(logit - level)` in place, at least exp(-60)."""
-    return logits.sub_(level).clamp_(min=_NOTHING_BELOW).exp_()
+    """`exp(logit - level)` in place; on the CPU at least exp(-60). A GPU would pay for a pass and gain nothing."""
+    below = logits.sub_(level)
+    return (below.clamp_(min=_NOTHING_BELOW) if below.device.type == "cpu" else below).exp_()
 
 
 def _rows_of(targets: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -256,6 +256,10 @@ def _training_sections(evidence: Evidence, subject: Subject) -> Iterable[Section
         yield Section("Parameters", tables={"": parameters})
 
 
+_SUMMARY_NOTE = """\\* differs from erm, † also after the correction, ‡ also for another training, ↓ below the best
+untrained arm. Bold: best trained arm. To erm: percent of erm's value in the same group."""
+
+
 def _further_sections(evidence: Evidence, subject: Subject) -> Iterable[Section]:
     """Slices, files of other systems, items, and what stands behind every number."""
     level = subject.evaluate.significance
@@ -275,8 +279,6 @@ def _further_sections(evidence: Evidence, subject: Subject) -> Iterable[Section]
         yield Section("Audit", tables={"": audit_table(evidence.audit)}, note=AUDIT_NOTE)
 
 
-_SUMMARY_NOTE = """\\* differs from erm, † also after the correction, ‡ also for another training, ↓ below the best
-untrained arm. Bold: best trained arm. To erm: percent of erm's value in the same group."""
 _LEGEND = """\\* differs from erm: paired t-test over users, p < {level}, uncorrected (the paper's test). † differs also
 after the {correction} correction over all trained arms and groups of the split. ‡ differs also for another training of
 both arms (users and seeds as samples, from 3 seeds on), after the same correction. ↓ below the best untrained arm.

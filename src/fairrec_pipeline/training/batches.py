@@ -150,10 +150,32 @@ class Batches:
             yield self.batch(users)
 
 
+class CutSteps(NamedTuple):
+    """The positions of S batches, cut at once; W is the largest size.
+
+    Attributes:
+        users: (S, B) int64.
+        lengths: (S, B) int64 number of positions of each user.
+        offsets: (S, B + fillers + 1) int32, where each sequence begins and the last one ends.
+        cells: (S, parts, W) int64; the parts are token, position, target, row in the batch, whether it is real, and for
+            a model that copies the newest event of the history and how many events to look back.
+    """
+
+    users: Tensor
+    lengths: Tensor
+    offsets: Tensor
+    cells: Tensor
+
+
 class FixedSizeBatches:
     """Cuts training batches on the device, into few sizes, so that no shape depends on whose histories they are.
 
-    What is left of a size are more sequences, of start tokens, whose positions are not `real`.
+    What is left of a size are more sequences, of start tokens, whose positions are not `real`. The batches of an epoch
+    are cut at once, since each of the many small operators costs more than its numbers.
+
+    Args:
+        batches: holds the histories on the device.
+        batch_size: B users a batch.
     """
 
     def __init__(self, batches: Batches, batch_size: int) -> None:
@@ -177,38 +199,60 @@ class FixedSizeBatches:
         """So many that they are about as long as a sequence can be: one long one would hold up the others."""
         return self.grain // self._batches.max_length + 1
 
-    def batch(self, users: Tensor, size: int) -> Batch:
-        """The batch of these users, in their order: (B,) int64 on the device, and one of `sizes`."""
-        items, max_length, window = self._batches.items, self._batches.max_length, self._batches.copy_window
+    def cut(self, users: Tensor, sizes: list[int], width: int) -> CutSteps:
+        """The positions of S batches.
+
+        Args:
+            users: (S, B) int64 on the device.
+            sizes: S of them, from `sizes`.
+            width: W, none of the sizes is larger.
+        """
+        items, max_length, n = self._batches.items, self._batches.max_length, users.shape[1]
         history = self._history[users]
         lengths = history.clamp(max=max_length)
-        ends = torch.cumsum(lengths, 0)
-        cells = torch.arange(size, device=users.device)
+        ends = torch.cumsum(lengths, 1)
+        cells = torch.arange(width, device=users.device).repeat(len(users), 1)
         rows = torch.searchsorted(ends, cells, right=True)
-        real = rows < len(users)
-        rows = rows.clamp(max=len(users) - 1)
-        to_end = ends[rows] - 1 - cells
-        token_number = history[rows] - 1 - to_end  # 0 is the start token, j the j-th item
-        event = (self._offsets[users][rows] + token_number) * real  # of the item after this token
+        real = rows < n
+        rows = rows.clamp(max=n - 1)
+        to_end = ends.gather(1, rows) - 1 - cells
+        token_number = history.gather(1, rows) - 1 - to_end  # 0 is the start token, j the j-th item
+        event = (self._offsets[users].gather(1, rows) + token_number) * real  # of the item after this token
         is_start = ~real | (token_number == 0)
-        copied = None
-        if window:
-            reach = (token_number * real).clamp(max=window)
-            copied = copied_items_of_fixed_number(event - 1, reach, items, self._batches.met, window)
-        parts = torch.arange(1, self.fillers + 1, device=users.device)
-        fillers = ends[-1] + parts * (size - ends[-1]) // self.fillers
-        offsets = functional.pad(torch.cat((ends, fillers)), (1, 0))
+        tokens = items[(event - 1).clamp(min=0)].masked_fill(is_start, self._batches.start_token)
+        parts = [tokens, to_end.clamp(min=0), items[event], rows, real.long()]
+        if self._batches.copy_window:
+            parts += [event - 1, (token_number * real).clamp(max=self._batches.copy_window)]
+        numbers, last = torch.arange(1, self.fillers + 1, device=users.device), ends[:, -1:]
+        fillers = last + numbers * (to_device(torch.tensor(sizes), users.device)[:, None] - last) // self.fillers
+        offsets = functional.pad(torch.cat((ends, fillers), 1), (1, 0)).to(torch.int32)
+        return CutSteps(users, lengths, offsets, torch.stack(parts, 1))
+
+    def batch(self, steps: CutSteps, at: Tensor, size: int) -> Batch:
+        """The batch of a step, its users in their order.
+
+        Args:
+            steps: from `cut`.
+            at: (1,) int64 on the device, which of the steps.
+            size: of that step.
+        """
+        users, lengths, offsets, cells = (x.index_select(0, at)[0] for x in steps)
+        tokens, positions, targets, rows, real, *of_copying = cells[:, :size].unbind()
+        batches, copied = self._batches, None
+        if of_copying:
+            newest, reach = of_copying
+            copied = copied_items_of_fixed_number(newest, reach, batches.items, batches.met, batches.copy_window)
         longest_filler = -(-(self.grain + self.fillers - 1) // self.fillers)
         return Batch(
             users=users,
-            tokens=items[(event - 1).clamp(min=0)].masked_fill(is_start, self._batches.start_token),
-            positions=to_end.clamp(min=0),
-            layout=Ragged(offsets.to(torch.int32), max(max_length, longest_filler)),
-            targets=items[event],
+            tokens=tokens,
+            positions=positions,
+            layout=Ragged(offsets, max(batches.max_length, longest_filler)),
+            targets=targets,
             rows=rows,
             lengths=lengths,
             copied=copied,
-            real=real,
+            real=real.bool(),
         )
 
 

@@ -203,7 +203,9 @@ class _Training:
         balance = groups if objective.balanced_batches else None
         self.stream = UserStream(data.train.n_users, train.batch_size, spec.seed, balance)
         self.initial_state = _on(device, objective.initial_state())
-        self.validation = Validation(self.model, data.validation, filter_seen=spec.filter_seen)
+        # on the CPU a validation stays in single precision, which costs it little and keeps its numbers
+        quick = self.step.bf16 and device.type == "cuda"
+        self.validation = Validation(self.model, data.validation, filter_seen=spec.filter_seen, bf16=quick)
         self.windows = torch.zeros(2, WINDOWS, data.train.n_users, device=device)  # how often drawn, sum of B q_u
         self.best: dict[str, Tensor] = {}
         self.progress = Progress()

@@ -13,6 +13,7 @@ from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead, SoftmaxLosses
 from fairrec_pipeline.objectives.base import LossBatch, Objective, State
 from fairrec_pipeline.training.batches import Batch, Part
+from fairrec_pipeline.training.half_weights import HalfWeights
 
 FEW = 0.5
 """Up to this share of users with weight the step goes through their sequences twice on the CPU, first without and then
@@ -55,6 +56,7 @@ class TrainingStep:
         self.model, self.optimizer, self.objective, self.groups, self.bf16 = model, optimizer, objective, groups, bf16
         self.warm_start_steps = warm_start_steps
         self.head = head or SoftmaxHead()
+        self.half_weights = HalfWeights(model) if bf16 else None
         weights, parameter = objective.item_weights, model.output_table
         self.item_weights = None if weights is None else weights.to(parameter)
 
@@ -109,13 +111,17 @@ class TrainingStep:
         gradients |= {states: by_states, weight: by_weight}
         trained = {x: gradient for x, gradient in gradients.items() if x.requires_grad}
         torch.autograd.backward(list(trained), list(trained.values()))
+        if self.half_weights:
+            self.half_weights.move_gradients()
         return StepOutcome(per_user, weights, state)
 
     def _states(self, sequences: Batch | Part, masks: MaskSource) -> Tensor:
         device = sequences.tokens.device.type
-        # every weight is cast once a pass anyway, and a cast that is kept cannot be recorded
+        copies = self.half_weights.refresh() if self.half_weights else None
+        # what is cast besides is cast once a pass anyway, and a cast that is kept cannot be recorded
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=False):
-            states: Tensor = self.model(sequences.tokens, sequences.positions, sequences.layout, masks)
+            inputs = (sequences.tokens, sequences.positions, sequences.layout, masks)
+            states: Tensor = torch.func.functional_call(self.model, copies, inputs) if copies else self.model(*inputs)
         return states
 
     def _factors(self, batch: Batch) -> Tensor | None:
