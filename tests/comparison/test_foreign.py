@@ -41,6 +41,20 @@ def scores_of(data: PreparedHistories) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(1).normal(size=(data.test.n_users, data.test.n_items)))
 
 
+def lists_of(data: PreparedHistories, k: int) -> pd.DataFrame:
+    """The k best items of every user as a system would write them."""
+    scores, order = torch.sort(scores_of(data), dim=1, descending=True)
+    n_users = data.test.n_users
+    return pd.DataFrame(
+        {
+            "user_id": np.repeat(data.test.users, k),
+            "item_id": data.test.catalogue[order[:, :k].numpy().ravel()],
+            "rank": np.tile(np.arange(1, k + 1), n_users),
+            "score": scores[:, :k].numpy().ravel(),
+        }
+    )
+
+
 @pytest.mark.parametrize("text", [False, True])
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 @pytest.mark.parametrize("column", ["rank", "score"])
@@ -50,7 +64,7 @@ def test_a_model_gets_the_numbers_that_it_has_here(tmp_path, text, ending, colum
     data = prepared(text=text)
     scores = scores_of(data)
     # what is seen is in the file as well: it is taken out where seen items are left out
-    lists = top_k(lambda users: scores[users].clone(), data.test, data.test.n_items, filter_seen=False)
+    lists = lists_of(data, data.test.n_items)
     lists = lists[["user_id", "item_id", column]].sample(frac=1, random_state=0)
     lists = lists.rename(columns={"user_id": "user"}) if column == "rank" else lists
     getattr(lists, f"to_{ending}")(tmp_path / f"other.{ending}", index=False)
@@ -90,7 +104,7 @@ def test_an_item_that_is_not_in_the_catalogue_fills_its_place(tmp_path, caplog):
 
 def test_it_stands_in_the_comparison_with_tests_and_in_a_family_for_itself(tmp_path):
     data = prepared()
-    lists = top_k(lambda users: scores_of(data)[users], data.test, 20, filter_seen=False)
+    lists = lists_of(data, 20)
     lists.to_csv(tmp_path / "theirs.csv", index=False)
     ranks = np.random.default_rng(0).integers(1, 25, 60)
     erm = record_of("erm", user_metrics(data.test, ranks, None), card={"data_fingerprint": data.fingerprint})

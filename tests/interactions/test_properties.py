@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fairrec_pipeline.interactions.errors import DataError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.core_filter import core_events
 from fairrec_pipeline.interactions.leave_one_out import hold_out
 from fairrec_pipeline.interactions.sources import read_source

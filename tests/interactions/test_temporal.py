@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from fairrec_pipeline.interactions.errors import DataError
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.core_filter import core_filter
 from fairrec_pipeline.interactions.leave_one_out import hold_out_later, split_roles, training_interactions
 

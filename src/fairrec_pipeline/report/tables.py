@@ -216,6 +216,12 @@ def origins_of(comparison: pd.DataFrame) -> dict[str, str]:
     }
 
 
+def is_untrained(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows are of baselines: neither trained here nor recommendations of another system."""
+    baselines: pd.Series[bool] = (rows["n_seeds"] == 0) & (rows["loss"] != FOREIGN)
+    return baselines
+
+
 def number(value: float) -> str:
     """A metric with four decimals."""
     return f"{value:.4f}"
@@ -244,7 +250,7 @@ def cells_of_arms(rows: pd.DataFrame, significance: float) -> dict[str, Cell]:
         significance: level of the star.
     """
     trained = rows["n_seeds"] > 0
-    untrained_best = rows.loc[~trained & (rows["loss"] != FOREIGN), VALUE].max()
+    untrained_best = rows.loc[is_untrained(rows), VALUE].max()
     ranking = sorted(rows.loc[trained, VALUE].unique(), reverse=True) if trained.sum() > 1 else []
     return {
         row.arm: Cell(

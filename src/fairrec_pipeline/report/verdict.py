@@ -13,7 +13,7 @@ import pandas as pd
 from fairrec_pipeline.comparison.comparison import LEAST_SEEDS, REFERENCE
 from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
 from fairrec_pipeline.metrics.by_group import GROUP, HEADLINE_METRIC, METRIC, OVERALL, SPLIT, VALUE
-from fairrec_pipeline.report.tables import Cell, Row, Table, cells_of_arms, extremes_of_arms, number
+from fairrec_pipeline.report.tables import Cell, Row, Table, cells_of_arms, extremes_of_arms, is_untrained, number
 
 MOST_ROWS = 8
 _MOST_NAMES = 3
@@ -42,7 +42,7 @@ class Answer:
 
     @property
     def untrained(self) -> pd.DataFrame:
-        return self.overall[self.overall["n_seeds"] == 0]
+        return self.overall[is_untrained(self.overall)]
 
     @cached_property
     def worst(self) -> dict[str, float]:
@@ -171,7 +171,7 @@ def _worst_group(answer: Answer) -> str:
     ]
     if lowered:
         words.append(f"served worse by {', '.join(lowered)}")
-    untrained = cells[cells["n_seeds"] == 0]
+    untrained = cells[is_untrained(cells)]
     if not untrained.empty and untrained[VALUE].max() > trained[VALUE].max():
         words.append(f"and served best by the untrained {untrained[VALUE].idxmax()} ({number(untrained[VALUE].max())})")
     seeds = int(trained["n_seeds"].min())
