@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fairrec_pipeline.metrics.top_k import top_k
 
 from fairrec_pipeline.arms.record import FOREIGN, ArmRecord
 from fairrec_pipeline.comparison.comparison import compare_arms
