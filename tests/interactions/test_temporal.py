@@ -6,7 +6,6 @@ import ibis
 import numpy as np
 import pandas as pd
 import pytest
-from fairrec_pipeline.interactions.errors import DataError
 
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.core_filter import core_filter
