@@ -15,10 +15,11 @@ from fairrec_pipeline.cli import Mistake, mistake_in, mistakes_as_messages
 from fairrec_pipeline.comparison.selection import IncomparableArmsError
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.parameters.loader import ParameterError
-from fairrec_pipeline.training.checkpoint import CheckpointError
+from fairrec_pipeline.training.checkpoint import CheckpointError, UnwrittenCheckpointError
 from fairrec_pipeline.training.divergence import DivergenceError
 
-OURS = [DamagedArmError, DataError, DivergenceError, IncomparableArmsError, ParameterError, CheckpointError]
+OURS = [DamagedArmError, DataError, DivergenceError, IncomparableArmsError, ParameterError, CheckpointError,
+        UnwrittenCheckpointError]  # fmt: skip
 
 
 def wrapped(error: Exception) -> DatasetError:

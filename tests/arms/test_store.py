@@ -131,6 +131,19 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
         _ = found.user_metrics
 
 
+_HALF = '{"arm": "cvar", "loss": "cvar", "loss_groups": null, "seed": 0, "data_fingerprint": "f", "format": 2'
+
+
+@pytest.mark.parametrize("text", [f"{_HALF}}}", f'{_HALF}, "parts": 5}}', f'{_HALF}, "parts": {{"model": "a"}}}}'])
+def test_a_card_with_other_types_names_itself(text: str, tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    store.save(record())
+    (path,) = tmp_path.rglob("run_card.json/*/run_card.json")
+    path.write_text(text)
+    with pytest.raises(DamagedArmError, match=rf"{path} is not the card of an arm \(parts.*Delete {path.parent} or"):
+        store.records()
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", "null", '{"arm": "cvar"', "", "\x00"])
 def test_a_damaged_card_is_named(tmp_path: Path, text: str) -> None:
     store = store_at(tmp_path)

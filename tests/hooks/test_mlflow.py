@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -264,6 +265,29 @@ def test_what_is_no_database_is_named_at_once(kind: str, tmp_path: Path, empty_d
     with pytest.raises(FairrecError, match=rf"{path} cannot be opened as the database of MLflow: .*move it away"):
         _prepare(str(path))
     assert time.monotonic() - begun < 10
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("mode", [0o444, 0o000, None], ids=["read only", "unreadable", "not there"])
+def test_another_user_is_told_at_once(mode: int | None, empty_database: Path) -> None:
+    """A folder that only root may write, with a database of root or without one."""
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from fairrec_pipeline.hooks.mlflow_database import prepared_database\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "with prepared_database(Path(sys.argv[1]), 'fairrec', Path('/x')): pass"
+    )
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is of root alone
+        Path(folder).chmod(0o755)
+        path = Path(folder, "mlflow.db")
+        if mode is not None:
+            shutil.copy(empty_database, path)
+            path.chmod(mode)
+            path.with_name(".mlflow.db.lock").touch(0o666)
+            path.with_name(".mlflow.db.lock").chmod(0o666)
+        run = subprocess.run([sys.executable, "-c", code, path], cwd="/", capture_output=True, text=True, check=False)
+    assert f"FairrecError: {path} cannot be opened as the database of MLflow" in run.stderr
+    assert "make the file readable and writable, or move it away" in run.stderr
 
 
 # --- the hook

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel, ValidationError
 
 from fairrec_pipeline import storage
 from fairrec_pipeline.arms.record import PARTS, ArmRecord, Card, SavedModel
@@ -35,6 +36,29 @@ _FILES = {
     "tuning_runs": "tuning_runs.json",
     **{name: f"{name}.parquet" for name in _TABLES},
 }
+
+
+class _Identity(BaseModel):
+    """What the cards of all formats have; there is more."""
+
+    arm: str
+    loss: str
+    loss_groups: str | None
+    seed: int | None
+    data_fingerprint: str
+
+
+class _Part(BaseModel):
+    version: str
+    sha256: str
+
+
+class _Card(_Identity):
+    parts: dict[str, _Part]
+    parameters: dict[str, Any] = {}
+    seconds: float = 0
+    epochs: int = 0
+    best_epoch: int = 0
 
 
 class DamagedArmError(FairrecError):
@@ -119,10 +143,18 @@ class ArmStore:
         """The record of a card; None if it is of an earlier format."""
         path = self._card(folder, version)
         card = _json(path, f"Delete {Path(path).parent} or train the arm again")
-        if not isinstance(card, dict) or not {"arm", "loss", "loss_groups", "seed", "data_fingerprint"} <= set(card):
-            message = f"{path} is not the card of an arm. Delete {Path(path).parent} or train the arm again"
-            raise DamagedArmError(message)
-        if card.get("format") != FORMAT:
+        older = isinstance(card, dict) and card.get("format") != FORMAT
+        try:
+            (_Identity if older else _Card).model_validate(card)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"])) or "its content"
+            message = (
+                f"{path} is not the card of an arm ({where}: {problem['msg']}). Delete {Path(path).parent} or train the "
+                "arm again"
+            )
+            raise DamagedArmError(message) from error
+        if older:
             return None
         return ArmRecord(card, partial(self._open, folder, card))
 
