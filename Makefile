@@ -16,7 +16,6 @@ export MLFLOW_DISABLE_TELEMETRY = true
 run: .venv/installed
 	$(BIN)/kedro run
 	@echo
-	@echo "The report:           data/08_reporting/synthetic/report.html"
 	@echo "Comparing the runs:   make ui     (kedro mlflow ui)"
 	@echo "Lineage:              make viz    (kedro viz)"
 	@echo "One method:           $(BIN)/kedro run --pipeline=train --params loss=cvar"
