@@ -150,8 +150,8 @@ class ArmStore:
             problem = error.errors()[0]
             where = ".".join(map(str, problem["loc"])) or "its content"
             message = (
-                f"{path} is not the card of an arm ({where}: {problem['msg']}). Delete {Path(path).parent} or train the "
-                "arm again"
+                f"{path} is not the card of an arm ({where}: {problem['msg']}). Delete {Path(path).parent} or "
+                "train the arm again"
             )
             raise DamagedArmError(message) from error
         if older:
