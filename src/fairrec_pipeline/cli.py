@@ -38,10 +38,10 @@ def mistakes_as_messages() -> Iterator[None]:
     """
     try:
         yield
-    except click.ClickException:
-        raise
     except Exception as error:
         message = mistake_in(error)
+        if message is None and isinstance(error, click.ClickException):  # of a command's own options
+            raise
         if message is None:
             traceback.print_exc()
             click.echo(_BUG, err=True)
