@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 def no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DO_NOT_TRACK", "1")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow sets in the process of an earlier test
 
 
 @pytest.fixture(autouse=True)

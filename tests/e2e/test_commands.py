@@ -137,7 +137,7 @@ def test_bad_input_fails_before_anything_is_written(
     assert run.returncode == 2
     assert said in " ".join((run.stdout + run.stderr).split())
     assert "Traceback" not in run.stdout + run.stderr
-    assert [path for path in (shared_project / "data").rglob("*") if path.is_file()] == []
+    assert [path for path in (shared_project / "data").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
 
 def test_tune_keeps_the_best_point_and_goes_on_after_a_kill(project: Path, kedro: Kedro) -> None:
