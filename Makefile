@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # auto: CUDA where there is a driver, else the CPU build of torch (needs PyTorch's own index). See docs/installation.md
 TORCH_BACKEND ?= auto
+# 2.14.1 was tried: weights and metrics equal those of 2.13.0 bit for bit, and importing it takes 650 MB of memory where
+# 2.13.0 takes 224. 2.15.0 is out and was not tried.
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 # `kedro mlflow ui` calls mlflow by its name
@@ -14,7 +16,6 @@ export MLFLOW_DISABLE_TELEMETRY = true
 run: .venv/installed
 	$(BIN)/kedro run
 	@echo
-	@echo "The report:           data/08_reporting/synthetic/report.html"
 	@echo "Comparing the runs:   make ui     (kedro mlflow ui)"
 	@echo "Lineage:              make viz    (kedro viz)"
 	@echo "One method:           $(BIN)/kedro run --pipeline=train --params loss=cvar"
@@ -61,10 +62,11 @@ ui: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-# What pyproject.toml asks for, resolved for every supported Python; torch and what only torch needs stay out (see above)
+# The newest of what pyproject.toml and its extras ask for, resolved for every supported Python; torch and what only torch
+# needs stay out (see above)
 requirements:
 	echo 'torch; python_version < "3"' > .venv/without-torch.txt
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --quiet \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --upgrade --universal --python-version 3.11 --generate-hashes --quiet \
 		--override .venv/without-torch.txt --no-emit-index-url --no-header --output-file requirements.txt
 
 clean:

@@ -36,6 +36,7 @@ from torch import Tensor
 import fairrec_pipeline
 from benchmarks.floors import step_flops
 from benchmarks.jobs import LOSSES, Arm, Job, published_job, read_job, toy_job, write_job
+from benchmarks.kernels import kernel_lines, make_profiler, measured_kernels, product_rate, profiled
 from benchmarks.padded import fit_padded, padded_model, padded_scorer
 from benchmarks.workloads import GROUP_SPLITS, first_users
 from fairrec_pipeline.arms.code import fingerprint
@@ -46,10 +47,11 @@ from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.training.checkpoint import Checkpoint, Snapshot
 from fairrec_pipeline.training.fit import fit, resolve_device
 from fairrec_pipeline.training.scoring import ModelScorer
+from fairrec_pipeline.training.validation import Validation
 
 RESULTS = Path("benchmarks/results")
 CHECKPOINTS = Path("benchmarks/scratch/gpu_job")
-PROFILED_STEPS = 50
+PROFILED_STEPS, QUICK_PROFILED_STEPS = 50, 3
 SAFE_SECONDS = 60  # a killed run loses no more than that
 LOSS_TOLERANCE = 1e-3
 """Trials side by side: relative difference of the first epoch's loss to that of the same seed alone. Sums on CUDA have
@@ -122,8 +124,8 @@ def main(arguments: list[str] | None = None) -> None:
     record: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks.gpu_job", *(sys.argv[1:] if arguments is None else arguments)]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": _device(device),
-        "versions": _versions(),
+        "device": device_described(device),
+        "versions": versions(),
         "job": _described(job),
     }
     path = options.output or (None if options.quick else _record_path(record, options))
@@ -134,9 +136,9 @@ def main(arguments: list[str] | None = None) -> None:
             record.setdefault("trials", []).append(_side_by_side(loss, options))
             lines = _trial_lines(record["trials"][-1])
         elif options.profile:
-            table = profile(job, arm)
-            record.setdefault("profiles", {})[arm.name] = table
-            lines = [arm.name, table]
+            measured = profile(job, arm, QUICK_PROFILED_STEPS if options.quick else PROFILED_STEPS)
+            record.setdefault("profiles", {})[arm.name] = measured
+            lines = [line for part, kernels in measured.items() for line in kernel_lines(f"{arm.name} {part}", kernels)]
         else:
             result = train(job, arm, deadline=deadline, epochs=options.epochs, folder=options.checkpoints)
             record.setdefault("arms", []).append(result)
@@ -287,18 +289,32 @@ def _scorer_of(job: Job, arm: Arm, weights: dict[str, Tensor]) -> Callable[[Hist
 # --- where the time of a step goes
 
 
-def profile(job: Job, arm: Arm) -> str:
-    """torch.profiler's table over the steps of the second of two short epochs, and one small validation."""
-    budget = job.budget | {"epochs": 2, "steps_per_epoch": PROFILED_STEPS}
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    on_gpu = arm.device.type == "cuda"
-    if on_gpu:
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    profiler = torch.profiler.profile(activities=activities)
-    watched = _BetweenEpochs(iter([profiler.start, profiler.stop]))
+def profile(job: Job, arm: Arm, n_steps: int = PROFILED_STEPS) -> dict[str, Any]:
+    """Kernels of the steps of the second of two short epochs (and one tiny validation), and of a whole validation.
+
+    Returns:
+        `step` and `validation`, as `measured_kernels` has them; `step` also with `floor_ms`, which its products take at
+        the rate of a large one.
+    """
+    budget = job.budget | {"epochs": 2, "steps_per_epoch": n_steps}
+    profiler, times = make_profiler(arm.device), list[float]()
+
+    def start() -> None:
+        profiler.start()
+        times.append(time.perf_counter())
+
+    def stop() -> None:
+        times.append(time.perf_counter())
+        profiler.stop()
+
+    watched = _BetweenEpochs(iter([start, stop]))
     _fit(replace(job, validation=first_users(job.validation, 8), budget=budget), arm, watched)
-    by = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    return profiler.key_averages().table(sort_by=by, row_limit=30)
+    step = measured_kernels(profiler, n_steps, times[1] - times[0])
+    step["floor_ms"] = flops_per_step(job) / product_rate(arm.device) * 1e3
+    torch.manual_seed(arm.seed)
+    model = SASRec(job.train.n_items, **job.backbone).to(arm.device)
+    validation = Validation(model, job.validation, filter_seen=job.filter_seen, bf16=arm.device.type == "cuda")
+    return {"step": step, "validation": profiled(validation.ndcg, 3, arm.device)}
 
 
 class _BetweenEpochs(Checkpoint):
@@ -427,7 +443,7 @@ def _described(job: Job) -> dict[str, Any]:
     }
 
 
-def _device(device: torch.device) -> dict[str, Any]:
+def device_described(device: torch.device) -> dict[str, Any]:
     """What kind of device this is; nothing that names the machine itself."""
     if device.type == "cpu":
         return {"name": f"cpu ({platform.machine()})", "threads": torch.get_num_threads()}
@@ -440,10 +456,11 @@ def _device(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """Of Python, CUDA and what decides numbers."""
     modules = {"torch": torch, "numpy": np, "fairrec_pipeline": fairrec_pipeline}
-    versions = {name: str(module.__version__) for name, module in modules.items()}
-    return {"python": platform.python_version(), "cuda": torch.version.cuda, **versions}
+    of_modules = {name: str(module.__version__) for name, module in modules.items()}
+    return {"python": platform.python_version(), "cuda": torch.version.cuda, **of_modules}
 
 
 def _record_path(record: dict[str, Any], options: argparse.Namespace) -> Path:

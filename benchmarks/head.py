@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from benchmarks.isolation import Isolated, peak_memory
-from benchmarks.step import ratio, spread
+from benchmarks.isolation import Isolated, peak_memory, ratio, spread
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
 from fairrec_pipeline.training.allocator import keep_freed_memory
 

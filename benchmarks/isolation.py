@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import statistics
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -91,3 +92,16 @@ def peak_memory() -> int:
             return int(line.split()[1]) * 1024
     message = "/proc/self/status has no VmHWM; the benchmarks need Linux"
     raise RuntimeError(message)
+
+
+# --- seconds of turns
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {"median_seconds": statistics.median(seconds), "min_seconds": min(seconds), "max_seconds": max(seconds)}
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    """Median over the rounds of above / below."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))

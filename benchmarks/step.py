@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.floors import Machine, step_bytes, step_flops
-from benchmarks.isolation import Isolated
+from benchmarks.isolation import Isolated, ratio, spread
 from benchmarks.reference import PaddedBatches, PaddedSASRec, PaddedStep
 from benchmarks.workloads import Workload
 from fairrec_pipeline.models.dropout import MaskSource
@@ -179,16 +179,6 @@ def measure_scaling(workload: Workload, *, rounds: int, threads: int) -> dict[st
         "weight_bytes": weights,
         "other_bytes": peak - weights,
     }
-
-
-def spread(seconds: list[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {"median_seconds": statistics.median(seconds), "min_seconds": min(seconds), "max_seconds": max(seconds)}
-
-
-def ratio(above: list[float], below: list[float]) -> float:
-    """Median over the rounds of above / below."""
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def _objective(workload: Workload, loss: str) -> Objective:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.isolation import Isolated
+from benchmarks.isolation import Isolated, ratio, spread
 from benchmarks.reference import PaddedSASRec, copy_weights, mean_ndcg
-from benchmarks.step import SEED, ratio, spread
+from benchmarks.step import SEED
 from benchmarks.workloads import Workload, first_users
 from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.models.sasrec import SASRec

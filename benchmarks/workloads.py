@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import TEST, USER, VALIDATION
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
 
 PUBLISHED = {

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 def no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DO_NOT_TRACK", "1")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow sets in the process of an earlier test
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,15 @@ def no_run_left_open() -> Iterator[None]:
     if mlflow := sys.modules.get("mlflow"):
         while mlflow.active_run():
             mlflow.end_run()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_in_memory() -> Iterator[None]:
+    """Empties the file system in memory, if a test used it."""
+    yield
+    if memory := sys.modules.get("fsspec.implementations.memory"):
+        memory.MemoryFileSystem.store.clear()
+        memory.MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 def copy_project(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from fairrec_pipeline import cli
 from fairrec_pipeline.arms.store import DamagedArmError
 from fairrec_pipeline.cli import Mistake, mistake_in, mistakes_as_messages
 from fairrec_pipeline.comparison.selection import IncomparableArmsError
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.parameters.loader import ParameterError
 from fairrec_pipeline.training.checkpoint import CheckpointError, UnwrittenCheckpointError
 from fairrec_pipeline.training.divergence import DivergenceError

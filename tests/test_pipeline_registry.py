@@ -22,8 +22,8 @@ CHAIN = [
     "compare_arms",
     "report",
 ]
-NAMES = ["__default__", "data", "train", "tune", "experiment", "compare", "table1", "recommend"]
-HANDLES = {"checked_arms", "selected_arms"}
+NAMES = ["__default__", "data", "train", "tune", "experiment", "compare", "table1", "recommend", "promote"]
+HANDLES = {"checked_arms", "selected_arms", "promotion"}
 """Small objects that nodes hand on; what they stand for lies in the store."""
 
 
@@ -89,6 +89,7 @@ def test_parts_of_an_arm_are_those_of_its_record(shared_project: Path, loss: str
         "training_history",
         "user_weights",
         "user_metrics",
+        "validation_user_metrics",
         "group_metrics",
         "run_card",
         "tuning_runs",
@@ -97,3 +98,20 @@ def test_parts_of_an_arm_are_those_of_its_record(shared_project: Path, loss: str
         assert (described["arm"], described["seed"], described["part"]) == (name, 3, part)
         assert not catalog.exists(part)
     assert f"/{name}/seed-3/" in str(catalog.get("recommendations")._filepath)
+
+
+@pytest.mark.parametrize(
+    ("arm", "loaded", "folder"),
+    [
+        (None, "gdro-seq33", "/gdro-seq33/seed-3/"),
+        ("cvar", "cvar", "/cvar/seed-3/"),
+        ("champion",) * 2 + ("/champion/",),
+    ],
+)
+def test_recommendations_of_another_arm(shared_project: Path, arm: str | None, loaded: str, folder: str) -> None:
+    bootstrap_project(shared_project)
+    runtime = {"loss": "gdro", "loss_groups": "seq33", "seed": 3, "recommend": {"arm": arm}}
+    with KedroSession.create(shared_project, env="test", runtime_params=runtime) as session:
+        catalog = session.load_context().catalog
+    assert catalog.get("recommender")._describe()["arm"] == loaded
+    assert folder in str(catalog.get("recommendations")._filepath)

@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,6 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from fairrec_pipeline import storage
-
-
-@pytest.fixture(autouse=True)
-def empty_memory() -> Iterator[None]:
-    yield
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 def files(folder: Path) -> list[str]:
@@ -53,6 +47,23 @@ def test_round_trip(folder: str) -> None:
     found = storage.find(folder, "**/*.md")
     assert sorted(name.rpartition("/")[2] for name in found) == ["c.md", "text.md"]
     assert all(storage.read_text(name) in ("", "ü\n") for name in found)
+
+
+def test_two_threads_write_the_same_file(folder: str) -> None:
+    """Each whole, one after the other: neither works on the half-written file of the other."""
+    both_write = threading.Barrier(2, timeout=10)
+
+    def write(text: str) -> None:
+        def slowly(path: Path) -> None:
+            path.write_text(text)
+            both_write.wait()
+
+        storage.write_whole(f"{folder}/a.md", slowly)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write, ["one", "two"])) == [None, None]
+    assert storage.read_text(f"{folder}/a.md") in ("one", "two")
+    assert len(storage.find(folder, "*")) == 1
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])

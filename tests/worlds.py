@@ -181,12 +181,10 @@ def prepared_data(**attributes: Any) -> PreparedData:
     train = training_histories(events)
     validation, test = (evaluation_histories(events, train.catalogue, role) for role in ("validation", "test"))
     fingerprints = {name: hashlib.sha256(",".join(groups[name]).encode()).hexdigest() for name in groups.columns[3:]}
-    return PreparedData("small", FINGERPRINT, {}, train, validation, test, groups, fingerprints)
+    return PreparedData(train, validation, test, FINGERPRINT, "small", {}, groups, fingerprints)
 
 
-EVALUATE = Evaluate(
-    filter_seen=False, confidence=0.95, significance=0.05, correction="holm", other_data="refuse", top_k=20
-)
+EVALUATE = Evaluate(filter_seen=False, confidence=0.95, significance=0.05, correction="holm", other_data="refuse")
 STATISTICS: dict[str, Any] = {
     "dataset": "synthetic",
     "fingerprint": FINGERPRINT,

@@ -40,7 +40,7 @@ def mistakes_as_messages() -> Iterator[None]:
         yield
     except Exception as error:
         message = mistake_in(error)
-        if message is None and isinstance(error, click.ClickException):
+        if message is None and isinstance(error, click.ClickException):  # of a command's own options
             raise
         if message is None:
             traceback.print_exc()
@@ -58,7 +58,7 @@ def mistake_in(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno is not None:
         return f"{error.filename or 'a file'} cannot be read or written: {error.strerror}. {_advice(error)}"
     if isinstance(error, DatasetError):
-        around_another = str(error).startswith("Failed while") and error.__cause__ is not None
+        around_another = "Failed while" in str(error).partition("\n")[0] and error.__cause__ is not None
         return mistake_in(error.__cause__) if around_another else str(error)  # type: ignore[arg-type]
     if isinstance(error, ValueError) and str(error).startswith(("Failed to find the pipeline", "Pipeline contains no")):
         return str(error)

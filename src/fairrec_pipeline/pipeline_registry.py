@@ -41,6 +41,7 @@ def register_pipelines() -> Mapping[str, Pipeline]:
             "compare": _compare,
             "table1": _table1,
             "recommend": _recommend,
+            "promote": _promote,
         }
     )
 
@@ -86,3 +87,9 @@ def _recommend() -> Pipeline:
     from fairrec_pipeline.pipelines import recommend
 
     return recommend.create_pipeline()
+
+
+def _promote() -> Pipeline:
+    from fairrec_pipeline.pipelines import promote
+
+    return promote.create_pipeline()

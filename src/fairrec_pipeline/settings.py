@@ -9,7 +9,7 @@ from fairrec_pipeline.hooks.prepare_data import DataPreparation
 from fairrec_pipeline.hooks.show_results import TerminalTable
 from fairrec_pipeline.hooks.tracking import Tracking
 from fairrec_pipeline.parameters.loader import ParameterLoader
-from fairrec_pipeline.parameters.methods import arm_folder, arm_name
+from fairrec_pipeline.parameters.methods import arm_name, recommended_folder
 
 # Threads that wait give their core away: a few percent slower alone, twice as fast where another process runs
 # (synthetic world, 2 cores). It is read when torch is imported, which is later.
@@ -37,5 +37,9 @@ CONFIG_LOADER_ARGS = {
     "default_run_env": "local",
     # without it an environment that sets train.epochs would drop the rest of train
     "merge_strategy": {"parameters": "soft", "globals": "soft", "mlflow": "soft"},
-    "custom_resolvers": {"arm_name": arm_name, "arm_folder": arm_folder},
+    "custom_resolvers": {
+        "arm_name": arm_name,
+        "recommended_arm": lambda arm, chosen: arm or chosen,
+        "recommended_folder": recommended_folder,
+    },
 }

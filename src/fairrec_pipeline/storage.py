@@ -11,6 +11,7 @@ import hashlib
 import os
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ _PARTIAL = ".partial"
 _ABANDONED = 86_400  # seconds after which a half-written file of another machine has no writer any more
 
 
-def write_whole(path: str | Path, write: Callable[[Path], None], *, file_system: Any = None) -> None:
+def write_whole(path: str | Path, write: Callable[[Path], object], *, file_system: Any = None) -> None:
     """Have a file at `path`, whole or not at all; folders are made.
 
     Args:
@@ -46,7 +47,7 @@ def write_whole(path: str | Path, write: Callable[[Path], None], *, file_system:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
-    write_whole(path, lambda local: _write_text(local, text))
+    write_whole(path, lambda local: local.write_text(text, encoding="utf-8"))
 
 
 @contextmanager
@@ -103,7 +104,7 @@ def _located(path: str | Path, file_system: Any = None) -> tuple[Any, str]:
     return fs, target
 
 
-def _write_local(final: Path, write: Callable[[Path], None]) -> None:
+def _write_local(final: Path, write: Callable[[Path], object]) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_over(LocalFileSystem(), str(final))
     partial = final.with_name(_partial_name(final.name))
@@ -119,7 +120,7 @@ def _write_local(final: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
-def _write_remote(fs: Any, target: str, write: Callable[[Path], None]) -> None:
+def _write_remote(fs: Any, target: str, write: Callable[[Path], object]) -> None:
     folder = fs._parent(target)
     partial = f"{folder}/{_partial_name(PurePosixPath(target).name)}"
     with tempfile.TemporaryDirectory() as scratch:
@@ -137,7 +138,8 @@ def _write_remote(fs: Any, target: str, write: Callable[[Path], None]) -> None:
 
 
 def _partial_name(name: str) -> str:
-    return f".{name}.{socket.gethostname()}.{os.getpid()}{_PARTIAL}"
+    # of a thread: two of one process may write the same file, as two nodes that share a training do
+    return f".{name}.{socket.gethostname()}.{os.getpid()}-{threading.get_ident()}{_PARTIAL}"
 
 
 def _remove_left_over(fs: Any, target: str) -> None:
@@ -150,11 +152,8 @@ def _remove_left_over(fs: Any, target: str) -> None:
             folders += [path for path in fs.ls(fs._parent(folder), detail=False) if path.rstrip("/") != folder]
         for entry in [entry for other in folders for entry in fs.ls(other, detail=True)]:
             path = PurePosixPath(entry["name"])
-            if (
-                path.name.startswith(f".{name}.")
-                and path.name.endswith(_PARTIAL)
-                and not _is_being_written(path, entry)
-            ):
+            is_partial = path.name.startswith(f".{name}.") and path.name.endswith(_PARTIAL)
+            if is_partial and not _is_being_written(path, entry):
                 fs.rm_file(entry["name"])
                 if is_versioned and str(path.parent) != folder:
                     with suppress(OSError):
@@ -162,7 +161,8 @@ def _remove_left_over(fs: Any, target: str) -> None:
 
 
 def _is_being_written(path: PurePosixPath, entry: dict[str, Any]) -> bool:
-    host, _, process = path.name.removesuffix(_PARTIAL).rpartition(".")
+    host, _, writer = path.name.removesuffix(_PARTIAL).rpartition(".")
+    process = writer.partition("-")[0]
     if host.endswith(f".{socket.gethostname()}") and process.isdecimal():
         return _alive(int(process))
     changed: Any = entry.get("mtime", entry.get("LastModified", entry.get("created")))
@@ -173,10 +173,8 @@ def _is_being_written(path: PurePosixPath, entry: dict[str, Any]) -> bool:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 
@@ -190,10 +188,6 @@ def _named(target: str) -> Iterator[None]:
             message = "no space left on the device, so nothing was written. Free some and run the same command again"
             raise OSError(errno.ENOSPC, message, target) from error
         raise
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _sync(path: Path) -> None:

@@ -18,7 +18,7 @@ ENVIRONMENT = {"code": "c", "torch": "2", "device": "cpu"}
 def data(**changes: Any) -> PreparedData:
     train = random_histories([3, 4])
     fingerprints = {"pop33": "p", "seq33": "s", "segment": "x"}
-    return PreparedData("small", "f", {"core": 5}, train, train, train, user_groups(2), fingerprints, **changes)
+    return PreparedData(train, train, train, "f", "small", {"core": 5}, user_groups(2), fingerprints, **changes)
 
 
 def key(

@@ -19,9 +19,10 @@ import torch
 from benchmarks import gpu_job
 from benchmarks.gpu_job import compared, epoch_seconds, flops_per_step, main, profile, train
 from benchmarks.jobs import BY_GROUP, LOSSES, Arm, Job, published_job, read_job, toy_job, write_job
+from benchmarks.kernels import kernel_lines, kind_of
 from benchmarks.padded import padded_scorer
 from benchmarks.reference import PaddedSASRec, mean_ndcg
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.metrics.ranking import ndcg, rank_targets
 from fairrec_pipeline.parameters.methods import METHODS
 
@@ -145,11 +146,33 @@ def test_record_and_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "gdro_pop33_test_ndcg_at_20_seq33_short=" in printed
 
 
-def test_profile_has_the_steps_of_one_epoch(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.gpu_job.PROFILED_STEPS", 3)
-    rows = [line.split() for line in profile(job, Arm("erm", "pop33", None, 0, CPU)).splitlines()]
-    (adam,) = [row for row in rows if row and row[0] == "Optimizer.step#Adam.step"]
-    assert adam[-1] == "3"  # number of calls
+def test_profile_has_the_steps_of_one_epoch(job: Job) -> None:
+    measured = profile(job, Arm("erm", "pop33", None, 0, CPU), 3)
+    launches = {kernel["name"]: kernel["launches"] for kernel in measured["step"]["kernels"]}
+    assert launches["aten::_fused_adam_"] == 1
+    assert measured["step"]["floor_ms"] > 0
+    assert "aten::_fused_adam_" not in {kernel["name"] for kernel in measured["validation"]["kernels"]}
+    for part in measured.values():
+        assert part["launches"] == pytest.approx(sum(kind["launches"] for kind in part["by_kind"].values()))
+        assert 0 < part["busy_ms"] <= part["ms"] * 1.5
+        assert kernel_lines("erm", part)[0].startswith("erm: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedAdamMathFunctor>", "adam"),
+        ("nvjet_sm90_tst_32x64_64x16_4x2_h_bz_coopA_NNN", "product"),
+        ("void pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel", "attention"),
+        ("void at::native::(anonymous namespace)::GammaBetaBackwardCUDAKernelTemplate<float>", "norm"),
+        ("void at::native::reduce_kernel<128, 4, at::native::ReduceOp<c10::BFloat16>>", "sum"),
+        ("triton_poi_fused_add_native_dropout_0", "compiled"),
+        ("void at::native::vectorized_elementwise_kernel<8, at::native::FillFunctor<float>>", "copy or fill"),
+        ("what nobody knows", "other"),
+    ],
+)
+def test_kinds_of_kernels(name: str, kind: str) -> None:
+    assert kind_of(name) == kind
 
 
 @pytest.mark.parametrize("generated", [None, "retailrocket", "movielens-1m"])

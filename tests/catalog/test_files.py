@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -81,39 +80,35 @@ def test_versions(case: Case, tmp_path: Path) -> None:
         make(case, tmp_path, save="2026-01-01").save(newer(case[2]))
 
 
-@pytest.fixture
-def memory() -> Iterator[str]:
-    """A folder of a file system that is not the local one."""
-    yield "memory:///data"  # not memory://data: there Kedro takes `data` for a host
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
+MEMORY = "memory:///data"
+"""A folder of a file system that is not the local one; not memory://data: there Kedro takes `data` for a host."""
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_another_file_system(case: Case, memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_file_system(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    dataset = make(case, memory)
+    dataset = make(case, MEMORY)
     assert not dataset.exists()
     dataset.save(case[2])
-    assert make(case, memory).exists()
-    assert plain(make(case, memory).load()) == plain(case[2])
+    assert make(case, MEMORY).exists()
+    assert plain(make(case, MEMORY).load()) == plain(case[2])
     assert list(MemoryFileSystem.store) == [f"/data/{case[1]}"]
     assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_versions_on_another_file_system(case: Case, memory: str) -> None:
-    make(case, memory, save="2026-01-01").save(case[2])
-    make(case, memory, save="2026-01-02").save(newer(case[2]))
-    assert plain(make(case, memory, save="2026-01-03").load()) == plain(newer(case[2]))
-    assert plain(make(case, memory, load="2026-01-01").load()) == plain(case[2])
+def test_versions_on_another_file_system(case: Case) -> None:
+    make(case, MEMORY, save="2026-01-01").save(case[2])
+    make(case, MEMORY, save="2026-01-02").save(newer(case[2]))
+    assert plain(make(case, MEMORY, save="2026-01-03").load()) == plain(newer(case[2]))
+    assert plain(make(case, MEMORY, load="2026-01-01").load()) == plain(case[2])
     with pytest.raises(DatasetError, match="must not exist if versioning is enabled"):
-        make(case, memory, save="2026-01-01").save(newer(case[2]))
+        make(case, MEMORY, save="2026-01-01").save(newer(case[2]))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_upload_that_breaks_leaves_no_version(case: Case, memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(case, memory, save="2026-01-01").save(case[2])
+def test_an_upload_that_breaks_leaves_no_version(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(case, MEMORY, save="2026-01-01").save(case[2])
     put = MemoryFileSystem.put_file
 
     def fail(self: Any, lpath: str, rpath: str, **options: Any) -> None:
@@ -124,14 +119,14 @@ def test_an_upload_that_breaks_leaves_no_version(case: Case, memory: str, monkey
 
     monkeypatch.setattr(MemoryFileSystem, "put_file", fail)
     with pytest.raises(DatasetError, match="connection reset"):
-        make(case, memory, save="2026-01-02").save(newer(case[2]))
+        make(case, MEMORY, save="2026-01-02").save(newer(case[2]))
     assert list(MemoryFileSystem.store) == [f"/data/{case[1]}/2026-01-01/{case[1]}"]
-    assert plain(make(case, memory, save="2026-01-03").load()) == plain(case[2])
+    assert plain(make(case, MEMORY, save="2026-01-03").load()) == plain(case[2])
 
 
-def test_a_table_of_another_file_system_keeps_its_order_and_is_joined(memory: str) -> None:
+def test_a_table_of_another_file_system_keeps_its_order_and_is_joined() -> None:
     many = pd.DataFrame({"user_id": range(300_000, 0, -1)})
-    dataset = IbisParquet(filepath=f"{memory}/a.parquet")
+    dataset = IbisParquet(filepath=f"{MEMORY}/a.parquet")
     dataset.save(many)
     assert dataset.load().to_pandas().equals(many)
     assert len(dataset.load().join(ibis.memtable(FRAME), "user_id").to_pandas()) == 3
@@ -264,7 +259,8 @@ USER_GROUPS = pd.DataFrame(
     [
         ("interactions", INTERACTIONS, {}, None),
         ("interactions", INTERACTIONS, {"role": ["train", "test", "train", "exam"]}, "isin"),
-        ("interactions", INTERACTIONS, {"role": ["train", "train", "train", "test"]}, "one test interaction per user"),
+        ("interactions", INTERACTIONS, {"role": ["train", "train", "train", "test"]}, None),  # no target for user 1
+        ("interactions", INTERACTIONS, {"role": ["test", "test", "train", "test"]}, "at most one test and one"),
         ("interactions", INTERACTIONS, {"position": [0, 2, 0, 1]}, "positions 0 .. n-1"),
         ("interactions", INTERACTIONS, {"position": [0, 0, 0, 1]}, "positions 0 .. n-1"),
         ("interactions", INTERACTIONS, {"item_id": ["a", None, "b", "c"]}, "contains null values"),

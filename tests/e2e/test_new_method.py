@@ -1,4 +1,4 @@
-"""A method added as a stranger would: one file, one row with its options, one YAML block. 6 lines in 2 files of ours."""
+"""A method as a stranger adds it: one file, one row with its options, one YAML block. 6 lines in 2 files of ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import Kedro
 
 pytestmark = pytest.mark.e2e
 
-JTT = '''"""Just Train Twice (Liu et al. 2021), within one training: ERM first, then more weight for the users that it fails."""
+JTT = '''"""Just Train Twice (Liu et al. 2021), in one training: ERM first, then more weight for users that it fails."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ asked = json.loads(sys.argv[1])
 torch.set_num_threads(1)
 lengths = [1 + user % asked["longest"] for user in range(1000)]
 histories = [random_histories(lengths, n_items=asked["n_items"], held_out=held) for held in (False, True, True)]
-data = PreparedData("w", "f" * 64, {}, *histories, user_groups(1000), {})
+data = PreparedData(*histories, "f" * 64, "w", {}, user_groups(1000), {})
 spec = spec_of(model=asked["model"], train=asked["train"] | {"epochs": 2, "steps_per_epoch": 2})
 used = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 before, peak, ended = used(), 0, False
@@ -83,7 +83,7 @@ def watch():
     while not ended:
         peak = max(peak, used())
         time.sleep(0.002)
-watching = threading.Thread(target=watch)
+watching = threading.Thread(target=watch, daemon=True)
 watching.start()
 with tempfile.TemporaryDirectory() as folder:
     train(spec, data, ArmStore(folder, folder, folder, "1"))

@@ -20,6 +20,7 @@ from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.spec import ArmSpec, Plan
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.experiments import train_arm
+from fairrec_pipeline.experiments.executors import LocalExecutor
 from fairrec_pipeline.experiments.grid import best_point
 from fairrec_pipeline.experiments.run import run
 from fairrec_pipeline.interactions.prepared import PreparedData
@@ -111,12 +112,37 @@ def test_every_arm_and_seed_leaves_a_whole_record(tmp_path: Path, data: Prepared
         store_at(tmp_path).check(record)
         tuned = {"tuning_runs"} if (name, seed) == ("cvar", 0) else set()
         assert set(record.card["parts"]) == tuned | {
-            "model", "config", "training_history", "user_weights", "user_metrics", "group_metrics",
+            "model", "config", "training_history", "user_weights", "user_metrics", "validation_user_metrics",
+            "group_metrics", "item_metrics",
         }  # fmt: skip
         assert record.card["groups_fingerprint"] == (data.group_fingerprints["pop33"] if "pop33" in name else None)
         assert record.model is not None
         assert record.model.config["catalogue"] == list(range(N_ITEMS))
         assert (record.model.config["arm"], record.model.config["seed"]) == (name, seed)
+
+
+def test_validation_by_user_is_what_the_training_chose_its_epoch_by(tmp_path: Path, data: PreparedData) -> None:
+    """The copy mechanism is calibrated in every validation: what is kept are the weights of that epoch."""
+    copying = {"tied_embeddings": True, "copy_window": 5}
+    for record in Session(tmp_path, data)([spec_of("erm"), spec_of("cvar", model=copying)], seeds=(0,)):
+        validated = record.validation_user_metrics
+        assert validated is not None
+        assert list(validated.columns) == list(record.user_metrics.columns)
+        assert validated["user_id"].tolist() == data.validation.users.tolist()
+        assert validated["ndcg_at_20"].mean() == pytest.approx(record.card["validation_ndcg_at_20"], abs=1e-9)
+
+
+def test_a_record_without_validation_by_user_is_made_again(
+    tmp_path: Path, data: PreparedData, epochs: list[int]
+) -> None:
+    Session(tmp_path, data)([spec_of("erm")], seeds=(0,))
+    (path,) = (path for path in tmp_path.rglob("run_card.json") if path.is_file())
+    card = json.loads(path.read_text())
+    del card["parts"]["validation_user_metrics"]
+    path.write_text(json.dumps(card))
+    (again,) = Session(tmp_path, data)([spec_of("erm")], seeds=(0,), version="2")
+    assert again.validation_user_metrics is not None
+    assert len(epochs) == EPOCHS  # from its checkpoint
 
 
 def test_a_point_of_a_grid_tells_all_there_is_to_report(tmp_path: Path, data: PreparedData) -> None:
@@ -314,6 +340,20 @@ def test_side_by_side_is_what_one_after_the_other_is(tmp_path: Path, data: Prepa
     assert beside(specs(), at_once=2, version="2") == []
 
 
+def test_an_error_ends_no_process_but_its_trainings(tmp_path: Path, data: PreparedData) -> None:
+    """Two nodes may train at the same time (`ThreadRunner`), and a session may have processes for something else."""
+    executor = LocalExecutor(data, store_at(tmp_path), at_once=2, total=2, description="")
+    executor._started()
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    other.start()
+    with pytest.raises(RuntimeError, match="no"), executor:
+        raise RuntimeError("no")
+    other.join(timeout=1)
+    assert other.is_alive()
+    other.kill()
+    other.join()
+
+
 def test_a_failing_training_ends_the_others_with_its_error(tmp_path: Path, data: PreparedData) -> None:
     session = Session(tmp_path, data)
     endless = spec_of("cvar", train={"epochs": 10**6})
@@ -330,16 +370,14 @@ def test_a_failing_training_ends_the_others_with_its_error(tmp_path: Path, data:
 def diverging(monkeypatch: pytest.MonkeyPatch, *alphas: float) -> None:
     """Trainings of cvar at these levels diverge."""
 
-    def trainer(spec: ArmSpec) -> Any:
+    def trainer(spec: ArmSpec, *arguments: Any, **options: Any) -> Any:
         alpha = getattr(spec.objective.options, "alpha", None)
-
-        def diverge(*_: Any, **__: Any) -> Any:
+        if alpha in alphas:
             message = f"the loss is not finite at alpha {alpha}"
             raise DivergenceError(message)
+        return fit(spec, *arguments, **options)
 
-        return diverge if alpha in alphas else fit
-
-    monkeypatch.setattr(train_arm, "_trainer", trainer)
+    monkeypatch.setattr(train_arm, "resolve_name", lambda _: trainer)
 
 
 def test_a_point_that_diverges_is_reported_and_not_selected(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -21,6 +22,7 @@ import pytest
 from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.hooks import tracking
 from fairrec_pipeline.hooks.mlflow_database import prepared_database
+from fairrec_pipeline.hooks.mlflow_pages import describe_experiment
 from fairrec_pipeline.hooks.mlflow_runs import MlflowRuns
 from fairrec_pipeline.metrics.by_group import group_metrics
 from tests.worlds import metrics_of, record_of, user_groups
@@ -29,6 +31,8 @@ RUN = {
     "parameters": {"seed": 0, "loss": "cvar", "cvar": {"alpha": 0.3}},
     "started": "2026-01-01T00:00:00+00:00",
     "torch": "2",
+    "dataset": "small",
+    "validation_ndcg_at_20": 0.2,
 }
 HISTORY = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "validation_ndcg_at_20": [0.1, 0.2]})
 
@@ -119,7 +123,52 @@ def test_groups_may_be_called_anything(client: Any, runs: Callable[..., MlflowRu
     labels = np.array(["x" * 300, "x" * 299 + "y", "a/b", "a_b", "a*b", ""])[np.arange(60) % 6]
     runs().log_record(record(groups=user_groups(segment=labels)))
     (run,) = everything(client).values()
-    assert len([name for name in run.data.metrics if name.startswith("test/ndcg_at_20/segment/")]) == 6
+    table = pd.read_csv(client.download_artifacts(run.info.run_id, "group_metrics.csv"), keep_default_na=False)
+    ndcg = table[table["metric"] == "ndcg_at_20"]
+    assert set(ndcg.loc[ndcg["split"] == "segment", "group"]) == set(labels)
+
+
+def test_the_table_of_arms_has_few_metrics(client: Any, runs: Callable[..., MlflowRuns]) -> None:
+    runs().log_record(record())
+    (run,) = everything(client).values()
+    of_groups = [f"pop33/{name}" for name in ("niche", "diverse", "popular")]
+    of_groups += [f"seq33/{name}" for name in ("short", "medium", "long")]
+    tested = [
+        f"test/{m}/{name}" for m in ("ndcg_at_20", "recall_at_20") for name in ("overall", "worst_group", *of_groups)
+    ]
+    rest = ["seconds", "epochs", "train/loss", "validation/ndcg_at_20", "validation/best_ndcg_at_20"]
+    assert sorted(run.data.metrics) == sorted([*tested, *rest])
+    assert run.data.metrics["validation/best_ndcg_at_20"] == 0.2
+
+
+def test_the_page_of_a_run_says_what_it_is(client: Any, runs: Callable[..., MlflowRuns]) -> None:
+    runs().log_record(record())
+    (run,) = everything(client).values()
+    ((data,),) = ([each.dataset] for each in run.inputs.dataset_inputs)
+    assert (data.name, data.digest) == ("small", "f" * 12)
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith("**cvar**, seed 0, on small: 30 epochs, 12 s on cpu; kept is epoch 12.")
+    short = np.arange(60) // 3 % 3 == 0
+    assert f"| test, worst group (short) | {np.linspace(0, 1, 60)[short].mean():.4f} |" in note
+    assert "| validation | 0.2000 |" in note
+
+
+def test_the_experiment_has_a_view_of_its_arms(client: Any, runs: Callable[..., MlflowRuns]) -> None:
+    """Every column of the view is a metric that a run has; a description that somebody wrote is not changed."""
+    session = runs()
+    session.log_record(record())
+    experiment = client.get_experiment_by_name("fairrec").experiment_id
+    describe_experiment(client, experiment)
+    tags = client.get_experiment(experiment).tags
+    view = json.loads(tags["mlflow.sharedViewState.arms"])
+    metrics = [name.split("`")[1] for name in view["selectedColumns"] if name.startswith("metrics.")]
+    (run,) = everything(client).values()
+    assert len(metrics) == 3
+    assert set(metrics) <= set(run.data.metrics)
+    assert f"#/experiments/{experiment}/runs?viewStateShareKey=arms" in tags["mlflow.note.content"]
+    client.set_experiment_tag(experiment, "mlflow.note.content", "of mine")
+    describe_experiment(client, experiment)
+    assert client.get_experiment(experiment).tags["mlflow.note.content"] == "of mine"
 
 
 def test_runs_inside_of_an_active_run_are_its_children(client: Any, runs: Callable[..., MlflowRuns]) -> None:
@@ -138,8 +187,9 @@ def test_what_a_killed_process_has_left_running_is_closed(client: Any, runs: Cal
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     experiment = runs()._experiment
-    for name, owner in (("dead", f"{socket.gethostname()}:{dead.pid}"), ("alive", f"{socket.gethostname()}:{os.getpid()}"),
-                        ("elsewhere", f"another:{dead.pid}")):  # fmt: skip
+    here = socket.gethostname()
+    owners = {"dead": f"{here}:{dead.pid}", "alive": f"{here}:{os.getpid()}", "elsewhere": f"another:{dead.pid}"}
+    for name, owner in owners.items():
         client.create_run(experiment, run_name=name, tags={"fairrec.process": owner})
     runs().close_killed()
     assert {name: run.info.status for name, run in everything(client).items()} == {

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.groups import assign_groups
 
 THIRDS = (1 / 3, 1 / 3, 1 / 3)

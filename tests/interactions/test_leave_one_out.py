@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.leave_one_out import hold_out, split_roles, training_interactions
 
 

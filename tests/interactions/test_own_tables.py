@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.sources import read_source
 from fairrec_pipeline.interactions.sources.raw_files import RawData
 from fairrec_pipeline.parameters.datasets import DatasetName, Source
@@ -416,6 +416,43 @@ def test_labels_are_the_same_from_every_file(tmp_path: Path, name: str, plan: li
     raw = attributes(tmp_path, [1, 2], pd.DataFrame({"who": [1, 2], "plan": plan}), name)
     found = raw.user_attributes.to_pandas().plan.tolist()
     assert found == expected
+
+
+@pytest.mark.parametrize("name", ["users.csv", "users.parquet"])
+def test_one_point_zero_is_the_number_one(tmp_path: Path, name: str) -> None:
+    users = pd.DataFrame({"who": [1.0, 2.0], "plan": ["a", "b"]})
+    assert attributes(tmp_path, [1, 2], users, name).matched_users == 1.0
+    with pytest.raises(DataError, match=r"users.csv has a row for none of the 2 users"):
+        attributes(tmp_path, ["1x", "2x"], users)
+
+
+def test_not_a_number_is_no_id_and_no_label(tmp_path: Path) -> None:
+    nan = pa.array([float("nan"), 2.0])
+    pq.write_table(pa.table({"who": [1, 2], "plan": nan}), tmp_path / "users.parquet")
+    frame().to_csv(tmp_path / "log.csv", index=False)
+    raw = read(tmp_path, users="users.parquet", user_attributes=["plan"])
+    assert raw.user_attributes.to_pandas().plan.tolist() == ["unknown", "2"]
+    pq.write_table(pa.table({"who": nan, "what": [5, 6], "when": [10, 20]}), tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log.parquet has null or blank values in who \(1\)"):
+        read(tmp_path, interactions="log.parquet")
+
+
+def test_times_beyond_int64_are_not_read(tmp_path: Path) -> None:
+    for value in ("99999999999999999999", "99999999999999.5"):
+        write(tmp_path, f"who,what,when\n1,5,1\n2,6,{value}\n")
+        with pytest.raises(DataError, match=rf"1 of 2 values in when that cannot be read as a time: '{value}'"):
+            read(tmp_path)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, GOOD)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(DataError, match=r"log.csv cannot be read: Permission denied. Give yourself the right"):
+        read(tmp_path)
 
 
 def test_lists_are_no_labels(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from fairrec_pipeline.interactions.sources.raw_files import describe_file
 from fairrec_pipeline.parameters.blocks import Groups, Split
 from fairrec_pipeline.parameters.datasets import Source
 
-SPLIT = Split(core=5, validation_users=0.5, seed=1, ties="item")
+SPLIT = Split(kind="leave_one_out", train_share=0.9, core=5, validation_users=0.5, seed=1, ties="item")
 GROUPS = Groups(popular_quantile=0.8, splits={"pop1080": (0.1, 0.8, 0.1)})
 SOURCE = {"adapter": "synthetic", "n_users": 10, "n_items": 10, "seed": 0}
 
@@ -53,9 +53,10 @@ def log(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
 
 def test_a_replaced_raw_file_is_noticed(log: tuple[Path, dict[str, Any]]) -> None:
     path, described = log
+    changed = described["raw_files"]["log.csv"]["mtime_ns"]
     for text in ("user,item,time\n1,2,4\n", "user,item,time\n1,2,3\n4,5,6\n"):
         path.write_text(text)
-        os.utime(path, ns=(1, 1))
+        os.utime(path, ns=(changed, changed))
         reason = why_prepare(described, wanted(), path.parent)
         assert reason == f"were prepared from another log.csv than the one in {path.parent}"
 

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.core_filter import core_events
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.leave_one_out import hold_out
 from fairrec_pipeline.interactions.sources import read_source
 from fairrec_pipeline.parameters.datasets import Source

@@ -17,9 +17,9 @@ import pooch
 import pytest
 import requests
 
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.sources import read_source
-from fairrec_pipeline.interactions.sources.download import Archive, download
+from fairrec_pipeline.interactions.sources.movielens import download
 from fairrec_pipeline.parameters.datasets import Source
 
 RETAILROCKET = """timestamp,visitorid,event,itemid,transactionid
@@ -143,6 +143,14 @@ def test_movielens_1m_offline_says_where_to_put_the_file(tmp_path: Path, monkeyp
         read(tmp_path / "movielens-1m", "movielens-1m")
 
 
+@pytest.mark.parametrize(("adapter", "name"), [("movielens-100k", "ml-100k.zip"), ("retailrocket", "events.csv")])
+def test_a_folder_in_the_place_of_the_file(tmp_path: Path, adapter: str, name: str) -> None:
+    """As some programs unpack an archive; to say that it does not exist would be no help."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=rf"{name} is a folder. Put the file itself there"):
+        read(tmp_path, adapter)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder and the address it is served at."""
@@ -161,9 +169,12 @@ def test_download_checks_the_sum(tmp_path: Path, server: tuple[Path, str], monke
     (folder / "a.zip").write_bytes(b"content")
     target = tmp_path / "raw" / "a.zip"
     with pytest.raises(DataError, match=r"raw/a.zip does not exist and could not be downloaded"):
-        download(Archive("a.zip", f"{url}/a.zip", "0" * 32), target)
+        download(f"{url}/a.zip", "0" * 32, target)
     assert not target.exists()
-    download(Archive("a.zip", f"{url}/a.zip", md5(b"content").hexdigest()), target)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/a.zip does not exist and could not be downloaded"):
+        download(f"{url}/a.zip", "0" * 32, tmp_path / "file" / "a.zip")
+    download(f"{url}/a.zip", md5(b"content").hexdigest(), target)
     assert target.read_bytes() == b"content"
 
 

@@ -7,57 +7,59 @@ import pandas as pd
 import pytest
 
 from fairrec_pipeline.interactions.core_filter import core_filter
-from fairrec_pipeline.interactions.sources.synthetic import generate
+from fairrec_pipeline.interactions.sources.synthetic import TASTES, generate
+
+World = tuple[pd.DataFrame, pd.DataFrame]
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[pd.DataFrame, pd.DataFrame]:
-    return generate(3000, 600, 0)
+def world() -> World:
+    return generate(3000, 500, 0)
 
 
-def test_same_seed_same_world(world: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    for table, again in zip(world, generate(3000, 600, 0), strict=True):
-        pd.testing.assert_frame_equal(table, again)
-    assert not world[0].equals(generate(3000, 600, 1)[0])
-
-
-def test_lengths_have_a_heavy_tail(world: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    lengths = world[0].groupby("user_id").size()
-    assert 15 < lengths.mean() < 21
-    assert lengths.median() < 0.8 * lengths.mean()
-    assert lengths.min() == 8
-    assert 150 < lengths.max() <= 200
-
-
-def test_popularity_is_skewed_and_items_return(world: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    counts = world[0].item_id.value_counts()
-    assert counts.head(60).sum() > 0.35 * len(world[0])
-    assert 0.15 < world[0].duplicated(["user_id", "item_id"]).mean() < 0.45
-
-
-def test_the_last_item_tells_the_next(world: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+@pytest.fixture(scope="module")
+def steps(world: World) -> pd.DataFrame:
+    """Every step from an item to the next one, with the user's segment and the number of the user's events."""
     events = world[0].assign(following=world[0].groupby("user_id").item_id.shift(-1)).dropna()
-    pairs = events.groupby(["item_id", "following"]).size()
-    first_guess = pairs.groupby("item_id").max().sum() / pairs.sum()
-    by_popularity = world[0].item_id.value_counts(normalize=True).max()
-    assert first_guess > 5 * by_popularity
+    return events.merge(world[1], on="user_id").assign(length=events.groupby("user_id").item_id.transform("size"))
 
 
-def test_the_segment_is_a_noisy_sign_of_the_taste(world: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_same_seed_same_world(world: World) -> None:
+    for table, again in zip(world, generate(3000, 500, 0), strict=True):
+        pd.testing.assert_frame_equal(table, again)
+    assert not world[0].equals(generate(3000, 500, 1)[0])
+
+
+def test_a_tenth_of_the_users_looks_at_much_and_at_rare_items(world: World) -> None:
     events, users = world
-    assert set(users.segment) == {"mainstream", *(f"niche-{letter}" for letter in "abcde")}
-    merged = events.merge(users, on="user_id")
-    popular = events.item_id.value_counts().index[:60]
-    share = merged.assign(popular=merged.item_id.isin(popular)).groupby("segment").popular.mean()
-    assert share["mainstream"] > 2 * share.drop("mainstream").max()
-    by_segment = merged.groupby("segment").item_id.agg(lambda items: set(items.value_counts().index[:20]))
-    assert len(by_segment["niche-a"] & by_segment["niche-b"]) < 10
+    minority = users.segment.str.startswith("minority")
+    assert set(users.segment) == set(TASTES)
+    assert 0.08 < minority.mean() < 0.12
+    lengths = events.groupby("user_id").size().loc[users.user_id]
+    assert lengths.min() == 8
+    assert 40 < lengths.max() <= 80
+    # 15 % of the segments are drawn anew, so that a shown minority is partly majority
+    assert lengths[minority.to_numpy()].mean() > 2.5 * lengths[~minority.to_numpy()].mean()
+    popular = set(events.groupby("item_id").user_id.nunique().nlargest(100).index)
+    share = events.assign(popular=events.item_id.isin(popular)).groupby("user_id").popular.mean().loc[users.user_id]
+    assert share[~minority.to_numpy()].mean() > 0.8
+    assert share[minority.to_numpy()].mean() < 0.3
 
 
-def test_the_5_core_keeps_nearly_everybody(world: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_what_follows_depends_on_the_item_and_on_the_taste(steps: pd.DataFrame) -> None:
+    """The most frequent follower of an item, of everybody and of one segment: how often it is right."""
+    for segments, of_everybody, of_segment in (("majority", 0.6, 0.8), ("minority", 0.45, 0.65)):
+        rows = steps[steps.segment.str.startswith(segments)]
+        by_item = rows.groupby(["item_id", "following"]).size()
+        by_both = rows.groupby(["segment", "item_id", "following"]).size()
+        assert by_item.groupby("item_id").max().sum() / len(rows) < of_everybody
+        assert by_both.groupby(["segment", "item_id"]).max().sum() / len(rows) > of_segment
+
+
+def test_the_5_core_keeps_nearly_everybody(world: World) -> None:
     kept = core_filter(ibis.memtable(world[0]), 5).to_pandas()
     assert kept.user_id.nunique() > 0.97 * 3000
-    assert kept.item_id.nunique() > 0.95 * 600
+    assert kept.item_id.nunique() > 0.97 * 500
 
 
 @pytest.mark.parametrize("sizes", [(10, 10), (10, 500), (300, 10)])

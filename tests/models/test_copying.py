@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.copying import Encounters, copied_items, copied_items_of_fixed_number, encounters
+from fairrec_pipeline.models.copying import Encounters, copied_items, copied_items_of_fixed_number
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import Additions, SoftmaxHead
@@ -59,7 +59,7 @@ def copying_model(*, dropout: float = 0.0, tied_embeddings: bool = False) -> SAS
 def test_copied_items_of_an_example() -> None:
     """Items a b a c: after the last, c is newest, then a (met at its second time), then b."""
     items = np.array([0, 1, 0, 2])
-    met = encounters(np.zeros(4, dtype=np.int64), items)
+    met = Encounters.of(np.zeros(4, dtype=np.int64), items, torch.device("cpu"))
     assert met.gaps.tolist()[0] == 2
     assert (met.gaps[1:] > 10).all()
     assert met.counts.tolist() == [1, 1, 2, 1]
@@ -71,7 +71,10 @@ def test_copied_items_of_an_example() -> None:
 
 def test_copied_items_of_nobody() -> None:
     nothing = copied_items(
-        torch.tensor([-1, -1]), torch.tensor([0, 0]), torch.arange(3), encounters(*np.zeros((2, 3), int))
+        torch.tensor([-1, -1]),
+        torch.tensor([0, 0]),
+        torch.arange(3),
+        Encounters.of(*np.zeros((2, 3), int), torch.device("cpu")),
     )
     assert [len(part) for part in nothing[:4]] == [0, 0, 0, 0]
 
@@ -92,7 +95,7 @@ def test_copied_items_of_batches_by_loops() -> None:
 
 def test_a_fixed_number_of_own_items_are_the_same_and_others_that_are_not_real() -> None:
     train = histories()
-    met = Encounters(*(torch.as_tensor(part) for part in encounters(train.event_users, train.items)))
+    met = Encounters.of(train.event_users, train.items, torch.device("cpu"))
     newest = torch.arange(len(train.items))
     reach = torch.minimum(
         newest - torch.from_numpy(train.offsets)[torch.from_numpy(train.event_users)] + 1, torch.tensor(WINDOW)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairrec_pipeline.models.packing import buckets_of
-from fairrec_pipeline.models.sasrec import SASRec
+from fairrec_pipeline.models.sasrec import SASRec, lookup, rows_of_table
 
 
 def small_model() -> SASRec:
@@ -21,7 +21,7 @@ def states(model: SASRec, tokens: torch.Tensor) -> torch.Tensor:
 
 def test_a_state_depends_on_earlier_tokens_only() -> None:
     model = small_model().eval()
-    tokens = torch.tensor([model.start_token, 3, 4, 5])
+    tokens = torch.tensor([model.n_items, 3, 4, 5])
     changed = tokens.clone()
     changed[2] = 9
     before, after = states(model, tokens), states(model, changed)
@@ -58,7 +58,7 @@ def test_tied_embeddings_are_one_table() -> None:
 
 def test_dropout_only_in_training() -> None:
     model = small_model()
-    tokens = torch.tensor([model.start_token, 1, 2])
+    tokens = torch.tensor([model.n_items, 1, 2])
     assert not torch.equal(states(model.train(), tokens), states(model, tokens))
     assert torch.equal(states(model.eval(), tokens), states(model, tokens))
     assert model.output_weight() is model.output_table
@@ -76,3 +76,19 @@ def test_newest_states_are_those_of_the_whole_pass(blocks: int, tied: bool) -> N
     positions = torch.repeat_interleave(ends, lengths) - torch.arange(len(tokens))
     arguments = (tokens, positions, buckets_of(lengths, torch.device("cpu")))
     torch.testing.assert_close(model.newest_states(*arguments, ends), model(*arguments)[ends], rtol=1e-12, atol=1e-12)
+
+
+def test_rows_of_a_table_have_the_gradients_of_an_embedding() -> None:
+    """In float64: what is looked up several times gets the sum, what is not gets 0."""
+    torch.manual_seed(0)
+    indices, upstream = torch.tensor([4, 0, 4, 2, 4, 0]), torch.randn(6, 3, dtype=torch.float64)
+    found = []
+    for rows in (rows_of_table, lambda table, at: torch.nn.functional.embedding(at, table)):
+        table = torch.arange(18, dtype=torch.float64).view(6, 3).requires_grad_()
+        looked_up = rows(table, indices)
+        looked_up.backward(upstream)
+        found.append((looked_up.detach(), table.grad))
+    torch.testing.assert_close(*found, rtol=1e-15, atol=1e-15)
+    meta = torch.empty(6, 3, device="meta", requires_grad=True)
+    assert lookup(meta, indices.to("meta")).grad_fn.name() == "_RowsBackward"
+    assert lookup(table, indices).grad_fn.name() == "EmbeddingBackward0"

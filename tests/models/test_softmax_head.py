@@ -121,3 +121,17 @@ def test_no_subnormal_exponentials() -> None:
     assert kept.tolist()[0] == 1.0
     torch.testing.assert_close(kept[1:].log(), torch.tensor([-59.0, -60.0, -60.0, -1.0]))
     assert float(kept.min()) > torch.finfo(torch.float32).tiny
+
+
+def test_the_floor_of_the_exponentials_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, with logits some of which are far below their level: a GPU does without the floor."""
+    torch.manual_seed(0)
+    states, weight = 20 * torch.randn(7, 4, dtype=torch.float64), torch.randn(50, 4, dtype=torch.float64)
+    targets, coefficients = torch.randint(50, (7,)), torch.rand(7, dtype=torch.float64)
+    found = []
+    for floor in (-60.0, float("-inf")):
+        monkeypatch.setattr("fairrec_pipeline.models.softmax_head._NOTHING_BELOW", floor)
+        losses = SoftmaxHead().losses(states, weight, targets)
+        found.append((losses.losses, *losses.gradients(coefficients)))
+    assert float((states @ weight.T).max(1).values.max() - (states @ weight.T).min()) > 60
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)

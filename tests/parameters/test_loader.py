@@ -95,7 +95,7 @@ def test_arms_are_named_after_the_groups_they_use() -> None:
         ({"dataset": "retailroket"}, "did you mean retailrocket?"),
         ({"train": {"epoch": 3}}, "unknown parameter train.epoch"),
         ({"train": {"learning_rate": "fast"}}, "train.learning_rate"),
-        ({"loss": "cvar", "cvar": {"alpha": 0}}, "cvar.alpha: Input should be greater than or equal to 0.000001 (got 0)"),
+        ({"loss": "cvar", "cvar": {"alpha": 0}}, "cvar.alpha: Input should be greater than or equal to 0.00000"),
         ({"loss": "cvar", "cvar": {"alpha": 1.5}}, "cvar.alpha: Input should be less than or equal to 1 (got 1.5)"),
         ({"cvar": {"alpha": 1.5}}, "cvar.alpha"),
         ({"cvar": {"alfa": 0.5}}, "unknown parameter cvar.alfa"),
@@ -134,6 +134,16 @@ def test_arms_are_named_after_the_groups_they_use() -> None:
         ({"datasets": {"synthetic": {"n_users": 9}}}, "datasets.synthetic.n_users: Input should be greater than or"),
         ({"datasets": {"synthetic": {"parameters": 9}}}, "datasets.synthetic.parameters: a block is expected, got 9"),
         ({"experiments": {"small": {"seeds": 10**9}}}, "experiments.small.seeds: Input should be less than or equal"),
+        ({"evaluate": {"top_k": 20}}, "unknown parameter evaluate.top_k"),
+        ({"recommend": {"k": 0}}, "recommend.k: Input should be greater than or equal to 1 (got 0)"),
+        ({"recommend": {"arm": "cvra"}}, "recommend.arm: unknown 'cvra'; did you mean cvar?"),
+        ({"recommend": {"arm": "gdro"}}, "recommend.arm: gdro needs groups, as in gdro-pop33"),
+        ({"recommend": {"arm": "gdro-pop3"}}, "recommend.arm: gdro-pop3: unknown groups 'pop3'"),
+        ({"recommend": {"exclude": "../items.txt"}}, "recommend.exclude: a name below the data folder is expected"),
+        ({"recommend": {"filter_seen": "no"}}, "recommend.filter_seen: Input should be a valid boolean (got 'no')"),
+        ({"promote": {"rule": "best"}}, "promote.rule: Input should be 'best_overall' or 'best_worst_group'"),
+        ({"promote": {"within": -1}}, "promote.within: Input should be greater than or equal to 0"),
+        ({"promote": 5}, "promote: a block is expected, got 5"),
         ({"seed": 2**63}, "seed: Input should be less than 9223372036854775808"),
     ],
 )  # fmt: skip
@@ -175,7 +185,7 @@ def test_a_grid_that_the_run_does_not_use_need_not_fit() -> None:
     heads = {"grids": {"erm": {"model.heads": [1, 3]}}}
     assert points(plan("train", **heads)) == {"erm": 0}
     with pytest.raises(
-        FairrecError, match=r"grids\.erm\.model: dim must be a multiple of heads, got dim 64 and heads 3"
+        FairrecError, match=r"grids\.erm\.model: dim must be a multiple of heads, got dim 16 and heads 3"
     ):
         plan("tune", **heads)
 
@@ -210,7 +220,7 @@ def test_an_environment_wins_over_the_dataset(project: Path) -> None:
     assert (found["train"]["epochs"], found["train"]["schedule"], found["model"]["dim"]) == (77, "cosine", 8)
     assert load(rocket, "local", project / "conf")["train"]["epochs"] == 78
     assert load({**rocket, "train": {"epochs": 5}}, "mine", project / "conf")["train"]["epochs"] == 5
-    assert load(env="mine", conf=project / "conf")["model"]["dim"] == 64
+    assert load(env="mine", conf=project / "conf")["model"]["dim"] == 16
 
 
 def test_names_of_datasets_may_be_numbers(project: Path) -> None:
@@ -313,9 +323,10 @@ def test_all_problems_are_reported_at_once() -> None:
 
 
 def test_a_folder_name_set_in_two_places_is_refused(project: Path) -> None:
-    (project / "conf/local/parameters.yml").write_text("loss: cvar\n")
-    with pytest.raises(ParameterError, match=r"globals\.yml"):
-        load(env="local", conf=project / "conf")
+    for text in ("loss: cvar", "recommend: {arm: champion}"):
+        (project / "conf/local/parameters.yml").write_text(text)
+        with pytest.raises(ParameterError, match=r"globals\.yml"):
+            load(env="local", conf=project / "conf")
 
 
 def test_own_data_by_configuration_only(project: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from fairrec_pipeline.comparison.selection import IncomparableArmsError
 from fairrec_pipeline.interactions.histories import evaluation_histories, training_histories
 from fairrec_pipeline.metrics.ranking import user_metrics
 from fairrec_pipeline.pipelines.compare import create_pipeline, create_table1_pipeline
+from fairrec_pipeline.report.verdict import verdict
 from tests.worlds import EVALUATE, N_ITEMS, N_USERS, STATISTICS, interactions, record_of, user_groups, with_parts
 
 
@@ -28,7 +30,7 @@ def arms_of(*records: ArmRecord) -> SimpleNamespace:
 
 
 @pytest.fixture
-def inputs() -> dict[str, Any]:
+def inputs(tmp_path: Path) -> dict[str, Any]:
     events, rng = interactions(), np.random.default_rng(0)
     train = training_histories(events)
     validation, test = (evaluation_histories(events, train.catalogue, role) for role in ("validation", "test"))
@@ -42,6 +44,8 @@ def inputs() -> dict[str, Any]:
             train=train, validation=validation, test=test, fingerprint=STATISTICS["fingerprint"]
         ),
         "user_groups": ibis.memtable(user_groups()),
+        "interactions": ibis.memtable(events),
+        "recommendations_folder": tmp_path,
         "dataset_statistics": STATISTICS,
         "arms": arms_of(arm("erm"), arm("cvar")),
         "params:dataset": "synthetic",
@@ -89,6 +93,22 @@ def test_what_arms_left_behind_reaches_the_report(inputs):
     assert any(trace.name == "cvar" for trace in outputs["learning_curves_figure"].data)
 
 
+def test_a_file_of_another_system_is_an_arm(inputs, tmp_path):
+    users = np.repeat(np.arange(N_USERS), 20)
+    lists = pd.DataFrame(
+        {"user": users, "item": np.tile(np.arange(20), N_USERS), "rank": np.tile(np.arange(20), N_USERS)}
+    )
+    lists.to_parquet(tmp_path / "theirs.parquet")
+    outputs = run(create_pipeline(), inputs)
+    assert "*theirs* (foreign)" in outputs["report_markdown"]
+    assert "theirs <small>foreign</small>" in outputs["report_html"].replace("</th>", "")
+    assert "theirs: NDCG@20" in outputs["report_markdown"]
+    assert "theirs" not in " ".join(verdict(outputs["comparison_csv"], significance=0.05))
+    coverage = outputs["comparison_csv"].query("arm == 'theirs' and metric == 'coverage_at_20' and split == 'overall'")
+    assert coverage["value"].tolist() == [20 / N_ITEMS]
+    assert "What the lists do to the items" in outputs["report_markdown"]
+
+
 def test_untrained_arms_are_compared_where_nothing_was_trained(inputs):
     outputs = run(create_pipeline(), inputs | {"arms": arms_of()})
     assert "No arm was trained" in outputs["report_markdown"]
@@ -110,7 +130,8 @@ def test_histories_that_are_not_those_of_the_statistics_stop_it(inputs, changed)
 def test_what_passes_between_nodes_can_be_sent_to_other_processes(inputs):
     """ParallelRunner pickles it, and an explicit MemoryDataset would break it."""
     baselines = run(create_pipeline().only_nodes("score_baselines"), inputs)
-    selected = run(create_pipeline().only_nodes("select_arms"), inputs | baselines)["selected_arms"]
+    selecting = create_pipeline().only_nodes("select_arms")
+    selected = run(selecting, inputs | baselines | {"foreign_arms": []})["selected_arms"]
     again = pickle.loads(pickle.dumps(selected))
     assert [record.label for record in again] == [record.label for record in selected]
     for one, other in zip(selected, again, strict=True):
@@ -120,7 +141,18 @@ def test_what_passes_between_nodes_can_be_sent_to_other_processes(inputs):
 def test_names_and_inputs_of_the_nodes():
     nodes = {node.name: node for node in create_pipeline().nodes}
     assert nodes.keys() == {
-        *("score_baselines", "select_arms", "compare_arms", "follow_trainings", "share_weights", "report")
+        *(
+            "score_baselines",
+            "judge_foreign",
+            "select_arms",
+            "compare_arms",
+            "follow_trainings",
+            "share_weights",
+            "find_slices",
+            "audit",
+            "gather_evidence",
+            "report",
+        )
     }
     assert max(len(node.inputs) for node in nodes.values()) <= 8
 

@@ -16,7 +16,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner, ThreadRunner
 
 from fairrec_pipeline.comparison.paper.table1 import table1
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.histories import evaluation_histories, training_histories
 from fairrec_pipeline.interactions.preparation import prepared_with, why_prepare
 from fairrec_pipeline.interactions.prepared import prepare_data
@@ -30,7 +30,7 @@ SHARED = ROOT.parent / "shared" / "data"
 RETAILROCKET = SHARED / "retailrocket" / "events.csv.gz"
 MOVIELENS = SHARED / "movielens-1m" / "ml-1m.zip"
 GROUPS = Groups.model_validate(yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())["groups"])
-SPLIT = Split(core=5, validation_users=0.5, seed=42, ties="item")
+SPLIT = Split(kind="leave_one_out", train_share=0.9, core=5, validation_users=0.5, seed=42, ties="item")
 SYNTHETIC = {"adapter": "synthetic", "n_users": 200, "n_items": 60, "seed": 1}
 
 # METHODS: groups. Percent of the users of RetailRocket, low to high.
@@ -169,12 +169,27 @@ def test_own_data_with_string_ids_and_attributes(tmp_path: Path) -> None:
     ]
 
 
+def test_a_temporal_split_goes_through_every_step(tmp_path: Path) -> None:
+    """Schemas, groups, histories and statistics of users without a target, and the same roles as times say."""
+    temporal = SPLIT.model_copy(update={"kind": "temporal", "train_share": 0.7, "core": 2})
+    made = catalog(tmp_path, "synthetic", SYNTHETIC, temporal)
+    run(made)
+    interactions, histories = made.load("interactions").to_pandas(), made.load("histories")
+    by_role = interactions.groupby("role")["timestamp"]
+    assert by_role.max()["train"] < by_role.min()["test"]
+    statistics, groups = made.load("dataset_statistics"), made.load("user_groups").to_pandas()
+    assert 0 < statistics["n_validation"] < statistics["n_test"] < statistics["n_users"] == len(groups)
+    assert histories.test.n_users == statistics["n_test"]
+    assert histories.train.n_users == statistics["n_users"]
+    assert "later than a target" in statistics["steps"][-1]["why"]
+
+
 @pytest.mark.skipif(not RETAILROCKET.exists(), reason=f"the real RetailRocket log is not at {RETAILROCKET}")
 def test_real_retailrocket_is_the_published_one(tmp_path: Path) -> None:
     folder = tmp_path / "data/01_raw/retailrocket"
     folder.mkdir(parents=True)
     shutil.copyfile(RETAILROCKET, folder / RETAILROCKET.name)
-    split = Split(core=5, validation_users=10_000, seed=42, ties="item")
+    split = Split(kind="leave_one_out", train_share=0.9, core=5, validation_users=10_000, seed=42, ties="item")
     made = catalog(tmp_path, "retailrocket", {"adapter": "retailrocket"}, split)
     run(made)
     statistics = made.load("dataset_statistics")
@@ -191,7 +206,7 @@ def test_real_movielens_1m_is_the_published_one(tmp_path: Path) -> None:
     folder = tmp_path / "data/01_raw/movielens-1m"
     folder.mkdir(parents=True)
     shutil.copyfile(MOVIELENS, folder / MOVIELENS.name)
-    split = Split(core=5, validation_users=1.0, seed=42, ties="item")
+    split = Split(kind="leave_one_out", train_share=0.9, core=5, validation_users=1.0, seed=42, ties="item")
     made = catalog(tmp_path, "movielens-1m", {"adapter": "movielens-1m"}, split)
     run(made)
     published = table1(made.load("dataset_statistics"), "movielens-1m").dropna(subset="published")

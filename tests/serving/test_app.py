@@ -156,13 +156,26 @@ def test_bad_bodies(body: str | bytes, status: int, sentence: str, url: str) -> 
 
 
 def test_bodies_that_are_too_large(url: str) -> None:
-    """Said before they are read, and also where their length is not announced."""
+    """Also where their length is not announced."""
     too_large = (413, {"error": f"the body should have at most {BODY_BYTES} bytes; send fewer histories at a time"})
     assert ask(f"{url}/recommend", b" " * (BODY_BYTES + 1)) == too_large
     request = urllib.request.Request(f"{url}/recommend", iter([b" " * 1000] * 1000), method="POST")
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request, timeout=30)
     assert caught.value.code == 413
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_without_end_is_not_awaited(announced: bool, url: str) -> None:
+    """A gigabyte is announced, or sent piece by piece until the server has had enough."""
+    head = "Content-Length: 1000000000" if announced else "Transfer-Encoding: chunked"
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as connection:
+        connection.sendall(f"POST /recommend HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode())
+        if not announced:
+            piece = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+            for _ in range(8 * BODY_BYTES // 0x10000 + 1):
+                connection.sendall(piece)
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
 def test_other_addresses(url: str) -> None:

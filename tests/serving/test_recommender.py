@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fairrec_pipeline.interactions.histories import complete_histories
-from fairrec_pipeline.metrics.top_k import top_k
+from fairrec_pipeline.metrics.ranking import SeenItems
 from fairrec_pipeline.serving.model_folder import open_folder
 from fairrec_pipeline.serving.recommender import Recommender
 from fairrec_pipeline.serving.requests import Query, RequestError
@@ -24,15 +24,21 @@ K = 20
 
 
 def lists_of_the_pipeline(folder: Path, histories: list[list[int]], *, filter_seen: bool) -> list[pd.DataFrame]:
-    """(item_id, score) of every user by `ModelScorer` and `top_k`, from a table of interactions."""
+    """(item_id, score) of every user by the scores of training and torch's own top-k, from a table of interactions."""
     opened = open_folder(folder)
     events = [(user, item, position) for user, items in enumerate(histories) for position, item in enumerate(items)]
     # a user without an interaction is not in a table: one with an unknown item stands for it
     events += [(user, -1, 0) for user, items in enumerate(histories) if not items]
     table = pd.DataFrame(events, columns=["user_id", "item_id", "position"])
     sequences = complete_histories(table, np.array(opened.config.catalogue))
-    best = top_k(ModelScorer(load_model(opened), sequences), sequences, K, filter_seen=filter_seen)
-    return [of_user for _, of_user in best.groupby("user_id")]
+    scores = ModelScorer(load_model(opened), sequences)(torch.arange(sequences.n_users)).clone()
+    if filter_seen:
+        scores[SeenItems(sequences, "cpu").rows_and_items(0, sequences.n_users)] = -torch.inf
+    best = torch.topk(scores, K, dim=1)
+    return [
+        pd.DataFrame({"item_id": sequences.catalogue[items], "score": values})
+        for items, values in zip(best.indices.numpy(), best.values.numpy(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("filter_seen", [False, True])

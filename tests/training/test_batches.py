@@ -114,3 +114,10 @@ def test_a_balanced_stream_is_a_function_of_seed_and_step() -> None:
 def test_one_group_is_balanced_anyway() -> None:
     one, plain = UserStream(11, 4, 5, np.zeros(11, dtype=np.int64)), UserStream(11, 4, 5)
     assert all(torch.equal(one.users(step), plain.users(step)) for step in range(8))
+
+
+def test_histories_may_all_be_empty() -> None:
+    """New users of whom nothing is known: each has the start token alone."""
+    histories = random_histories([0, 0], held_out=True)
+    (batch,) = Batches(histories, max_length=12, device=torch.device("cpu")).in_order(100)
+    assert batch.tokens.tolist() == [histories.n_items] * 2

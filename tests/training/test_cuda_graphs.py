@@ -48,7 +48,9 @@ def test_a_batch_of_a_fixed_size_is_the_packed_one_and_fillers(grain: int) -> No
     fixed = FixedSizeBatches(batches, 5)
     fixed.grain = grain
     for users, size in zip(STEP_USERS, fixed.sizes(STEP_USERS), strict=True):
-        found, packed = fixed.batch(users, size), batches.batch(users)
+        # the second of three steps, with room for a larger one
+        cut = fixed.cut(torch.stack([users.flip(0), users, users]), [size] * 3, size + grain)
+        found, packed = fixed.batch(cut, torch.tensor([1]), size), batches.batch(users)
         n = len(packed.tokens)
         assert size % grain == 0
         assert size - n < grain + fixed.fillers
@@ -148,10 +150,34 @@ def test_nothing_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch, loss: s
         state_of(step, "meta"),
         (4, 5),
     )
-    runner._launch(64, 0)
+    runner._cut([64] * 4)
+    runner.launch(64, 0)
     with NothingFromTheCpu():
-        runner._launch(64, 1)
+        runner.launch(64, 1)
     assert all(parameter.grad is not None and parameter.grad.is_meta for parameter in model.parameters())
+
+
+def test_larger_batches_are_recorded_again() -> None:
+    """What was recorded reads from tensors that are too small for them; and what fits goes where it reads."""
+    train = random_histories([3] * 10 + [300] * 10)
+    runner = GraphRunner(step_of("erm", small_model(), train), Batches(train, max_length=500, device=CPU), {}, (2, 5))
+    runner.batches_of_fixed_size.grain = 8
+    short, long = torch.arange(5).repeat(2, 1), torch.arange(10, 15).repeat(2, 1)
+    tables: list[int] = []
+    for users in (short, short + 1, long, short):
+        runner._users.copy_(users)
+        sizes = runner.batches_of_fixed_size.sizes(users)
+        runner._cut(sizes)
+        assert runner._steps is not None
+        tables.append(runner._steps.cells.data_ptr())
+        assert runner._steps.users.tolist() == users.tolist()
+        batch = runner.batches_of_fixed_size.batch(runner._steps, torch.tensor([1]), sizes[1])
+        assert batch.users.tolist() == users[1].tolist()
+        assert batch.lengths.tolist() == train.lengths[users[1]].tolist()
+        runner.graphs[sizes[0], False] = Played([])  # type: ignore[assignment]
+    assert tables[0] == tables[1]
+    assert tables[1] != tables[2] == tables[3]
+    assert len(runner.graphs) == 2  # of the long ones, and of the short ones after them
 
 
 class Played:
@@ -188,8 +214,8 @@ def test_the_second_step_of_a_size_is_recorded(monkeypatch: pytest.MonkeyPatch, 
             raise RuntimeError(message)
 
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(CUDAGraph=lambda: Played(log), graph=graph))
-    monkeypatch.setattr(runner, "_launch", launch)
-    monkeypatch.setattr(runner, "_records", True)
+    monkeypatch.setattr(runner, "launch", launch)
+    monkeypatch.setattr(runner, "records", True)
     with (
         pytest.raises(OptionError, match=r"what went wrong\. train\.cuda_graphs=false")
         if fails

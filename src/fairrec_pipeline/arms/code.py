@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
-_EVALUATION = ("metrics.ranking", "metrics.by_group", "training.scoring")
 
 
 def code_fingerprint(loss: str) -> str:
-    """SHA-256 of the code that a training of that loss runs: a checkpoint of other code is not continued.
-
-    Args:
-        loss: a name of `METHODS`.
-    """
+    """SHA-256 of the code that a training of a loss of `METHODS` runs: a checkpoint of other code is not continued."""
     from fairrec_pipeline.parameters.methods import METHODS  # needs pydantic
 
     method = METHODS[loss]
-    objective, trainer = f"objectives.{method.objective.partition(':')[0]}", method.trainer.partition(":")[0]
-    return fingerprint(objective, trainer, "training.loss_groups")
+    objective, trainer = (path.partition(":")[0] for path in (method.objective, method.trainer))
+    return fingerprint(f"objectives.{objective}", trainer, "training.loss_groups")
 
 
 def evaluation_fingerprint() -> str:
     """SHA-256 of the code that turns a model into metrics: metrics of other code are made again."""
-    return fingerprint(*_EVALUATION)
+    return fingerprint("metrics.ranking", "metrics.by_group", "metrics.item_side", "training.scoring")
+
+
+@cache
+def commit() -> str:
+    """Commit of the repository around this package, with `-dirty` if files differ; empty outside of a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        described = subprocess.run(command, cwd=_PACKAGE, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return described.stdout.strip()
 
 
 @cache
 def fingerprint(*modules: str) -> str:
     """SHA-256 of the code of some modules of this package, such as `training.fit`, and of all that they import."""
-    files = imported_files(_PACKAGE, *modules)
     digest = hashlib.sha256()
-    for file in files:
+    for file in imported_files(_PACKAGE, *modules):
         digest.update(f"{file.relative_to(_PACKAGE).as_posix()}\0{_meaning(file)}\0".encode())
     return digest.hexdigest()
 
@@ -44,10 +50,6 @@ def imported_files(package: Path, *modules: str) -> list[Path]:
     """Files of a package that some of its modules import, directly or not, themselves included; ascending.
 
     The `parameters` are left out: names and bounds decide nothing, and the values are part of every identity.
-
-    Args:
-        package: its folder.
-        modules: names within the package, such as `training.fit`.
     """
     found: set[Path] = set()
     waiting = [file for module in modules for file in _files_of(package, module)]

@@ -15,6 +15,9 @@ Card = dict[str, Any]
 DIVERGED = "diverged"
 """Key of a card that says why its training has no result."""
 
+FOREIGN = "foreign"
+"""The loss of an arm that is a file of another system's recommendations."""
+
 
 class SavedModel(NamedTuple):
     """Weights by name (tensors on the CPU), and all else that is needed to rebuild the model (JSON-able)."""
@@ -29,7 +32,8 @@ class ArmRecord:
 
     Attributes:
         card: arm, loss, loss_groups, seed, dataset, data_fingerprint, groups_fingerprint, parameters (by block),
-            device, started, finished (ISO times), seconds, epochs, best_epoch, validation_ndcg_at_20, ...
+            device, started, finished (ISO times), seconds, epochs, best_epoch, validation_ndcg_at_20, command,
+            commit, ...
         open_part: opens a part by its name (see `PARTS`); None if the arm has no such part.
     """
 
@@ -94,9 +98,19 @@ class ArmRecord:
         return table
 
     @cached_property
+    def validation_user_metrics(self) -> pd.DataFrame | None:
+        """The same of every validation user, ranked with the weights that are kept; None for an untrained arm."""
+        return self._table("validation_user_metrics")
+
+    @cached_property
     def group_metrics(self) -> pd.DataFrame | None:
         """Mean of every metric over every group (see `metrics.by_group.group_metrics`)."""
         return self._table("group_metrics")
+
+    @cached_property
+    def item_metrics(self) -> pd.DataFrame | None:
+        """What the arm's lists do to the items (see `metrics.item_side.item_metrics`)."""
+        return self._table("item_metrics")
 
     @cached_property
     def tuning_runs(self) -> list[dict[str, Any]] | None:
@@ -110,7 +124,10 @@ class ArmRecord:
         return table
 
 
-PARTS = ("model", "training_history", "user_weights", "user_metrics", "group_metrics", "tuning_runs")
+PARTS = (
+    *("model", "training_history", "user_weights", "user_metrics", "validation_user_metrics", "group_metrics"),
+    *("item_metrics", "tuning_runs"),
+)
 """What a record may hold beside its card."""
 
 

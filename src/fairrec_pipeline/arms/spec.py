@@ -68,7 +68,6 @@ class ArmSpec(Block):
         """Everything that decides the result, as JSON values.
 
         Args:
-            data: what it is trained on.
             environment: fingerprint of the code, version of torch, kind of device.
         """
         return {
@@ -102,11 +101,7 @@ class Plan(Block):
     problems: tuple[str, ...] = ()
 
     def require_runnable(self) -> None:
-        """Make sure that there are no problems.
-
-        Raises:
-            FairrecError: there are; the message names all of them.
-        """
+        """Raise one FairrecError that names all problems, if there are any."""
         if self.problems:
             listed = "\n".join(f"  - {problem}" for problem in self.problems)
             message = f"what {self.name} trains cannot be run:\n{listed}\nNames and values: conf/base/parameters*.yml"

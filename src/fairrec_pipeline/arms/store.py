@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -24,11 +27,14 @@ FORMAT = 2
 """Of a card. Cards of format 1 do not name their parts, so that nobody can know which belong together."""
 
 _CARD = "run_card.json"
+_TABLES = (
+    *("training_history", "user_weights", "user_metrics", "validation_user_metrics", "group_metrics", "item_metrics"),
+)
 _FILES = {
     "model": "model.safetensors",
     "config": "config.json",
     "tuning_runs": "tuning_runs.json",
-    **{name: f"{name}.parquet" for name in ("training_history", "user_weights", "user_metrics", "group_metrics")},
+    **{name: f"{name}.parquet" for name in _TABLES},
 }
 
 
@@ -81,32 +87,24 @@ class ArmStore:
 
     def records(self) -> list[ArmRecord]:
         """The newest record of every arm and seed. What an earlier format has left is named in a warning."""
-        records, older = [], []
-        for folder, version in self._newest().items():
-            record = self._read(folder, version)
-            if record is None:
-                older.append(folder)
-            else:
-                records.append(record)
-        if older:
+        newest = {}
+        for card in storage.find(self.outputs, f"*/seed-*/{_CARD}/*/{_CARD}"):  # ascending
+            *_, arm, seed, _, version, _ = card.split("/")
+            newest[f"{arm}/{seed}"] = version
+        records = {folder: self._read(folder, version) for folder, version in newest.items()}
+        if older := [folder for folder, record in records.items() if record is None]:
             logger.warning(
                 "%d arms below %s were written by an earlier version of this project and cannot be read; they are left "
                 "out. Train them again, or delete their folders: %s",
                 *(len(older), self.outputs, ", ".join(older)),
             )
-        return records
+        return [record for record in records.values() if record is not None]
 
     def find(self, name: str, seed: int, version: str | None = None) -> ArmRecord | None:
-        """The newest record of an arm and seed, or that of a version; None if there is none that can be read.
-
-        Args:
-            name: of the arm, such as `gdro-pop33`.
-        """
+        """The newest record of an arm (`gdro-pop33`) and seed, or that of a version; None if none can be read."""
         folder = arm_folder(name, seed)
-        versions = sorted(Path(card).parent.name for card in storage.find(self._place(folder, _CARD), f"*/{_CARD}"))
-        if version is not None:
-            versions = [each for each in versions if each == version]
-        return self._read(folder, versions[-1]) if versions else None
+        cards = storage.find(f"{self.outputs}/{folder}/{_CARD}", f"{version or '*'}/{_CARD}")  # ascending
+        return self._read(folder, Path(cards[-1]).parent.name) if cards else None
 
     def save(self, record: ArmRecord) -> None:
         """Write the parts of a record that there are, then its card."""
@@ -114,33 +112,32 @@ class ArmStore:
         assert record.seed is not None  # untrained arms are not saved
         folder, parts = arm_folder(record.arm, record.seed), {}
         for name in PARTS:
-            value = record.open_part(name)
-            if value is None:
-                continue
-            for part, write in _writers(name, value):
+            for part, write in _writers(name, record.open_part(name)):
                 path = self._path(folder, part, self.version)
                 storage.write_whole(path, write)
                 parts[part] = {"version": self.version, "sha256": storage.sha256(path)}
         card = {**record.card, "format": FORMAT, "version": self.version, "parts": parts}
         storage.write_text(self._card(folder, self.version), json.dumps(card, indent=2))
 
-    def check(self, record: ArmRecord) -> None:
-        """Compare every part of a saved record with its card.
+    @contextmanager
+    def model_folder(self, record: ArmRecord) -> Iterator[Path]:
+        """A local folder with the `model.safetensors` and `config.json` of a saved record, within the context.
 
         Raises:
-            DamagedArmError: a part is missing or was changed.
+            DamagedArmError: one of them is missing or was changed.
         """
+        folder = arm_folder(record.arm, record.seed or 0)
+        with TemporaryDirectory() as copies:
+            for part in ("model", "config"):
+                copy = Path(copies, _FILES[part])
+                self._check(folder, part, record.card["parts"][part], partial(shutil.copyfile, dst=copy))
+            yield Path(copies)
+
+    def check(self, record: ArmRecord) -> None:
+        """Raise a DamagedArmError if a part of a saved record is missing or was changed."""
         folder = arm_folder(record.arm, record.seed or 0)
         for part, entry in record.card["parts"].items():
             self._check(folder, part, entry)
-
-    def _newest(self) -> dict[str, str]:
-        """Newest version by the folder of an arm and seed."""
-        newest: dict[str, str] = {}
-        for card in storage.find(self.outputs, f"*/seed-*/{_CARD}/*/{_CARD}"):  # ascending
-            *_, arm, seed, _, version, _ = card.split("/")
-            newest[f"{arm}/{seed}"] = version
-        return newest
 
     def _read(self, folder: str, version: str) -> ArmRecord | None:
         """The record of a card; None if it is of an earlier format."""
@@ -153,8 +150,8 @@ class ArmStore:
             problem = error.errors()[0]
             where = ".".join(map(str, problem["loc"])) or "its content"
             message = (
-                f"{path} is not the card of an arm ({where}: {problem['msg']}). Delete {Path(path).parent} or train "
-                "the arm again"
+                f"{path} is not the card of an arm ({where}: {problem['msg']}). Delete {Path(path).parent} or "
+                "train the arm again"
             )
             raise DamagedArmError(message) from error
         if older:
@@ -166,14 +163,12 @@ class ArmStore:
         if name not in parts:
             return None
         value = self._check(folder, name, parts[name], _read_part)
-        return (
-            SavedModel(value, self._check(folder, "config", parts["config"], _read_part)) if name == "model" else value
-        )
+        return SavedModel(value, self._open(folder, card, "config")) if name == "model" else value
 
     def _check(self, folder: str, part: str, entry: dict[str, str], read: Callable[[Path], Any] | None = None) -> Any:
         """Make sure that a part is what its card says; returns what `read` makes of it."""
         path = self._path(folder, part, entry["version"])
-        next_step = f"Train the arm again, or delete {self._place(folder)}"
+        next_step = f"Train the arm again, or delete {self.outputs}/{folder}"
         try:
             with storage.as_local(path) as local:
                 if storage.sha256(local) != entry["sha256"]:
@@ -194,9 +189,6 @@ class ArmStore:
 
     def _card(self, folder: str, version: str) -> str:
         return f"{self.outputs}/{folder}/{_CARD}/{version}/{_CARD}"
-
-    def _place(self, *parts: str) -> str:
-        return "/".join((self.outputs, *parts))
 
     # --- trainings
 
@@ -219,20 +211,20 @@ class ArmStore:
         return card
 
     def keep(self, key: str, card: Card) -> Card:
-        """Write the card of a training whose checkpoint is complete."""
+        """Write the card of a training whose checkpoint is complete, and return it."""
         storage.write_text(f"{self.trials}/{key}.json", json.dumps(card, indent=2))
         return card
 
 
-def _writers(name: str, value: Any) -> Iterator[tuple[str, Callable[[Path], None]]]:
-    """The files of a part, and what writes each."""
+def _writers(name: str, value: Any) -> Iterator[tuple[str, Callable[[Path], object]]]:
+    """The files of a part, and what writes each; none for a part that is None."""
     if isinstance(value, pd.DataFrame):
         yield name, value.to_parquet
-    elif name == "model":
+    elif name == "model" and value is not None:
         yield "model", partial(_write_weights, value)
-        yield "config", lambda path: _write_json(path, value.config)
-    else:
-        yield name, lambda path: _write_json(path, value)
+        yield from _writers("config", value.config)
+    elif value is not None:
+        yield name, lambda path: path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def _write_weights(model: SavedModel, path: Path) -> None:
@@ -240,10 +232,6 @@ def _write_weights(model: SavedModel, path: Path) -> None:
 
     save_file({name: tensor.contiguous() for name, tensor in model.weights.items()}, path)
     path.chmod(0o644)  # safetensors keeps it from other users, who may serve it
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def _read_part(path: Path) -> Any:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset, DatasetError, Version
 
+from fairrec_pipeline import storage
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.store import ArmStore, DamagedArmError
+from fairrec_pipeline.parameters.blocks import CHAMPION
+
+if TYPE_CHECKING:
+    from fairrec_pipeline.serving.recommender import Recommender
 
 
 class ArmStoreDataset(AbstractDataset[ArmRecord, ArmStore]):
@@ -69,7 +75,7 @@ class ArmPart(AbstractDataset[None, Any]):
         try:
             record = self._record()
             if record is not None:
-                return record.card if self._part == "run_card" else record.open_part(self._part)
+                return self._open(record)
         except DamagedArmError as error:
             raise DatasetError(str(error)) from error
         loss, _, groups = self._arm.partition("-")
@@ -85,6 +91,9 @@ class ArmPart(AbstractDataset[None, Any]):
         message = f"{self._part} is saved with its arm, through the catalog entry trained_arms"
         raise DatasetError(message)
 
+    def _open(self, record: ArmRecord) -> Any:
+        return record.card if self._part == "run_card" else record.open_part(self._part)
+
     def _record(self) -> ArmRecord | None:
         return self._store.find(self._arm, self._seed, self._version)
 
@@ -93,3 +102,39 @@ class ArmPart(AbstractDataset[None, Any]):
 
     def _describe(self) -> dict[str, Any]:
         return {"arm": self._arm, "seed": self._seed, "part": self._part, "outputs": self._store.outputs}
+
+
+class ArmRecommender(ArmPart):
+    """The `Recommender` of an arm and seed.
+
+    Args:
+        champion: {path: ...} of champion.json, which says what the arm `champion` is.
+        more: see `ArmPart`.
+    """
+
+    def __init__(self, champion: dict[str, str], **more: Any) -> None:
+        super().__init__(**more)
+        self._champion = champion["path"]
+
+    def load(self) -> Recommender:
+        if self._arm == CHAMPION:
+            self._arm, self._seed, self._version = self._promoted()
+        recommender: Recommender = super().load()
+        return recommender
+
+    def _open(self, record: ArmRecord) -> Recommender:
+        from fairrec_pipeline.serving.recommender import Recommender
+
+        with self._store.model_folder(record) as folder:
+            return Recommender.load(folder)
+
+    def _promoted(self) -> tuple[str, int, str]:
+        """Arm, seed and version of the champion."""
+        if not storage.exists(self._champion):
+            message = (
+                f"no arm is the champion yet ({self._champion}). Promote one first, with the other parameters of this "
+                f"run: kedro run --pipeline=promote"
+            )
+            raise DatasetError(message)
+        champion = json.loads(storage.read_text(self._champion))
+        return champion["arm"], champion["seed"], champion["version"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import zipfile
 from abc import abstractmethod
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +16,7 @@ import ibis
 import pandas as pd
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
-from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
+from kedro.io import AbstractDataset, DatasetError
 from kedro.io.core import get_protocol_and_path
 from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
@@ -144,6 +146,29 @@ class Parquet(Atomic, ParquetDataset):
         return pd.read_parquet(path, **self._load_args)
 
 
+class ParquetFrames(Parquet):
+    """A Parquet file as a pandas frame; saves any number of frames of the same columns without holding them all."""
+
+    def _write(self, data: Iterable[pd.DataFrame], path: Path) -> None:  # type: ignore[override]
+        import pyarrow.parquet as pq
+
+        frames = iter(data)
+        first = next(frames, None)
+        if first is None:
+            message = f"there is no frame to write to {self._filepath}"
+            raise DatasetError(message)
+        schema = _text_for_null(pa.Schema.from_pandas(first, preserve_index=False))
+        with pq.ParquetWriter(path, schema, **self._save_args) as writer:
+            for frame in itertools.chain([first], frames):
+                writer.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False))
+
+
+def _text_for_null(schema: pa.Schema) -> pa.Schema:
+    """A column of texts that is empty at first has no type."""
+    types = [pa.string() if pa.types.is_null(field.type) else field.type for field in schema]
+    return pa.schema(list(zip(schema.names, types, strict=True)))
+
+
 class Json(Atomic, JSONDataset):
     """A JSON file.
 
@@ -187,15 +212,8 @@ class Text(Atomic, TextDataset):
         return path.read_text(encoding="utf-8")
 
 
-class HistoriesNpz(Atomic, AbstractVersionedDataset[PreparedHistories, PreparedHistories]):
-    """The histories of a prepared dataset as arrays of NumPy (.npz), without pickles."""
-
-    def __init__(self, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
-        import fsspec
-
-        protocol, path = get_protocol_and_path(filepath, version)
-        self._protocol, self._fs, self.metadata = protocol, fsspec.filesystem(protocol), metadata
-        super().__init__(PurePosixPath(path), version, exists_function=self._fs.exists, glob_function=self._fs.glob)
+class HistoriesNpz(Atomic, TextDataset):
+    """The histories of a prepared dataset as arrays of NumPy (.npz), without pickles; a path like that of a text."""
 
     def _write(self, data: PreparedHistories, path: Path) -> None:
         with path.open("wb") as file:  # given a name, NumPy would add a suffix to it
@@ -203,12 +221,6 @@ class HistoriesNpz(Atomic, AbstractVersionedDataset[PreparedHistories, PreparedH
 
     def _read(self, path: Path) -> PreparedHistories:
         return PreparedHistories.load(path)
-
-    def _exists(self) -> bool:
-        return bool(self._fs.exists(str(self._get_load_path())))
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._filepath, "protocol": self._protocol, "version": self._version}
 
 
 class Folder(AbstractDataset[Any, Path]):
@@ -230,7 +242,7 @@ class Folder(AbstractDataset[Any, Path]):
         raise DatasetError(message)
 
     def _exists(self) -> bool:
-        # A source may need no files (synthetic) or fetch them; what is missing is told by the reader of the source.
+        # A source may need no files (synthetic) or fetch them; the reader of the source says what is missing.
         return True
 
     def _describe(self) -> dict[str, Any]:

@@ -33,8 +33,9 @@ def _one_row_per_user(data: IbisData) -> ir.BooleanScalar:
     return data.table.count() == data.table[USER].nunique()
 
 
-def _one_test_per_user(data: IbisData) -> ir.BooleanScalar:
-    return (data.table[ROLE] == TEST).sum() == data.table[USER].nunique()
+def _at_most_one_target(data: IbisData) -> ir.BooleanScalar:
+    of_role = data.table.count().over(ibis.window(group_by=[USER, ROLE]))
+    return data.table.select(alone=(data.table[ROLE] == TRAIN) | (of_role == 1))["alone"].all()
 
 
 def _positions_are_complete(data: IbisData) -> ir.BooleanScalar:
@@ -56,8 +57,8 @@ core_interactions = DataFrameSchema({**_EVENT, POSITION: _POSITION}, name="core_
 held_out = DataFrameSchema(
     {
         USER: Column(nullable=False),
-        N_INTERACTIONS: Column(dt.int64, Check.ge(2), nullable=False),
-        N_HELD_OUT: Column(dt.int64, Check.isin([1, 2]), nullable=False),
+        N_INTERACTIONS: Column(dt.int64, Check.ge(1), nullable=False),
+        N_HELD_OUT: Column(dt.int64, Check.isin([0, 1, 2]), nullable=False),
     },
     checks=Check(_one_row_per_user, error="one row per user"),
     name="held_out",
@@ -67,7 +68,7 @@ held_out = DataFrameSchema(
 interactions = DataFrameSchema(
     {**_EVENT, POSITION: _POSITION, ROLE: Column(str, Check.isin([TRAIN, VALIDATION, TEST]), nullable=False)},
     checks=[
-        Check(_one_test_per_user, error="one test interaction per user"),
+        Check(_at_most_one_target, error="at most one test and one validation interaction per user"),
         Check(_positions_are_complete, error="positions 0 .. n-1 for a user with n interactions"),
     ],
     name="interactions",

@@ -9,19 +9,19 @@ Statistics (docs/statistics.md has the reasons):
   paired t-test of the group means over the seeds: other trainings, these users), and `p_users_seeds` takes users and
   seeds as samples (other trainings, other users). An untrained arm is the same with every seed of erm.
 - `p_adjusted` corrects `p_value`, and `p_users_seeds_adjusted` corrects `p_users_seeds`, within a family: every group
-  and arm of one split and one metric, trained and untrained arms apart (the baselines differ from erm by far; their
-  certain hits would make the false discovery rate of the methods look lower than it is).
+  and arm of one split and one metric; trained, untrained and foreign arms apart (the baselines differ from erm by far;
+  their certain hits would make the false discovery rate of the methods look lower than it is).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from fairrec_pipeline.arms.record import ArmRecord
+from fairrec_pipeline.arms.record import FOREIGN, ArmRecord
 from fairrec_pipeline.comparison.paper.published import PUBLISHED_COLUMNS, published_cells
 from fairrec_pipeline.comparison.selection import IncomparableArmsError, by_arm
 from fairrec_pipeline.interactions.columns import USER
@@ -86,7 +86,8 @@ def compare_arms(
         from 2 on). Against erm: delta_vs_erm, delta_ci_low and delta_ci_high (t interval), delta_bootstrap_low and
         delta_bootstrap_high (BCa), relative_change (percent of erm), effect_size (Cohen's d_z), p_value, p_wilcoxon,
         p_value_seeds, p_users_seeds, p_adjusted, significant (`p_adjusted` below the level), p_users_seeds_adjusted;
-        null for erm itself and where there is no erm arm, p-values also for a group of one user. The paper: see
+        null for erm itself and where there is no erm arm, p-values also for a group of one user. The metrics of
+        `metrics.item_side` have a value and sd_seeds alone, in the groups that the arm was evaluated in. The paper: see
         `published.published_cells`, and noise_units (value minus published, in published_noise).
 
     Raises:
@@ -124,15 +125,34 @@ def compare_arms(
         ignore_index=True,
     )
     table["loss_groups"] = table["loss_groups"].astype("string")
-    family = [table[SPLIT], table[METRIC], table["n_seeds"] > 0]
+    family = [table[SPLIT], table[METRIC], table["n_seeds"] > 0, table["loss"] == FOREIGN]
     for p_value, adjusted in (("p_value", "p_adjusted"), ("p_users_seeds", "p_users_seeds_adjusted")):
         table[adjusted] = table.groupby(family)[p_value].transform(lambda p: adjust(p.to_numpy(), evaluate.correction))
     table["significant"] = table["p_adjusted"] < evaluate.significance
+    table = pd.concat([table, *_item_side(arms, groups)], ignore_index=True)
     table = table.merge(
         published_cells(dataset), how="left", on=["loss", "loss_groups", SPLIT, GROUP, METRIC], validate="many_to_one"
     )
     table["noise_units"] = (table[VALUE] - table["published"]) / table["published_noise"]
     return table[list(_COLUMNS)]
+
+
+def _item_side(arms: Mapping[str, Sequence[ArmRecord]], groups: pd.DataFrame) -> Iterable[pd.DataFrame]:
+    """Rows of the metrics of lists, means over the seeds; they are of sets of users, so that no user is a sample."""
+    for arm, seeds in arms.items():
+        tables = [record.item_metrics for record in seeds if record.item_metrics is not None]
+        if not tables:
+            continue
+        of_seeds = pd.concat(tables).groupby([SPLIT, GROUP, METRIC], sort=False)[VALUE]
+        rows = groups.merge(of_seeds.mean().reset_index(), on=[SPLIT, GROUP])
+        spread = of_seeds.std().rename("sd_seeds")
+        yield rows.merge(spread, on=[SPLIT, GROUP, METRIC]).assign(
+            arm=arm,
+            loss=seeds[0].loss,
+            loss_groups=pd.Series(seeds[0].loss_groups, index=rows.index, dtype="string"),
+            n_seeds=sum(record.seed is not None for record in seeds),
+            significant=False,
+        )
 
 
 def _cells(

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fairrec_pipeline.arms.record import ArmRecord, Card, flat
+from fairrec_pipeline.arms.record import FOREIGN, ArmRecord, Card, flat
 from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.interactions.prepared import combined_fingerprint
 from fairrec_pipeline.parameters.blocks import Evaluate
@@ -50,7 +50,8 @@ def refuse_incomparable(cards: Iterable[Card], statistics: Mapping[str, Any], ev
 
 
 def select_arms(records: Iterable[ArmRecord], statistics: Mapping[str, Any], evaluate: Evaluate) -> list[ArmRecord]:
-    """The records that may stand in one table, in its order: that of METHODS, untrained arms last, seeds ascending.
+    """The records that may stand in one table, in its order: that of METHODS, then untrained
+    and foreign arms, seeds ascending.
 
     Of several seeds of an arm only those count whose parameters agree with the training that finished last. A seed that
     was trained again counts once.
@@ -120,5 +121,5 @@ def _agreeing_seeds(records: Sequence[ArmRecord]) -> list[ArmRecord]:
 
 def _order(record: ArmRecord) -> tuple[bool, int, str, int]:
     methods = list(METHODS)
-    index = methods.index(record.loss) if record.loss in METHODS else len(methods)
+    index = methods.index(record.loss) if record.loss in METHODS else len(methods) + (record.loss == FOREIGN)
     return (record.seed is None, index, record.arm, record.seed or 0)

@@ -15,7 +15,7 @@ from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.metrics.by_group import GROUP, N_USERS, SPLIT, attribute_names, ordered_groups, split_labels
 
 if TYPE_CHECKING:
-    from sklearn.tree import DecisionTreeClassifier
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 REPEAT_SHARE = "repeat_share"
 _WINDOWS = 10
@@ -110,7 +110,9 @@ def weight_rules(
         above = mass[seen] / drawn[seen] > (1 + 1e-5) * mass.sum() / drawn.sum()
         if above.all() or not above.any():
             continue
-        part = _leaves(_features(user_groups[seen], repeats), above, drawn[seen], mass[seen])
+        part = _leaves(
+            user_features(user_groups[seen], *([] if repeats is None else [repeats])), above, drawn[seen], mass[seen]
+        )
         parts.append(part.sort_values("lift", ascending=False).assign(arm=arm, above_erm_overall=above.mean()))
     rules = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return rules.reindex(columns=list(_RULE_COLUMNS)).astype(_RULE_COLUMNS)
@@ -140,20 +142,29 @@ def _sums(weights: pd.DataFrame, user_groups: pd.DataFrame) -> tuple[np.ndarray,
     )
 
 
-def _features(user_groups: pd.DataFrame, repeats: pd.Series[float] | None) -> pd.DataFrame:
+def user_features(user_groups: pd.DataFrame, *more: pd.Series[float]) -> pd.DataFrame:
+    """What a decision tree sees of every user: training length, popularity ratio, attributes, and more.
+
+    Args:
+        user_groups: see `by_group.membership`.
+        more: named features by user_id; a user without a value has 0.
+
+    Returns:
+        One column per feature, rows as in `user_groups`; an attribute has a column of 0 and 1 for every frequent value.
+    """
     features = {name: user_groups[name].astype(np.float64) for name in (TRAIN_LENGTH, POPULARITY_RATIO)}
-    if repeats is not None:
-        features[REPEAT_SHARE] = user_groups[USER].map(repeats).fillna(0.0)
+    features |= {str(each.name): user_groups[USER].map(each).fillna(0.0) for each in more}
     labels = split_labels(user_groups)
     for attribute in attribute_names(user_groups):
         sizes = labels[attribute].value_counts().sort_index()
-        values = sizes.index[sizes >= _least_leaf(len(user_groups))]  # no leaf can hold the others alone
+        values = sizes.index[sizes >= least_leaf(len(user_groups))]  # no leaf can hold the others alone
         for value in values[: 1 if len(sizes) == 2 else None]:  # of two, one says which
             features[f"{attribute} = {value}"] = (labels[attribute] == value).astype(np.float64)
     return pd.DataFrame(features).reset_index(drop=True)
 
 
-def _least_leaf(n_users: int) -> int:
+def least_leaf(n_users: int) -> int:
+    """Users that a leaf of a decision tree has at least: 1 %, but 20 if that is not more than a quarter."""
     return min(max(20, n_users // 100), max(1, n_users // 4))
 
 
@@ -163,7 +174,7 @@ def _leaves(features: pd.DataFrame, above: np.ndarray, drawn: np.ndarray, mass: 
 
     tree = DecisionTreeClassifier(
         max_depth=_DEPTH,
-        min_samples_leaf=_least_leaf(len(above)),
+        min_samples_leaf=least_leaf(len(above)),
         min_impurity_decrease=1e-6,  # a leaf that is pure but for rounding stays one
         class_weight="balanced",
         random_state=0,
@@ -171,7 +182,7 @@ def _leaves(features: pd.DataFrame, above: np.ndarray, drawn: np.ndarray, mass: 
     tree.fit(features.to_numpy(), above)
     leaf = tree.apply(features.to_numpy())
     rows = []
-    for node, rule in _rules(tree, list(features.columns)).items():
+    for node, rule in tree_rules(tree, list(features.columns)).items():
         users = leaf == node
         draw_share, weight_share = drawn[users].sum() / drawn.sum(), mass[users].sum() / mass.sum()
         rows.append(
@@ -187,7 +198,7 @@ def _leaves(features: pd.DataFrame, above: np.ndarray, drawn: np.ndarray, mass: 
     return pd.DataFrame(rows).assign(accuracy=balanced_accuracy_score(above, tree.predict(features.to_numpy())))
 
 
-def _rules(tree: DecisionTreeClassifier, names: list[str]) -> dict[int, str]:
+def tree_rules(tree: DecisionTreeClassifier | DecisionTreeRegressor, names: list[str]) -> dict[int, str]:
     """Conditions of every leaf, bounds of the same feature drawn together."""
     nodes = tree.tree_
     rules: dict[int, str] = {}

@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 
 from fairrec_pipeline.arms.record import Card
 from fairrec_pipeline.arms.spec import ArmSpec
+from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.errors import FairrecError
-from fairrec_pipeline.experiments.train_arm import Trainings, environment, key_of, train_or_diverge
+from fairrec_pipeline.experiments.train_arm import environment, key_of, train_or_diverge
 from fairrec_pipeline.interactions.prepared import PreparedData
 
 
@@ -30,23 +31,17 @@ class LocalExecutor:
     """Trains on this machine what is submitted and not yet complete.
 
     With `at_once` 1 a training runs when its card is asked for. With more, that many processes work through what is
-    submitted in its order, each with its share of the torch threads. What they leave in `trainings` is what a single
+    submitted in its order, each with its share of the torch threads. What they leave in the store is what a single
     process would (bit for bit on the CPU with as many threads). An error or Ctrl-C ends the processes. What is complete
     stays, and what is not goes on from its checkpoint. joblib's workers were tried: they outlive a killed parent.
 
-    Args:
-        data: of all trainings.
-        trainings: where they are kept.
-        at_once: number of trainings that run side by side.
-        total: length of the progress bar.
-        description: its label.
+    `total` and `description` are those of the progress bar.
     """
 
-    def __init__(self, data: PreparedData, trainings: Trainings, *, at_once: int, total: int, description: str) -> None:
-        self._data, self._trainings, self._at_once = data, trainings, at_once
+    def __init__(self, data: PreparedData, store: ArmStore, *, at_once: int, total: int, description: str) -> None:
+        self._data, self._store, self._at_once = data, store, at_once
         self._pool: ProcessPoolExecutor | None = None
         self._futures: dict[str, Future[Card]] = {}
-        self._others = set(multiprocessing.active_children())
         self._bar = tqdm(total=total, desc=description, unit="training", disable=total == 1)
 
     def __enter__(self) -> Self:
@@ -57,18 +52,17 @@ class LocalExecutor:
         if self._pool is None:
             return
         if error is not None:
-            for child in set(multiprocessing.active_children()) - self._others:
+            for child in list(self._pool._processes.values()):  # before Python 3.14 no other way leads to them
                 child.terminate()
         self._pool.shutdown(cancel_futures=True)
 
     def submit(self, spec: ArmSpec) -> Callable[[], Card]:
         """Returns what waits for the training and returns its card; that of a training that diverged says so."""
         key = key_of(spec, self._data)
-        known = self._trainings.training(key)
-        if known is not None:
+        if known := self._store.training(key):
             return lambda: self._counted(known)
         if self._at_once == 1:
-            return lambda: self._counted(train_or_diverge(spec, self._data, self._trainings))
+            return lambda: self._counted(train_or_diverge(spec, self._data, self._store))
         if key not in self._futures:
             with _variables(OMP_NUM_THREADS=str(self._threads), TQDM_DISABLE="1"):
                 self._futures[key] = self._started().submit(_train_here, spec, environment(spec))
@@ -84,7 +78,7 @@ class LocalExecutor:
                 self._at_once,
                 mp_context=multiprocessing.get_context("spawn"),  # a forked process could not use CUDA
                 initializer=_start,
-                initargs=(self._data, self._trainings, self._threads),
+                initargs=(self._data, self._store, self._threads),
             )
         return self._pool
 
@@ -98,13 +92,13 @@ class LocalExecutor:
 _shared: dict[str, Any] = {}
 
 
-def _start(data: PreparedData, trainings: Trainings, threads: int) -> None:
+def _start(data: PreparedData, store: ArmStore, threads: int) -> None:
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its own
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _shared.update(data=data, trainings=trainings)
+    _shared.update(data=data, store=store)
 
 
 def _end_with(sentinel: int) -> None:
@@ -117,7 +111,7 @@ def _train_here(spec: ArmSpec, expected: dict[str, str]) -> Card:
     if environment(spec) != expected:
         message = "the code was changed while trainings were running; start the same command again"
         raise FairrecError(message)
-    return train_or_diverge(spec, _shared["data"], _shared["trainings"])
+    return train_or_diverge(spec, _shared["data"], _shared["store"])
 
 
 @contextmanager

@@ -10,12 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from fairrec_pipeline.arms.code import evaluation_fingerprint
 from fairrec_pipeline.arms.record import DIVERGED, Card
 from fairrec_pipeline.arms.spec import ArmSpec, point_name
-from fairrec_pipeline.experiments.train_arm import Trainings, point_record
+from fairrec_pipeline.arms.store import ArmStore
+from fairrec_pipeline.experiments.train_arm import record_of
 from fairrec_pipeline.interactions.prepared import PreparedData
-from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC, metric_names
+from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC, METRIC, metric_names
 from fairrec_pipeline.training.divergence import DivergenceError
 
 
@@ -35,13 +35,9 @@ def best_point(cards: Sequence[Card]) -> int:
 
 
 def tuning_runs(
-    points: Sequence[ArmSpec], cards: Sequence[Card], data: PreparedData, trainings: Trainings
+    points: Sequence[ArmSpec], cards: Sequence[Card], data: PreparedData, store: ArmStore
 ) -> list[dict[str, Any]]:
-    """What there is to report of every point, its test metrics included; for after the selection.
-
-    Args:
-        points: of the grid.
-        cards: of the points, in the same order.
+    """What there is to report of every point and its card, test metrics included; for after the selection.
 
     Returns:
         One JSON-able entry a point: point, options, seed, card, history (rows), test_ndcg_at_20 (by `overall`,
@@ -49,16 +45,14 @@ def tuning_runs(
     """
     prefix = f"test/{HEADLINE_METRIC}/"
     runs = []
-    for spec, trained in zip(points, cards, strict=True):
-        card = trained
-        history: list[dict[str, Any]] = []
-        tested: dict[str, float] = {}
+    for spec, card in zip(points, cards, strict=True):
+        run = {"point": point_name(spec.point), "options": dict(spec.point), "seed": spec.seed, "card": card}
+        run |= {"history": [], "test_ndcg_at_20": {}}
         if DIVERGED not in card:
-            epochs, by_group = point_record(spec, data, trainings)
-            history = [{str(name): value for name, value in row.items()} for row in epochs.to_dict("records")]
-            names = metric_names(by_group).items()
-            tested = {name.removeprefix(prefix): value for name, value in names if name.startswith(prefix)}
-            card = {**card, "evaluation_code": evaluation_fingerprint()}
-        about = {"point": point_name(spec.point), "options": dict(spec.point), "seed": spec.seed, "card": card}
-        runs.append(about | {"history": history, "test_ndcg_at_20": tested})
+            record = record_of(spec, data, store)
+            metrics = record.open_part("group_metrics")
+            headline = metric_names(metrics[metrics[METRIC] == HEADLINE_METRIC])
+            run["card"], run["history"] = record.card, record.open_part("training_history").to_dict("records")
+            run["test_ndcg_at_20"] = {name.removeprefix(prefix): mean for name, mean in headline.items()}
+        runs.append(run)
     return runs

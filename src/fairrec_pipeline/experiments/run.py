@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 from fairrec_pipeline.arms.code import evaluation_fingerprint
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.spec import ArmSpec, Plan
-from fairrec_pipeline.arms.store import DamagedArmError
+from fairrec_pipeline.arms.store import ArmStore, DamagedArmError
 from fairrec_pipeline.experiments.executors import LocalExecutor
 from fairrec_pipeline.experiments.grid import best_point, tuning_runs
-from fairrec_pipeline.experiments.train_arm import Trainings, key_of, record_of
+from fairrec_pipeline.experiments.train_arm import key_of, record_of
 from fairrec_pipeline.interactions.prepared import PreparedData
 
 logger = logging.getLogger(__name__)
 
 
-class Store(Trainings, Protocol):
-    """Trainings, and the records of earlier runs (`arms.store.ArmStore`)."""
-
-    def find(self, name: str, seed: int) -> ArmRecord | None: ...
-    def check(self, record: ArmRecord) -> None: ...
-
-
-def run(plan: Plan, data: PreparedData, store: Store, *, at_once: int = 1) -> Iterator[ArmRecord]:
+def run(plan: Plan, data: PreparedData, store: ArmStore, *, at_once: int = 1) -> Iterator[ArmRecord]:
     """Train every arm of a plan with every seed, and evaluate it.
 
     Every point of an arm's grid is trained with the first seed. The one with the best overall validation NDCG@20 is
     then trained with the other seeds. The first seed of all arms comes before the second, so that an interrupted run
     has a table. What the store has is neither trained nor yielded again.
-
-    Args:
-        at_once: trainings side by side.
 
     Yields:
         The records that the store does not have yet, as soon as they are complete. Whoever takes one saves it.
@@ -58,13 +47,14 @@ def run(plan: Plan, data: PreparedData, store: Store, *, at_once: int = 1) -> It
                 yield record_of(spec, data, store)
 
 
-def _is_missing(spec: ArmSpec, tried: Sequence[str] | None, data: PreparedData, store: Store) -> bool:
+def _is_missing(spec: ArmSpec, tried: Sequence[str] | None, data: PreparedData, store: ArmStore) -> bool:
     """Whether the store lacks the result of this training (and grid), as the present code would evaluate it."""
     try:
         record = store.find(spec.name, spec.seed)
-        if record is None or record.card.get("training") != key_of(spec, data):
+        wanted = {"training": key_of(spec, data), "evaluation_code": evaluation_fingerprint()}
+        if record is None or not wanted.items() <= record.card.items():
             return True
-        if record.card.get("evaluation_code") != evaluation_fingerprint():
+        if "validation_user_metrics" not in record.card["parts"]:  # an earlier version made none
             return True
         if tried is not None and [run["card"]["training"] for run in record.tuning_runs or []] != list(tried):
             return True

@@ -1,23 +1,28 @@
-"""One arm: trained, then evaluated on test."""
+"""One arm: trained, then evaluated on validation and test."""
 
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib import import_module
-from typing import Any, Protocol
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 import pandas as pd
 import torch
 
-from fairrec_pipeline.arms.code import code_fingerprint, evaluation_fingerprint
+from fairrec_pipeline.arms.code import code_fingerprint, commit, evaluation_fingerprint
 from fairrec_pipeline.arms.record import DIVERGED, ArmRecord, Card, SavedModel
 from fairrec_pipeline.arms.spec import ArmSpec
+from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.interactions.columns import USER
 from fairrec_pipeline.interactions.prepared import PreparedData
-from fairrec_pipeline.metrics.by_group import group_metrics, split_labels
+from fairrec_pipeline.interactions.statistics import label_columns
+from fairrec_pipeline.metrics.by_group import group_metrics
+from fairrec_pipeline.metrics.item_side import ListKeeper, item_metrics
 from fairrec_pipeline.metrics.ranking import rank_and_loss, user_metrics
 from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.rsr import cluster_table
@@ -29,14 +34,6 @@ from fairrec_pipeline.training.scoring import ModelScorer, restore_model
 
 _ONE_AT_A_TIME = threading.Lock()
 """What draws from torch's random numbers, which belong to the process: a training, and every new model."""
-
-
-class Trainings(Protocol):
-    """Where trainings keep their checkpoints and cards (`arms.store.ArmStore`)."""
-
-    def checkpoint(self, key: str) -> str: ...
-    def training(self, key: str) -> Card | None: ...
-    def keep(self, key: str, card: Card) -> Card: ...
 
 
 def environment(spec: ArmSpec) -> dict[str, str]:
@@ -53,11 +50,8 @@ def key_of(spec: ArmSpec, data: PreparedData) -> str:
     return spec.key(data, environment(spec))
 
 
-def train(spec: ArmSpec, data: PreparedData, trainings: Trainings) -> tuple[Card, Fitted]:
-    """Train, go on with what was interrupted, or open what is complete.
-
-    Returns:
-        Its card, and what the training loop returned.
+def train(spec: ArmSpec, data: PreparedData, store: ArmStore) -> tuple[Card, Fitted]:
+    """Train, go on with what was interrupted, or open what is complete; returns the card, and the outcome.
 
     Raises:
         DivergenceError: a loss is not finite.
@@ -67,21 +61,30 @@ def train(spec: ArmSpec, data: PreparedData, trainings: Trainings) -> tuple[Card
     codes, names = group_codes(data.user_groups, spec.objective.groups, data.train.users)
     options = spec.objective.options.model_dump()
     objective = build_objective(spec.objective.loss, population(data.train, codes, names, spec.model.dim), options)
-    checkpoint = Checkpoint(trainings.checkpoint(key), spec.identity(data, environment(spec)))
+    checkpoint = Checkpoint(store.checkpoint(key), spec.identity(data, environment(spec)))
     histories = TrainingData(data.train, data.validation, codes)
+    trainer = resolve_name(f"fairrec_pipeline.{spec.objective.method.trainer}")
     with _ONE_AT_A_TIME:
-        fitted = _trainer(spec)(spec, histories, objective, checkpoint, description=spec.label)
-    card = trainings.training(key)
+        fitted: Fitted = trainer(spec, histories, objective, checkpoint, description=spec.label)
+    card = store.training(key)
     if card is None:
-        card = trainings.keep(key, _card(spec, data) | _outcome(fitted) | _clusters(fitted, data))
+        outcome = {
+            "started": fitted.started,
+            "finished": fitted.finished,
+            "seconds": fitted.seconds,
+            "epochs": len(fitted.history),
+            "best_epoch": fitted.best_epoch,
+            "validation_ndcg_at_20": fitted.best_ndcg,
+        }
+        card = store.keep(key, _card(spec, data) | outcome | _clusters(fitted, data))
     return card, fitted
 
 
-def train_or_diverge(spec: ArmSpec, data: PreparedData, trainings: Trainings) -> Card:
+def train_or_diverge(spec: ArmSpec, data: PreparedData, store: ArmStore) -> Card:
     """Train and return the card; a training that diverges has a card without a result."""
     started = datetime.now(UTC)
     try:
-        return train(spec, data, trainings)[0]
+        return train(spec, data, store)[0]
     except DivergenceError as error:
         finished = datetime.now(UTC)
         return _card(spec, data) | {
@@ -96,19 +99,16 @@ def train_or_diverge(spec: ArmSpec, data: PreparedData, trainings: Trainings) ->
 
 
 def record_of(
-    spec: ArmSpec, data: PreparedData, trainings: Trainings, tuning_runs: list[dict[str, Any]] | None = None
+    spec: ArmSpec, data: PreparedData, store: ArmStore, tuning_runs: list[dict[str, Any]] | None = None
 ) -> ArmRecord:
     """What the arm leaves behind; it is trained if it is not complete.
 
     Args:
         tuning_runs: points of the grid that the arm was chosen from (see `ArmRecord`); None if it was not tuned.
-
-    Raises:
-        DivergenceError: see `train`.
     """
-    card, fitted = train(spec, data, trainings)
+    card, fitted = train(spec, data, store)
     model = SavedModel(fitted.weights, _config(spec, data))
-    by_user, by_group = evaluate(model, spec, data)
+    evaluated = evaluate(model, spec, data)
     users = fitted.user_weights.copy()
     users.insert(0, USER, data.train.users[users.pop("user")])
     return ArmRecord.of(
@@ -116,32 +116,26 @@ def record_of(
         model=model,
         training_history=fitted.history,
         user_weights=users,
-        user_metrics=by_user,
-        group_metrics=by_group,
+        **evaluated,
         tuning_runs=tuning_runs,
     )
 
 
-def evaluate(model: SavedModel, spec: ArmSpec, data: PreparedData) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rank every test target; returns one row per user, and the metrics of every group."""
+def evaluate(model: SavedModel, spec: ArmSpec, data: PreparedData) -> dict[str, pd.DataFrame]:
+    """Rank every held-out target: user_metrics, validation_user_metrics, group_metrics, item_metrics of a record."""
     with _ONE_AT_A_TIME:
         trained = restore_model(model, resolve_device(spec.device))
-    scorer = ModelScorer(trained.model, data.test)
-    ranks, losses = rank_and_loss(scorer, data.test, filter_seen=spec.filter_seen, device=trained.device)
-    metrics = user_metrics(data.test, ranks, losses)
-    return metrics, group_metrics(metrics, data.user_groups)
-
-
-def point_record(spec: ArmSpec, data: PreparedData, trainings: Trainings) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """History and metrics by group of a point of a grid, for the report; after the selection."""
-    _, fitted = train(spec, data, trainings)
-    return fitted.history, evaluate(SavedModel(fitted.weights, _config(spec, data)), spec, data)[1]
-
-
-def _trainer(spec: ArmSpec) -> Callable[..., Fitted]:
-    module, _, name = spec.objective.method.trainer.partition(":")
-    trainer: Callable[..., Fitted] = getattr(import_module(f"fairrec_pipeline.{module}"), name)
-    return trainer
+    options: dict[str, Any] = {"filter_seen": spec.filter_seen, "device": trained.device}
+    lists = ListKeeper(ModelScorer(trained.model, data.test), data.test, **options)
+    tested = user_metrics(data.test, *rank_and_loss(lists, data.test, **options))
+    scorer = ModelScorer(trained.model, data.validation)
+    validated = user_metrics(data.validation, *rank_and_loss(scorer, data.validation, **options))
+    return {
+        "user_metrics": tested,
+        "validation_user_metrics": validated,
+        "group_metrics": group_metrics(tested, data.user_groups),
+        "item_metrics": item_metrics(lists.lists, data.train, data.test, tested, data.user_groups),
+    }
 
 
 def _card(spec: ArmSpec, data: PreparedData) -> Card:
@@ -160,17 +154,8 @@ def _card(spec: ArmSpec, data: PreparedData) -> Card:
         "parameters": spec.parameters(data),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu x{torch.get_num_threads()}",
         "torch": torch.__version__,
-    }
-
-
-def _outcome(fitted: Fitted) -> Card:
-    return {
-        "started": fitted.started,
-        "finished": fitted.finished,
-        "seconds": fitted.seconds,
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "validation_ndcg_at_20": fitted.best_ndcg,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit(),
     }
 
 
@@ -178,9 +163,8 @@ def _clusters(fitted: Fitted, data: PreparedData) -> Card:
     """For a method that clusters users: the share of every group in each cluster, by split and attribute."""
     if "clusters" not in fitted.objective_state:
         return {}
-    splits = sorted(set(split_labels(data.user_groups)) & set(data.user_groups.columns))
     tables = {}
-    for split in splits:
+    for split in sorted(label_columns(data.user_groups)):
         codes, names = group_codes(data.user_groups, split, data.train.users)
         assert codes is not None  # the split is one of the columns
         tables[split] = cluster_table(fitted.objective_state, codes, names)

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fairrec_pipeline.arms.record import DIVERGED, ArmRecord, Card, flat
+from fairrec_pipeline.hooks.mlflow_pages import NOTE, describe_run, headline_metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _BATCH = 1000  # MLflow's limit
 _LONGEST_VALUE = 6000  # of a parameter
+_DIGEST = 12  # characters of a fingerprint, as in messages; MLflow takes 36
+_SOURCE = {"catalog entries": ["interactions", "user_groups"]}
 _EPOCH_METRICS = {"validation_ndcg_at_20": "validation/ndcg_at_20", "loss": "train/loss"}
 _PROCESS = "fairrec.process"
 _PARENT = "mlflow.parentRunId"
@@ -109,15 +112,13 @@ class MlflowRuns:
         self._client.set_terminated(run, "FAILED" if DIVERGED in card else "FINISHED", finished)
 
     def _log(self, run: str, card: Card, history: pd.DataFrame | None, by_group: pd.DataFrame | None) -> None:
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-        from fairrec_pipeline.metrics.by_group import metric_names
         from fairrec_pipeline.report.figures.over_training import training_history
 
         now = int(time.time() * 1000)
         rows: Sequence[Mapping[Any, Any]] = [] if history is None else history.to_dict("records")
-        values = {} if by_group is None else metric_names(by_group)
-        values |= {name: float(card[name]) for name in ("seconds", "best_epoch", "epochs")}
+        values = headline_metrics(card, by_group)
         metrics = [Metric(name, value, now, 0) for name, value in values.items()]
         metrics += [
             Metric(metric, float(row[column]), now, int(row["epoch"]))
@@ -126,7 +127,10 @@ class MlflowRuns:
         ]
         params = [Param(name, str(value)[:_LONGEST_VALUE]) for name, value in flat(card["parameters"]).items()]
         named = ("arm", "seed", "data_fingerprint", "device", "torch")
-        self._client.log_batch(run, params=params, tags=[RunTag(name, str(card[name])) for name in named])
+        tags = {name: str(card[name]) for name in named} | {NOTE: describe_run(card, by_group)}
+        self._client.log_batch(run, params=params, tags=[RunTag(name, value) for name, value in tags.items()])
+        data = Dataset(str(card["dataset"]), card["data_fingerprint"][:_DIGEST], "catalog", json.dumps(_SOURCE))
+        self._client.log_inputs(run, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
         for start in range(0, len(metrics), _BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + _BATCH])
         self._client.log_text(run, json.dumps(card, indent=2), "config.json")

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
+from kedro.io.core import get_filepath_str
 
 
 class TerminalTable:
-    """Prints the headline table of a comparison."""
+    """Prints the headline table of a comparison, its verdict in one sentence and where the report is."""
+
+    def __init__(self) -> None:
+        self._text = ""
 
     @hook_impl
-    def after_node_run(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+    def after_node_run(self, catalog: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         if "comparison" in inputs and "report_html" in outputs:
-            import click
-
             from fairrec_pipeline.report.page import comparison_table
 
-            click.echo(comparison_table(inputs["comparison"], inputs["params:evaluate"].significance))
+            table = comparison_table(inputs["comparison"], inputs["params:evaluate"].significance)
+            self._text = f"{table}\n\nThe report: {_path_of(catalog['report_html'])}"
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str) -> None:
+        if dataset_name == "report_html" and self._text:
+            import click
+
+            click.echo(f"\n{self._text}\n")
+
+
+def _path_of(dataset: Any) -> str:
+    """Where a file dataset lies, from the working directory if it is below that."""
+    path = get_filepath_str(dataset._filepath, dataset._protocol)
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path

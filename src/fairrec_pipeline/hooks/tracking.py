@@ -58,6 +58,7 @@ class Tracking:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
+        self._config = None
         _ = context.config_loader["parameters"]  # a mistyped parameter fails here, before the slow import
         for name, value in _IMPATIENT.items():
             os.environ.setdefault(name, value)
@@ -104,12 +105,12 @@ class Tracking:
     def _open(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog, names: list[str]) -> None:
         import mlflow
 
+        from fairrec_pipeline.hooks.mlflow_pages import describe_experiment
         from fairrec_pipeline.hooks.mlflow_runs import MlflowRuns
 
         client, dataset = mlflow.MlflowClient(), str(catalog.load("params:dataset"))
-        # opens the UI on the table of runs, not on what MLflow has for language models
         experiment = self._config.tracking.experiment._experiment.experiment_id
-        client.set_experiment_tag(experiment, "mlflow.experimentKind", "custom_model_development")
+        describe_experiment(client, experiment)
         plans = plans_of(pipeline, catalog)
         active = mlflow.active_run()
         trains_experiment = "params:plans.experiment" in pipeline.inputs()

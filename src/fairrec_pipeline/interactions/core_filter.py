@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import ibis
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import FILE_ROW, ITEM, POSITION, TIMESTAMP, USER
-from fairrec_pipeline.interactions.errors import DataError
-
-Ties = Literal["item", "file", "random"]
 
 
-def core_filter(events: ir.Table, core: int, ties: Ties = "item", seed: int = 0) -> ir.Table:
+def core_filter(events: ir.Table, core: int, ties: str = "item", seed: int = 0) -> ir.Table:
     """Keep the events of the core (see `core_events`), in order of time.
 
     Events of a user at the same instant are ties. They have one order whatever the order of the table's rows: by item
@@ -22,7 +18,7 @@ def core_filter(events: ir.Table, core: int, ties: Ties = "item", seed: int = 0)
     Args:
         events: columns user_id, item_id, timestamp, and file_row if that orders ties; rows in any order.
         core: least number of distinct items of a user and of distinct users of an item.
-        ties: what orders them.
+        ties: `item`, `file` or `random`.
         seed: of the random order.
 
     Returns:
@@ -31,7 +27,8 @@ def core_filter(events: ir.Table, core: int, ties: Ties = "item", seed: int = 0)
     Raises:
         DataError: nothing is left.
     """
-    order = {"item": [], "file": [ibis._[FILE_ROW]], "random": [_draw(seed)]}[ties]
+    drawn = (ibis._[USER].cast("string") + ":" + ibis._[ITEM].cast("string") + f":{seed}").hexdigest("md5")
+    order = {"item": [], "file": [ibis._[FILE_ROW]], "random": [drawn]}[ties]
     position = ibis.row_number().over(group_by=USER, order_by=[TIMESTAMP, *order, ITEM])
     kept = core_events(events, core).mutate(**{POSITION: position}).select(USER, ITEM, TIMESTAMP, POSITION)
     return kept.cache().order_by(USER, POSITION)
@@ -40,14 +37,7 @@ def core_filter(events: ir.Table, core: int, ties: Ties = "item", seed: int = 0)
 def core_events(events: ir.Table, core: int) -> ir.Table:
     """Keep the users and items with at least `core` distinct partners, until nothing changes.
 
-    Counted on distinct (user, item) pairs; a kept pair keeps all its repeated events.
-
-    Args:
-        events: columns user_id, item_id, timestamp.
-        core: least number of distinct items of a user and of distinct users of an item.
-
-    Returns:
-        The same columns, rows in no order.
+    Counted on distinct (user, item) pairs; a kept pair keeps all its repeated events. Rows come in no order.
 
     Raises:
         DataError: nothing is left.
@@ -55,7 +45,11 @@ def core_events(events: ir.Table, core: int) -> ir.Table:
     pairs = events.select(USER, ITEM).distinct().cache()
     n_before = n_pairs = pairs.count().execute()
     while True:
-        kept = _with_partners(pairs, core).cache()
+        counted = pairs.mutate(
+            items_of_user=ibis._.count().over(group_by=USER), users_of_item=ibis._.count().over(group_by=ITEM)
+        )
+        enough = counted.filter(ibis._.items_of_user >= core, ibis._.users_of_item >= core)
+        kept = enough.select(USER, ITEM).cache()
         pairs.release()
         pairs, n_last, n_pairs = kept, n_pairs, kept.count().execute()
         if n_pairs == n_last:
@@ -69,17 +63,3 @@ def core_events(events: ir.Table, core: int) -> ir.Table:
         )
         raise DataError(message)
     return events.semi_join(pairs, [USER, ITEM])
-
-
-def _draw(seed: int) -> ir.Value:
-    """A number without a pattern for every user and item, the same on every machine."""
-    key = ibis._[USER].cast("string") + ":" + ibis._[ITEM].cast("string") + f":{seed}"
-    return key.hexdigest("md5")
-
-
-def _with_partners(pairs: ir.Table, core: int) -> ir.Table:
-    """One round: the distinct pairs whose user and whose item are in at least `core` of them."""
-    counted = pairs.mutate(
-        items_of_user=ibis._.count().over(group_by=USER), users_of_item=ibis._.count().over(group_by=ITEM)
-    )
-    return counted.filter(ibis._.items_of_user >= core, ibis._.users_of_item >= core).select(USER, ITEM)

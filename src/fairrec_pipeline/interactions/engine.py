@@ -15,6 +15,15 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 
+class _OfThread(threading.local):
+    """What every thread has for itself, made when it first asks."""
+
+    def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
+        self.con = database.cursor()
+        self.con.execute("SET TimeZone = 'UTC'").execute("SET python_enable_replacements = false")
+        self.memtables = weakref.WeakSet[Any]()
+
+
 class SharedDuckDB(Backend):
     """Ibis' DuckDB backend with one database, and one connection to it for every thread.
 
@@ -22,37 +31,23 @@ class SharedDuckDB(Backend):
     makes (views of files, cached tables) lies in the database and not in its connection: the others can read it.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._database: duckdb.DuckDBPyConnection | None = None
-        self._of_thread = threading.local()
-        super().__init__(*args, **kwargs)
-
     @property
     def con(self) -> duckdb.DuckDBPyConnection:
         """Connection of the calling thread."""
-        if not hasattr(self._of_thread, "con"):
-            assert self._database is not None  # set when the backend connects
-            connection = self._database.cursor()
-            connection.execute("SET TimeZone = 'UTC'").execute("SET python_enable_replacements = false")
-            self._of_thread.con = connection
-        connected: duckdb.DuckDBPyConnection = self._of_thread.con
-        return connected
+        return self._of_thread.con
 
     @con.setter
     def con(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self._database = connection
+        self._of_thread = _OfThread(connection)
 
     @property
     def _memtables(self) -> weakref.WeakSet[Any]:
         """Tables in memory that the connection of the calling thread knows."""
-        if not hasattr(self._of_thread, "memtables"):
-            self._of_thread.memtables = weakref.WeakSet()
-        known: weakref.WeakSet[Any] = self._of_thread.memtables
-        return known
+        return self._of_thread.memtables
 
     @_memtables.setter
     def _memtables(self, known: weakref.WeakSet[Any]) -> None:
-        self._of_thread.memtables = known
+        """Ibis sets one for all threads."""
 
     def _create_cached_table(self, name: str, expr: ir.Table) -> ir.Table:
         return self.create_table(name, expr, schema=expr.schema())

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import ibis
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import (
     ITEM,
     LENGTH_GROUPS,
@@ -16,7 +17,6 @@ from fairrec_pipeline.interactions.columns import (
     UNKNOWN_LABEL,
     USER,
 )
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.parameters.datasets import RESERVED_NAMES
 
 # Shares such as 1/3 have no exact float; far below one interaction for any log that fits on a machine.
@@ -41,7 +41,6 @@ def assign_groups(
     Args:
         training: columns user_id, item_id; a row per training interaction, nothing that is held out.
         user_attributes: user_id and one string column per attribute; users may be absent.
-        popular_quantile: in (0, 1).
         splits: name -> shares of the interactions, low to high; a name starts with `pop` (by popularity ratio:
             niche, diverse, popular) or `seq` (by number of training interactions: short, medium, long).
 
@@ -62,9 +61,7 @@ def assign_groups(
         )
         raise DataError(message)
     users = _statistics(training, popular_quantile)
-    groups = users.select(
-        USER, TRAIN_LENGTH, POPULARITY_RATIO, **{name: _group(name, shares) for name, shares in splits.items()}
-    )
+    groups = users.mutate(**{name: _group(name, shares) for name, shares in splits.items()})
     if attributes:
         groups = groups.left_join(user_attributes, USER).select(
             *groups.columns, **{name: user_attributes[name].fill_null(UNKNOWN_LABEL) for name in attributes}

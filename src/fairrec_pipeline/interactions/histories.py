@@ -61,12 +61,8 @@ class Histories:
 
 
 def training_histories(interactions: pd.DataFrame) -> Histories:
-    """Histories of training interactions only; they define the catalogue.
-
-    Args:
-        interactions: columns user_id, item_id, position, role; rows in any order.
-    """
-    train = _ordered(interactions[interactions[ROLE] == TRAIN])
+    """Histories of the training interactions in a table as `PreparedHistories.of` takes; they define the catalogue."""
+    train = interactions[interactions[ROLE] == TRAIN].sort_values([USER, POSITION])
     catalogue, items = np.unique(train[ITEM].to_numpy(), return_inverse=True)
     users, counts = np.unique(train[USER].to_numpy(), return_counts=True)
     return Histories(users, catalogue, items.astype(np.int64), _offsets(counts))
@@ -79,14 +75,14 @@ def evaluation_histories(interactions: pd.DataFrame, catalogue: np.ndarray, role
     protocol). Items outside the catalogue have no embedding and are left out of the history.
 
     Args:
-        interactions: columns user_id, item_id, position, role; rows in any order.
         catalogue: ascending item ids of the training sequences.
         role: `validation` or `test`; users without an interaction of that role are left out.
     """
     known_roles = {VALIDATION: (TRAIN,), TEST: (TRAIN, VALIDATION)}[role]
     held_out = interactions[interactions[ROLE] == role].sort_values(USER)
     users, targets = held_out[USER].to_numpy(), held_out[ITEM].to_numpy()
-    history = _ordered(interactions[interactions[ROLE].isin(known_roles) & interactions[USER].isin(users)])
+    is_known = interactions[ROLE].isin(known_roles) & interactions[USER].isin(users)
+    history = interactions[is_known].sort_values([USER, POSITION])
     user_codes = np.searchsorted(users, history[USER].to_numpy())
     repeats = np.zeros(len(users), dtype=bool)
     repeats[user_codes[history[ITEM].to_numpy() == targets[user_codes]]] = True
@@ -95,13 +91,8 @@ def evaluation_histories(interactions: pd.DataFrame, catalogue: np.ndarray, role
 
 
 def complete_histories(interactions: pd.DataFrame, catalogue: np.ndarray) -> Histories:
-    """Everything that is known of every user, to recommend what comes next; all targets are `UNKNOWN`.
-
-    Args:
-        interactions: columns user_id, item_id, position; rows in any order.
-        catalogue: ascending item ids that can be recommended.
-    """
-    history = _ordered(interactions)
+    """Everything that is known of every user, to recommend what comes next of a catalogue; targets are `UNKNOWN`."""
+    history = interactions.sort_values([USER, POSITION])
     users, user_codes = np.unique(history[USER].to_numpy(), return_inverse=True)
     items, offsets = _known_items(history, user_codes, len(users), catalogue)
     unknown = np.full(len(users), UNKNOWN, dtype=np.int64)
@@ -117,12 +108,8 @@ def _known_items(
     return codes[known], _offsets(np.bincount(user_codes[known], minlength=n_users))
 
 
-def _ordered(interactions: pd.DataFrame) -> pd.DataFrame:
-    return interactions.sort_values([USER, POSITION])
-
-
 def _offsets(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return np.append(0, np.cumsum(counts)).astype(np.int64)
 
 
 def _codes(items: np.ndarray, catalogue: np.ndarray) -> np.ndarray:

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from fairrec_pipeline.interactions.sources.raw_files import describe_file
+from fairrec_pipeline.interactions.sources.raw_files import file_times
 from fairrec_pipeline.parameters.blocks import Groups, Split
 from fairrec_pipeline.parameters.datasets import Source
+from fairrec_pipeline.storage import sha256
 
 FORMAT = 2
 """Of the prepared data; raised when their tables, or what they mean, change."""
@@ -99,9 +100,6 @@ def why_prepare(described: Mapping[str, Any] | None, wanted: Mapping[str, Any], 
 
 
 def _is_replaced(path: Path, before: Mapping[str, Any]) -> bool:
-    if not path.exists():
+    if not path.exists() or file_times(path).items() <= before.items():
         return False
-    status = path.stat()
-    if (status.st_size, status.st_mtime_ns) == (before["size"], before["mtime_ns"]):
-        return False  # spares reading a large log before every training
-    return bool(status.st_size != before["size"] or describe_file(path)["sha256"] != before["sha256"])
+    return bool(path.stat().st_size != before["size"] or sha256(path) != before["sha256"])

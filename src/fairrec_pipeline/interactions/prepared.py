@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.lib.npyio import NpzFile
 
 from fairrec_pipeline.errors import DataError
-from fairrec_pipeline.interactions.columns import TEST, VALIDATION
+from fairrec_pipeline.interactions.columns import ATOMIC, STANDARD_SPLITS, TEST, VALIDATION
 from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
 from fairrec_pipeline.interactions.statistics import fingerprint, group_fingerprints
 
@@ -67,38 +67,27 @@ class PreparedHistories:
             catalogue = _unpacked("catalogue", arrays)
             train, validation, test = (_histories(name, catalogue, arrays) for name in _PARTS)
             return cls(train, validation, test, bytes(arrays["fingerprint"]).decode())
-        except (KeyError, ValueError, EOFError) as error:
+        except (KeyError, ValueError, EOFError, TypeError) as error:
             message = f"it does not hold prepared histories: {error}"
             raise zipfile.BadZipFile(message) from error
 
 
 @dataclass(frozen=True)
-class PreparedData:
-    """A prepared dataset; it may be sent to another process.
+class PreparedData(PreparedHistories):
+    """The histories and the groups of a prepared dataset; it may be sent to another process.
 
     Attributes:
-        dataset: its name.
-        fingerprint: of the interactions with their roles: who trained or was ranked on these has the same.
-        split: the parameters of the leave-one-out split.
-        train, validation, test: histories, the last two with targets.
-        user_groups: one row per user.
+        split: the parameters of the split.
         group_fingerprints: of every column of labels in `user_groups`.
     """
 
     dataset: str
-    fingerprint: str
     split: Mapping[str, Any]
-    train: Histories
-    validation: Histories
-    test: Histories
     user_groups: pd.DataFrame
     group_fingerprints: Mapping[str, str]
 
     def groups_fingerprint(self, groups: str | None) -> str | None:
-        """Fingerprint of the groups that a loss is told: a column of `user_groups`, or `atomic`; None without groups.
-
-        `atomic` is made of pop33 and seq33, so its fingerprint is made of theirs.
-        """
+        """Fingerprint of the groups that a loss uses (see `combined_fingerprint`)."""
         return combined_fingerprint(self.group_fingerprints, groups)
 
 
@@ -108,62 +97,43 @@ def prepare_data(
     """Put together what training and evaluation read.
 
     Args:
-        histories: of the data pipeline.
-        user_groups: one row per user, with labels.
-        statistics: what the data pipeline says of both.
+        histories, user_groups, statistics: of the data pipeline.
         dataset: the name that is asked for.
 
     Raises:
-        DataError: they belong to another dataset or to different preparations.
+        DataError: the statistics describe another dataset, other interactions or other groups.
     """
-    check_prepared(statistics, dataset, histories.fingerprint, user_groups)
-    return PreparedData(
-        dataset=dataset,
-        fingerprint=histories.fingerprint,
-        split=statistics["prepared_with"]["split"],
-        train=histories.train,
-        validation=histories.validation,
-        test=histories.test,
-        user_groups=user_groups,
-        group_fingerprints=statistics["group_fingerprints"],
-    )
-
-
-def check_prepared(
-    statistics: Mapping[str, Any], dataset: str, interactions_fingerprint: str, user_groups: pd.DataFrame
-) -> None:
-    """Make sure that interactions and groups are those that the statistics describe, and of the dataset asked for.
-
-    Raises:
-        DataError: they are not.
-    """
-    present = {"interactions": interactions_fingerprint, **group_fingerprints(user_groups)}
+    present = {"interactions": histories.fingerprint, **group_fingerprints(user_groups)}
     described = {"interactions": statistics.get("fingerprint"), **statistics.get("group_fingerprints", {})}
     other = sorted(name for name in {*present, *described} if present.get(name) != described.get(name))
-    if statistics["dataset"] == dataset and not other:
-        return
-    what = f" that differ in {', '.join(other)}" if other else ""
-    message = (
-        f"interactions and user_groups are not the prepared data of {dataset}: dataset_statistics describes data of "
-        f"{statistics['dataset']}{what}; run: kedro run --pipelines=data --params dataset={dataset}"
+    if statistics["dataset"] != dataset or other:
+        what = f" that differ in {', '.join(other)}" if other else ""
+        message = (
+            f"interactions and user_groups are not the prepared data of {dataset}: dataset_statistics describes data "
+            f"of {statistics['dataset']}{what}; run: kedro run --pipelines=data --params dataset={dataset}"
+        )
+        raise DataError(message)
+    split = statistics["prepared_with"]["split"]
+    fingerprints = statistics["group_fingerprints"]
+    return PreparedData(
+        **vars(histories), dataset=dataset, split=split, user_groups=user_groups, group_fingerprints=fingerprints
     )
-    raise DataError(message)
 
 
 def combined_fingerprint(of_columns: Mapping[str, str], groups: str | None) -> str | None:
-    """Fingerprint of a column of labels or of `atomic`; None without groups, or where there is no such column."""
-    if groups is None:
-        return None
-    if groups != "atomic":
-        return of_columns.get(groups)
-    parts = [of_columns.get(name, "") for name in ("pop33", "seq33")]
+    """Fingerprint of a column of labels; None without groups, or where there is no such column.
+
+    `atomic` is made of pop33 and seq33, so its fingerprint is made of theirs.
+    """
+    if groups != ATOMIC:
+        return of_columns.get(groups) if groups else None
+    parts = [of_columns.get(name, "") for name in STANDARD_SPLITS]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _histories(name: str, catalogue: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Histories:
-    items, offsets = arrays[f"{name}.items"], arrays[f"{name}.offsets"]
-    targets, repeats = arrays.get(f"{name}.targets"), arrays.get(f"{name}.repeats")
-    return Histories(_unpacked(f"{name}.users", arrays), catalogue, items, offsets, targets, repeats)
+    numbers = {key: arrays[f"{name}.{key}"] for key in _NUMBERS if f"{name}.{key}" in arrays}
+    return Histories(_unpacked(f"{name}.users", arrays), catalogue, **numbers)
 
 
 def _packed(name: str, ids: np.ndarray) -> dict[str, np.ndarray]:

@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 def dataset_statistics(interactions: pd.DataFrame, user_groups: pd.DataFrame) -> dict[str, Any]:
     """Counts, group shares and fingerprints of the prepared data.
 
-    Args:
-        interactions: columns user_id, item_id, position, role.
-        user_groups: one row per user: train_length and one column of labels per split and attribute.
-
     Returns:
         n_users, n_items, n_interactions, n_train, n_validation, n_test; group_shares {split: {group: {users,
         interactions}}} in percent of the users and of the training interactions; fingerprint of the interactions;
@@ -45,21 +41,15 @@ def dataset_statistics(interactions: pd.DataFrame, user_groups: pd.DataFrame) ->
         "n_users": int(interactions[USER].nunique()),
         "n_items": int(interactions[ITEM].nunique()),
         "n_interactions": len(interactions),
-        "n_train": int(roles.get(TRAIN, 0)),
-        "n_validation": int(roles.get(VALIDATION, 0)),
-        "n_test": int(roles.get(TEST, 0)),
-        "group_shares": {split: _shares(user_groups, split) for split in _label_columns(user_groups)},
+        **{f"n_{role}": int(roles.get(role, 0)) for role in (TRAIN, VALIDATION, TEST)},
+        "group_shares": {split: _shares(user_groups, split) for split in label_columns(user_groups)},
         "fingerprint": fingerprint(interactions),
         "group_fingerprints": group_fingerprints(user_groups),
     }
 
 
 def target_statistics(interactions: pd.DataFrame, histories: PreparedHistories) -> dict[str, dict[str, int]]:
-    """Count the held-out targets, and those whose rank says less than it seems to.
-
-    Args:
-        interactions: columns user_id, item_id, timestamp, role.
-        histories: of the same interactions.
+    """Count the held-out targets of interactions and their histories, and those whose rank says less than it seems to.
 
     Returns:
         For validation and test: n targets; tied (the user has another item at the same time, so that `split.ties`
@@ -73,15 +63,11 @@ def target_statistics(interactions: pd.DataFrame, histories: PreparedHistories) 
         role: {
             "n": part.n_users,
             "tied": int(held_out.get(role, 0)),
-            "unseen": _count(part.targets == np.int64(UNKNOWN)),
-            "repeated": _count(part.repeats),
+            "unseen": int(np.sum(part.targets == UNKNOWN)),
+            "repeated": int(np.asarray(part.repeats).sum()),
         }
         for role, part in ((VALIDATION, histories.validation), (TEST, histories.test))
     }
-
-
-def _count(flags: Any) -> int:
-    return int(np.count_nonzero(flags))
 
 
 def fingerprint(interactions: pd.DataFrame) -> str:
@@ -91,7 +77,7 @@ def fingerprint(interactions: pd.DataFrame) -> str:
 
 def group_fingerprints(user_groups: pd.DataFrame) -> dict[str, str]:
     """SHA-256 of (user, label), for every column of labels."""
-    return {name: _content(user_groups[[USER, name]]) for name in _label_columns(user_groups)}
+    return {name: _content(user_groups[[USER, name]]) for name in label_columns(user_groups)}
 
 
 def _content(table: pd.DataFrame) -> str:
@@ -102,7 +88,8 @@ def _content(table: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def _label_columns(user_groups: pd.DataFrame) -> list[str]:
+def label_columns(user_groups: pd.DataFrame) -> list[str]:
+    """The splits and the attributes among the columns of `user_groups`."""
     return [name for name in user_groups.columns if name not in (USER, TRAIN_LENGTH, POPULARITY_RATIO)]
 
 

@@ -14,12 +14,11 @@ from fairrec_pipeline.interactions.columns import (
     ATOMIC,
     LENGTH_GROUPS,
     POPULARITY_GROUPS,
-    POPULARITY_RATIO,
     STANDARD_SPLITS,
-    TRAIN_LENGTH,
     UNKNOWN_LABEL,
     USER,
 )
+from fairrec_pipeline.interactions.statistics import label_columns
 
 REPEAT_TARGET = "repeat_target"
 METRICS = ("ndcg_at_10", "ndcg_at_20", "recall_at_10", "recall_at_20")
@@ -38,7 +37,6 @@ NEW = "new"
 BY_TARGET = " by target"
 """Ends the name of a balanced split whose groups are cut by `target`: `pop33 by target`, `niche-repeat`."""
 
-_NO_SPLITS = (USER, TRAIN_LENGTH, POPULARITY_RATIO)
 _QUANTILE_GROUPS = {"pop": POPULARITY_GROUPS, "seq": LENGTH_GROUPS}
 _GROUP_ORDER = (*POPULARITY_GROUPS, *LENGTH_GROUPS, REPEAT, NEW)
 
@@ -49,13 +47,7 @@ _HASHED = re.compile(r":[0-9a-f]{8}$")
 
 
 class Extremes(NamedTuple):
-    """The worst group of the balanced splits, and the gap of each.
-
-    Attributes:
-        worst: lowest mean of a group.
-        worst_group: name of that group.
-        gaps: by split, highest minus lowest mean of its groups.
-    """
+    """Lowest mean of a group of the balanced splits, its name, and by split the highest minus the lowest mean."""
 
     worst: float
     worst_group: str
@@ -98,31 +90,21 @@ def membership(user_metrics: pd.DataFrame, user_groups: pd.DataFrame, *, by_targ
 
 
 def split_labels(user_groups: pd.DataFrame) -> dict[str, pd.Series[str]]:
-    """Group of every user in every split and attribute column of `user_groups`.
+    """Group of every user by split and attribute of `user_groups` (see `membership`), with its index.
 
     Where there are pop33 and seq33, their crossing `atomic` follows (groups `niche-short`, ...). A user without a value
     of an attribute belongs to its group `unknown`.
-
-    Args:
-        user_groups: see `membership`.
-
-    Returns:
-        By split, with the index of `user_groups`.
 
     Raises:
         DataError: a column of `user_groups` has the name of a split that is made here.
     """
     clashes = {OVERALL, TARGET, ATOMIC} & set(user_groups.columns)
     if clashes:
-        message = (
-            f"user_groups has columns named {sorted(clashes)}, which evaluation uses itself; rename the attributes"
-        )
+        names = sorted(clashes)
+        message = f"user_groups has columns named {names}, which evaluation uses itself; rename the attributes"
         raise DataError(message)
-    labels = {
-        column: user_groups[column].astype("string").fillna(UNKNOWN_LABEL)
-        for column in user_groups.columns
-        if column not in _NO_SPLITS
-    }
+    columns = label_columns(user_groups)
+    labels = {column: user_groups[column].astype("string").fillna(UNKNOWN_LABEL) for column in columns}
     if all(split in labels for split in STANDARD_SPLITS):
         popularity, length = (labels[split] for split in STANDARD_SPLITS)
         labels[ATOMIC] = popularity + "-" + length
@@ -136,19 +118,11 @@ def is_quantile_split(split: str, groups: Iterable[str]) -> bool:
 
 def attribute_names(user_groups: pd.DataFrame) -> list[str]:
     """Columns of `user_groups` that are attributes of the users and no quantile splits."""
-    return [
-        name
-        for name in user_groups.columns
-        if name not in _NO_SPLITS and not is_quantile_split(name, user_groups[name])
-    ]
+    return [name for name in label_columns(user_groups) if not is_quantile_split(name, user_groups[name])]
 
 
 def group_metrics(user_metrics: pd.DataFrame, user_groups: pd.DataFrame) -> pd.DataFrame:
-    """Mean of every metric over the users of every group.
-
-    Args:
-        user_metrics: one row per test user: user_id, repeat_target and the metrics.
-        user_groups: see `membership`.
+    """Mean of every metric in `user_metrics` over the users of every group (see `membership`).
 
     Returns:
         Columns split, group, metric, n_users, value (in [0, 1]).
@@ -157,18 +131,12 @@ def group_metrics(user_metrics: pd.DataFrame, user_groups: pd.DataFrame) -> pd.D
     grouped = rows.groupby([SPLIT, GROUP], sort=False)
     means = grouped[list(METRICS)].mean()
     means.insert(0, N_USERS, grouped.size())
-    return means.reset_index().melt([SPLIT, GROUP, N_USERS], var_name=METRIC, value_name=VALUE)[
-        [SPLIT, GROUP, METRIC, N_USERS, VALUE]
-    ]
+    tidy = means.reset_index().melt([SPLIT, GROUP, N_USERS], var_name=METRIC, value_name=VALUE)
+    return tidy[[SPLIT, GROUP, METRIC, N_USERS, VALUE]]
 
 
 def group_means(table: pd.DataFrame, metric: str = HEADLINE_METRIC) -> dict[tuple[str, str], float]:
-    """Values of one metric by (split, group).
-
-    Args:
-        table: columns split, group, metric, value, of one arm.
-        metric: name of the metric.
-    """
+    """Values of one metric by (split, group), from a table of one arm with the columns split, group, metric, value."""
     rows = table.loc[table[METRIC] == metric, [SPLIT, GROUP, VALUE]]
     return {(split, group): float(value) for split, group, value in rows.itertuples(index=False)}
 
@@ -178,9 +146,6 @@ def extremes(means: Mapping[tuple[str, str], float]) -> Extremes | None:
 
     The groups of pop33 and seq33 alone count, whatever groups the loss was given, so that it means the same for every
     arm. The unbalanced splits are left out: the 20 long users of seq1080 on RetailRocket would decide it by chance.
-
-    Args:
-        means: by (split, group), of one arm.
     """
     balanced = {group: mean for group, mean in means.items() if group[0] in STANDARD_SPLITS}
     if not balanced:
@@ -191,24 +156,20 @@ def extremes(means: Mapping[tuple[str, str], float]) -> Extremes | None:
     return Extremes(balanced[worst], worst[1], gaps)
 
 
-def metric_names(table: pd.DataFrame, role: str = "test") -> dict[str, float]:
+def metric_names(table: pd.DataFrame) -> dict[str, float]:
     """Flat names for a tracker: test/ndcg_at_20/overall, test/ndcg_at_20/pop33/niche, test/ndcg_at_20/worst_group.
 
     Different groups have different names that MLflow accepts: at most 250 letters, digits and `_ - . : /` or spaces. A
     name that had to be changed or cut ends in `:` and eight digits of a hash of what it stands for. The worst group is
-    that of `extremes`; without pop33 and seq33 it has no name.
-
-    Args:
-        table: from `group_metrics`.
-        role: first part of every name.
+    that of `extremes`; without pop33 and seq33 it has no name. The table is that of `group_metrics`.
     """
     names = {}
     for metric in dict.fromkeys(table[METRIC]):
         means = group_means(table, metric)
         for (split, group), mean in means.items():
-            names[_tracker_name(role, metric, *((split,) if split == OVERALL else (split, group)))] = mean
+            names[_tracker_name("test", metric, *((split,) if split == OVERALL else (split, group)))] = mean
         if (extreme := extremes(means)) is not None:
-            names[_tracker_name(role, metric, "worst_group")] = extreme.worst
+            names[_tracker_name("test", metric, "worst_group")] = extreme.worst
     return names
 
 

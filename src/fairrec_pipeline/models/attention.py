@@ -18,31 +18,26 @@ from fairrec_pipeline.models.packing import Buckets, Layout, Ragged, pad, unpad
 def causal_attention(qkv: Tensor, layout: Layout, heads: int, mask_source: MaskSource, rate: float) -> Tensor:
     """Softmax attention of every position over its sequence up to itself, with dropout on the attention weights.
 
-    Args:
-        qkv: (n, 3 dim) queries, keys and values, each of `heads` heads.
-        layout: the sequences.
-        rate: of dropout.
-
-    Returns:
-        (n, dim), the heads side by side.
+    From queries, keys and values (n, 3 dim), each of `heads` heads, to (n, dim) with the heads side by side.
     """
     if isinstance(layout, Ragged):
         return _ragged_attention(qkv, layout, heads, rate)
-    buckets = layout
     if rate == 0 or qkv.device.type != "cpu":
         parts = []
         # one split: the backward pass of a slice would fill a tensor of the whole size with zeros
-        for bucket, rows in zip(buckets, qkv.split([bucket.rows for bucket in buckets]), strict=True):
-            q, k, v = _heads(pad(rows, bucket), heads)
+        for bucket, rows in zip(layout, qkv.split([bucket.rows for bucket in layout]), strict=True):
+            q, k, v = (
+                pad(rows, bucket).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+            )  # (b, heads, l, dim / heads)
             attended = functional.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
             parts.append(unpad(attended.transpose(1, 2), bucket))
         return torch.cat(parts)
     # on the CPU the fused kernel has no dropout
     factors = [
         mask_source.factors((bucket.sequences, heads, bucket.length, bucket.length), rate, qkv.dtype)
-        for bucket in buckets
+        for bucket in layout
     ]
-    return _dropped_attention(qkv, buckets, heads, factors)
+    return _dropped_attention(qkv, layout, heads, factors)
 
 
 def has_ragged_kernel(head_width: int, rate: float, device: torch.device) -> bool:
@@ -122,9 +117,3 @@ class _DroppedAttention(torch.autograd.Function):
 
 
 _dropped_attention: Callable[..., Tensor] = _DroppedAttention.apply
-
-
-def _heads(rectangle: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(b, l, 3 dim) as three views (b, heads, l, dim / heads)."""
-    q, k, v = rectangle.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    return q, k, v

@@ -50,12 +50,7 @@ class CopiedItems(NamedTuple):
 
 
 class CopyMechanism(nn.Module):
-    """Scores for the items of the history.
-
-    Args:
-        window: how many of the newest tokens can be copied.
-        dim: width of a state.
-    """
+    """Scores for the items of the history; the newest `window` tokens can be copied."""
 
     def __init__(self, window: int, dim: int) -> None:
         super().__init__()
@@ -68,17 +63,8 @@ class CopyMechanism(nn.Module):
         state_dict.setdefault(f"{prefix}calibration", torch.zeros(2))  # a model from before there was one
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    @property
-    def window(self) -> int:
-        return self.recency_embedding.num_embeddings
-
     def forward(self, states: Tensor, copied: CopiedItems) -> Additions:
-        """What is added to the scores.
-
-        Args:
-            states: (n, dim) state of each row that `copied` names.
-            copied: the items.
-        """
+        """What is added to the scores; states (n, dim) of the rows that `copied` names."""
         by_recency = states @ self.recency_embedding.weight.T  # (n, window)
         values = by_recency[copied.rows, copied.recency]
         if not self.training:
@@ -98,21 +84,17 @@ class Encounters(NamedTuple):
     gaps: Tensor
     counts: Tensor
 
-
-def encounters(users: np.ndarray, items: np.ndarray) -> Encounters:
-    """The encounters of a log.
-
-    Args:
-        users, items: (n_events,) both int64, a user's events in order.
-    """
-    order = np.lexsort((np.arange(len(items)), items, users))
-    same = (users[order][1:] == users[order][:-1]) & (items[order][1:] == items[order][:-1])
-    gaps, counts = np.full(len(items), np.iinfo(np.int64).max // 2), np.empty(len(items), dtype=np.int64)
-    gaps[order[:-1][same]] = (order[1:] - order[:-1])[same]
-    order_index = np.arange(len(items))
-    first = np.maximum.accumulate(np.where(np.append(False, same), 0, order_index))  # the first encounter
-    counts[order] = order_index - first + 1
-    return Encounters(torch.from_numpy(gaps), torch.from_numpy(counts))
+    @classmethod
+    def of(cls, users: np.ndarray, items: np.ndarray, device: torch.device) -> Encounters:
+        """The encounters of a log: (n_events,) users and items, both int64, a user's events in order."""
+        order = np.lexsort((items, users))  # stable
+        same = (users[order][1:] == users[order][:-1]) & (items[order][1:] == items[order][:-1])
+        gaps, counts = np.full(len(items), np.iinfo(np.int64).max // 2), np.empty(len(items), dtype=np.int64)
+        gaps[order[:-1][same]] = np.diff(order)[same]
+        index = np.arange(len(items))
+        first = np.maximum.accumulate(np.where(np.append(False, same), 0, index))  # the first encounter
+        counts[order] = index - first + 1
+        return cls(torch.from_numpy(gaps).to(device), torch.from_numpy(counts).to(device))
 
 
 def copied_items(newest: Tensor, reach: Tensor, items: Tensor, met: Encounters) -> CopiedItems:
@@ -142,12 +124,7 @@ def copied_items_of_fixed_number(
 ) -> CopiedItems:
     """`copied_items` with an entry for each of the last `window` events of a row, so that no shape depends on data.
 
-    Args:
-        newest: (n,) index of the newest event of each row in `items`.
-        reach: (n,) how many events back to look, on the device, at most `window`.
-        items: (n_events,) item codes of all events.
-        met: their encounters.
-        window: how many events back a row can look.
+    `reach` is on the device, and at most `window`.
     """
     back = torch.arange(window, device=newest.device)
     events = (newest[:, None] - back).clamp(min=0)

@@ -45,11 +45,7 @@ class MaskSource:
 
 
 class KeptMasks(MaskSource):
-    """Masks of a source that are kept, for a second pass of some of the sequences.
-
-    Args:
-        source: draws the masks.
-    """
+    """Masks of a source that are kept, for a second pass of some of the sequences."""
 
     def __init__(self, source: MaskSource) -> None:
         self._source, self._drawn = source, list[Tensor]()
@@ -59,12 +55,7 @@ class KeptMasks(MaskSource):
         return self._drawn[-1]
 
     def of_some(self, rows: Tensor, sequences: Sequence[Tensor]) -> MaskSource:
-        """The same masks once more, cut down; only once.
-
-        Args:
-            rows: (n,) positions of the batch that are kept.
-            sequences: of every bucket those that are kept, counted within the bucket.
-        """
+        """The same masks once more, cut down to some `rows` and `sequences` (see `batches.Part`); only once."""
         by_bucket = itertools.cycle(sequences)
         kept = [(mask, rows if mask.dim() == 2 else next(by_bucket)) for mask in self._drawn]
         self._drawn.clear()

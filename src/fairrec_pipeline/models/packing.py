@@ -21,8 +21,7 @@ class Bucket:
     """A run of neighbouring sequences that attention treats as one padded rectangle.
 
     Attributes:
-        rows: number of rows of the packed tensor that belong to the bucket.
-        sequences: number of sequences b.
+        rows, sequences: number of packed rows, and of sequences b.
         length: padded length l, the longest of them.
         cells: (rows,) where each packed row lies in the flattened (b * l) rectangle; None without padding.
     """
@@ -41,8 +40,7 @@ class Cells:
         self._indices_by_blocks: dict[int, Tensor] = {}
         cells = []
         for bucket in buckets:
-            inside = torch.arange(bucket.rows) if bucket.cells is None else bucket.cells
-            cells.append(inside + self.n)
+            cells.append((torch.arange(bucket.rows) if bucket.cells is None else bucket.cells) + self.n)
             self.n += bucket.sequences * bucket.length
         self._cells = torch.cat(cells)
         rows = torch.arange(len(self._cells))
@@ -108,12 +106,7 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 
 
 def buckets_of(lengths: Tensor, device: torch.device) -> Buckets:
-    """Cut sequences, sorted by length, where the length doubles.
-
-    Args:
-        lengths: (n_sequences,) int64 on the CPU, descending, at least 1 each.
-        device: where the cell indices go.
-    """
+    """Cut sequences of these lengths (int64 on the CPU, descending, at least 1 each) where the length doubles."""
     doubling = torch.ceil(torch.log2(lengths.double())).clamp(min=3)  # up to 8 positions are one bucket
     _, counts = torch.unique_consecutive(doubling, return_counts=True)
     buckets, first = Buckets(), 0
@@ -130,22 +123,8 @@ def buckets_of(lengths: Tensor, device: torch.device) -> Buckets:
     return buckets
 
 
-class _Pad(torch.autograd.Function):
-    """Packed rows (n, d) into the cells of a rectangle (b * l, d); every cell has one row, so backward is a gather."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, cells: Tensor, n_cells: int) -> Tensor:
-        ctx.save_for_backward(cells)
-        return rows.new_zeros(n_cells, rows.shape[1]).index_copy_(0, cells, rows)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (cells,) = ctx.saved_tensors
-        return grad.index_select(0, cells), None, None
-
-
 class _Unpad(torch.autograd.Function):
-    """The cells of a rectangle (b * l, d) back to packed rows (n, d); the inverse of `_Pad`."""
+    """The cells of a rectangle (b * l, d) as packed rows (n, d); autograd's backward pass would add row by row."""
 
     @staticmethod
     def forward(ctx: Any, rectangle: Tensor, cells: Tensor) -> Tensor:
@@ -159,14 +138,14 @@ class _Unpad(torch.autograd.Function):
         return grad.new_zeros(ctx.n_cells, grad.shape[1]).index_copy_(0, cells, grad), None
 
 
-_pad: Callable[..., Tensor] = _Pad.apply
 _unpad: Callable[..., Tensor] = _Unpad.apply
 
 
 def pad(rows: Tensor, bucket: Bucket) -> Tensor:
     """Packed rows (rows, d) of a bucket as (b, l, d), zeros where there is no position."""
     if bucket.cells is not None:
-        rows = _pad(rows, bucket.cells, bucket.sequences * bucket.length)
+        cells = rows.new_zeros(bucket.sequences * bucket.length, rows.shape[1])
+        rows = cells.index_copy_(0, bucket.cells, rows)
     return rows.view(bucket.sequences, bucket.length, -1)
 
 

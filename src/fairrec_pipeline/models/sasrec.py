@@ -6,17 +6,49 @@ and the output layer is left to `softmax_head`, which needs no logits tensor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from fairrec_pipeline.models.attention import causal_attention
 from fairrec_pipeline.models.copying import CopyMechanism
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.packing import Buckets, Layout, pad
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of a table, whose gradients are added where they belong.
+
+    On a GPU the gradient of `torch.nn.functional.embedding` takes many times as long: there one block of threads walks
+    all indices for every few columns. Its sums have an order, these have none.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.n = len(table)
+        return table.index_select(0, indices)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (indices,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.n, grad.shape[1]).index_add_(0, indices, grad), None
+
+
+rows_of_table: Callable[[Tensor, Tensor], Tensor] = _Rows.apply
+
+
+def lookup(table: Tensor, indices: Tensor) -> Tensor:
+    """(n, dim) rows of a table (rows, dim) by index (n,)."""
+    if table.device.type == "cpu":
+        return functional.embedding(indices, table)
+    return rows_of_table(table, indices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +80,14 @@ class SASRec(nn.Module):
     """Item embedding plus learned positions, pre-norm encoder blocks, a final norm and an output embedding.
 
     Positions count from the end: the newest item of every sequence has position 0. Token `n_items` is the start token.
-    Dropout is active in training mode and draws its masks from `mask_source`.
-
-    Args:
-        n_items: size of the catalogue.
-        backbone: the fields of `Backbone`.
+    Dropout is active in training mode and draws its masks from `mask_source`. The sizes are the fields of `Backbone`.
     """
 
     def __init__(self, n_items: int, **backbone: Any) -> None:
         super().__init__()
         sizes = Backbone(**backbone)
         dim, max_length, dropout, tied = sizes.dim, sizes.max_length, sizes.dropout, sizes.tied_embeddings
-        self.n_items, self.max_length, self.dropout = n_items, max_length, dropout
+        self.n_items, self.max_length, self.dropout, self.copy_window = n_items, max_length, dropout, sizes.copy_window
         self.head_width = dim // sizes.heads
         self.item_embedding = nn.Embedding(n_items + 1, dim)
         self.position_embedding = nn.Embedding(max_length, dim)
@@ -74,17 +102,9 @@ class SASRec(nn.Module):
         self.mask_source = MaskSource(0)  # a training sets another one for every epoch
 
     @property
-    def start_token(self) -> int:
-        return self.n_items
-
-    @property
     def output_table(self) -> Tensor:
         """(n_items, dim) output embedding, without dropout."""
         return self.item_embedding.weight[:-1] if self.output_embedding is None else self.output_embedding.weight
-
-    @property
-    def copy_window(self) -> int:
-        return 0 if self.copy is None else self.copy.window
 
     def forward(self, tokens: Tensor, positions: Tensor, layout: Layout, masks: MaskSource | None = None) -> Tensor:
         """States after each token.
@@ -106,13 +126,7 @@ class SASRec(nn.Module):
         return cast(Tensor, self.final_norm(x))
 
     def newest_states(self, tokens: Tensor, positions: Tensor, buckets: Buckets, ends: Tensor) -> Tensor:
-        """(B, dim) `forward(...)[ends]` without dropout, where the last block works on the newest positions only.
-
-        Args:
-            tokens, positions: as in `forward`.
-            buckets: the sequences.
-            ends: (B,) position of each sequence's newest token.
-        """
+        """(B, dim) `forward(...)[ends]` without dropout, where the last block works on the newest positions only."""
         x = self._embedded(tokens, positions)
         for block in self.blocks[:-1]:
             x = block(x, buckets, self.mask_source)
@@ -123,8 +137,12 @@ class SASRec(nn.Module):
         return self.mask_source.dropout(self.output_table, self.dropout if self.training else 0.0)
 
     def _embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        of_positions, of_items = (
+            lookup(self.position_embedding.weight, positions),
+            lookup(self.item_embedding.weight, tokens),
+        )
         # in one pass, and in none for the scale where it is 1
-        return torch.add(self.position_embedding(positions), self.item_embedding(tokens), alpha=self.input_scale)
+        return torch.add(of_positions, of_items, alpha=self.input_scale)
 
 
 class Block(nn.Module):
@@ -162,9 +180,8 @@ class Block(nn.Module):
             q = queries[first : first + b].view(b, self.heads, 1, -1)
             k, v = pad(rows, bucket).view(b, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
             real = torch.arange(length, device=x.device) < lengths[first : first + b, None]
-            parts.append(
-                functional.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None]).reshape(b, dim)
-            )
+            attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None])
+            parts.append(attended.reshape(b, dim))
             first += b
         newest = x[ends] + self.attention_out(torch.cat(parts))
         return cast(Tensor, newest + self.contract(torch.relu(self.expand(self.feed_forward_norm(newest)))))

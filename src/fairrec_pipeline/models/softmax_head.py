@@ -94,16 +94,13 @@ class SoftmaxHead:
     def losses(
         self, states: Tensor, weight: Tensor, targets: Tensor, additions: Additions | None = None
     ) -> SoftmaxLosses:
-        """Cross-entropy of every position.
+        """Cross-entropy of every position; its gradients can be had until the next call, which overwrites the buffer.
 
         Args:
             states: (n, dim).
             weight: (n_items, dim), output embedding of the catalogue.
             targets: (n,) item codes.
             additions: to some of the logits.
-
-        Returns:
-            The losses. Their gradients can be had until the next call, which overwrites the buffer.
         """
         n, n_items = len(states), len(weight)
         chunk = min(self._chunk or fitting_chunk(states.device), n_items)
@@ -111,37 +108,25 @@ class SoftmaxHead:
         size = n * n_items if kept else n * chunk
         if self.buffer.numel() < size or self.buffer.dtype != states.dtype or self.buffer.device != states.device:
             self.buffer = states.new_empty(size)
-        return SoftmaxLosses(states, weight, targets, additions, _Buffer(self.buffer, chunk, kept))
-
-
-class _Buffer(NamedTuple):
-    """Memory for logits.
-
-    Attributes:
-        memory: flat; for all logits if they are kept, else for a chunk of the catalogue.
-        chunk: number of items at a time.
-        kept: whether the exponentials of all chunks stay for the gradients.
-    """
-
-    memory: Tensor
-    chunk: int
-    kept: bool
+        return SoftmaxLosses(states, weight, targets, additions, self.buffer, chunk=chunk, kept=kept)
 
 
 class SoftmaxLosses:
     """Cross-entropies of n positions, and their gradients for any weights of the positions.
 
+    Made by `SoftmaxHead.losses`. Where `kept`, the exponentials of all chunks stay in the memory for the gradients.
+
     Attributes:
         losses: (n,) in nats, float32 or wider.
-        states: (n, dim) what they are of.
-        weight: (n_items, dim) the output embedding.
+        states, weight: what they are of.
     """
 
     def __init__(
-        self, states: Tensor, weight: Tensor, targets: Tensor, additions: Additions | None, buffer: _Buffer
-    ) -> None:
+        self, states: Tensor, weight: Tensor, targets: Tensor, additions: Additions | None, memory: Tensor, *,
+        chunk: int, kept: bool,
+    ) -> None:  # fmt: skip
         self.states, self.weight, self._targets, self._additions = states, weight, targets, additions
-        (self._memory, self._chunk, self._kept), (n, n_items) = buffer, (len(states), len(weight))
+        self._memory, self._chunk, self._kept, n, n_items = memory, chunk, kept, len(states), len(weight)
         wide = torch.promote_types(states.dtype, torch.float32)
         self._levels: list[tuple[Tensor, list[int]]] = []  # with the first items of the chunks that a level serves
         totals: list[Tensor] = []
@@ -172,8 +157,7 @@ class SoftmaxLosses:
     def gradients(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of `sum(coefficients * losses)` by the states (n, dim) and the weight (n_items, dim).
 
-        Args:
-            coefficients: (n,) one factor a position; positions with 0 cost nothing on the CPU.
+        Positions whose coefficient (n,) is 0 cost nothing on the CPU.
         """
         states, weight, targets, additions = self.states, self.weight, self._targets, self._additions
         log_normaliser, losses = self._log_normaliser, self.losses
@@ -210,11 +194,7 @@ class SoftmaxLosses:
         return grad_states, grad_weight
 
     def addition_gradients(self, coefficients: Tensor) -> Tensor:
-        """Gradients (m,) of `sum(coefficients * losses)` by the values of the additions.
-
-        Args:
-            coefficients: (n,) one factor a position.
-        """
+        """Gradients (m,) of `sum(coefficients * losses)` by the values of the additions."""
         assert self._additions is not None  # of a loss with additions
         rows, items, values, real = self._additions
         # in bfloat16 these logits are other than those of the normaliser, which would allow a probability above 1
@@ -262,8 +242,9 @@ def fitting_chunk(device: torch.device) -> int:
 
 
 def _exponentials(logits: Tensor, level: Tensor) -> Tensor:
-    """`exp(logit - level)` in place, at least exp(-60)."""
-    return logits.sub_(level).clamp_(min=_NOTHING_BELOW).exp_()
+    """`exp(logit - level)` in place; on the CPU at least exp(-60). A GPU would pay for a pass and gain nothing."""
+    below = logits.sub_(level)
+    return (below.clamp_(min=_NOTHING_BELOW) if below.device.type == "cpu" else below).exp_()
 
 
 def _rows_of(targets: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,10 @@ dataset may leave out: a value missing there is an error and not a surprise.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Block(BaseModel):
@@ -31,10 +32,32 @@ Size = Annotated[int, Field(strict=True, ge=1, le=LARGEST_SIZE)]
 Divisor = Annotated[float, Field(ge=SMALLEST)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
+LONGEST_NAME = 255
+"""Of a file, in bytes."""
+_OUTSIDE = re.compile(r"^([/\\~]|[A-Za-z]:|.*(^|[/\\])\.\.([/\\]|$)|[a-z0-9+]+://)")
+
+
+def _below(name: str) -> str:
+    if not name or _OUTSIDE.match(name):
+        message = f"a name below the data folder is expected, without `..` and not absolute, got {name!r}"
+        raise ValueError(message)
+    longest = max(len(part.encode(errors="replace")) for part in re.split(r"[/\\]", name))
+    if longest > LONGEST_NAME:
+        message = f"a file system has names of at most {LONGEST_NAME} bytes, this has one of {longest}"
+        raise ValueError(message)
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_below)]
+
 
 class Split(Block):
-    """Core filter and leave-one-out."""
+    """Core filter, and what is held out."""
 
+    kind: Literal["leave_one_out", "temporal"] = Field(
+        description="target of the test: everybody's last interaction, or the first one after a moment of the log"
+    )
+    train_share: float = Field(gt=0, lt=1, description="temporal: share of the interactions up to that moment")
     core: Count = Field(description="least number of distinct items per user and users per item")
     validation_users: Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)] = Field(
         gt=0, le=MOST, description="count (int) or share (float, at most 1) of the users"
@@ -128,4 +151,29 @@ class Evaluate(Block):
     significance: float = Field(gt=0, lt=1)
     correction: Literal["holm", "fdr_bh"]
     other_data: Literal["refuse", "skip"]
-    top_k: Count
+
+
+CHAMPION = "champion"
+"""What `recommend.arm` calls the arm that was promoted last; also the alias of its registered model."""
+
+
+class Recommend(Block):
+    """What the recommend pipeline writes; files lie below data/01_raw/<dataset>/."""
+
+    arm: str | None = Field(description="such as gdro-pop33, or champion; null: the arm of loss and loss_groups")
+    k: Count = Field(description="items a user gets")
+    exclude: FileName | None = Field(description="file of item ids never to recommend")
+    allow: FileName | None = Field(description="file of the only item ids to recommend")
+    users: FileName | None = Field(description="file of histories of users to recommend for; null: all users")
+    filter_seen: bool | None = Field(
+        strict=True, description="leave out the items of a user's history; null: as the arm was evaluated"
+    )
+
+
+class Promote(Block):
+    """Which arm becomes the champion; validation alone decides."""
+
+    rule: Literal["best_overall", "best_worst_group"] = Field(
+        description="highest mean NDCG@20 over all users; or over the worst group, among arms that are good overall"
+    )
+    within: float = Field(ge=0, le=100, description="percent below the best overall that an arm may be, for the latter")

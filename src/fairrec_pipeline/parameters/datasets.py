@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, RootModel, model_validator
 
-from fairrec_pipeline.parameters.blocks import Block, Seed
+from fairrec_pipeline.parameters.blocks import Block, FileName, Seed
 
 
 class Dataset(Block):
@@ -56,23 +55,6 @@ RESERVED_NAMES = ("user_id", "train_length", "popularity_ratio", "overall", "tar
 
 
 Value = str | int | float | bool
-LONGEST_NAME = 255
-"""Of a file, in bytes."""
-_OUTSIDE = re.compile(r"^([/\\~]|[A-Za-z]:|.*(^|[/\\])\.\.([/\\]|$)|[a-z0-9+]+://)")
-
-
-def _below(name: str) -> str:
-    if not name or _OUTSIDE.match(name):
-        message = f"a name below the data folder is expected, without `..` and not absolute, got {name!r}"
-        raise ValueError(message)
-    longest = max(len(part.encode(errors="replace")) for part in re.split(r"[/\\]", name))
-    if longest > LONGEST_NAME:
-        message = f"a file system has names of at most {LONGEST_NAME} bytes, this has one of {longest}"
-        raise ValueError(message)
-    return name
-
-
-FileName = Annotated[str, AfterValidator(_below)]
 
 
 def _known_encoding(name: str) -> str:
@@ -100,7 +82,7 @@ class Csv(Block):
 
 
 class Table(Dataset):
-    """The user's own log: a Parquet or CSV file, and a second one with attributes of the users."""
+    """A log of the user: a Parquet or CSV file, and a second one with attributes of the users."""
 
     adapter: Literal["table"]
     interactions: FileName = Field(description="file, or folder of Parquet files, below data/01_raw/<dataset>/")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from fairrec_pipeline.parameters.blocks import Block, Evaluate, Groups, Model, Seed, Split, Train
+from fairrec_pipeline.parameters.blocks import Block, Evaluate, Groups, Model, Promote, Recommend, Seed, Split, Train
 from fairrec_pipeline.parameters.datasets import DatasetName, Source
 from fairrec_pipeline.parameters.methods import METHODS, Options, arm_name, parts_of_arm
 
@@ -56,6 +56,8 @@ class Parameters(Block):
         strict=True, ge=1, le=1024, description="trainings of a grid or experiment that run side by side"
     )
     evaluate: Evaluate
+    recommend: Recommend
+    promote: Promote
 
     @property
     def source(self) -> Source:

@@ -20,15 +20,27 @@ from pydantic import BaseModel, ValidationError
 from yaml import YAMLError, safe_load
 
 from fairrec_pipeline.errors import FairrecError
-from fairrec_pipeline.parameters.blocks import Model, Train
-from fairrec_pipeline.parameters.experiments import Experiment, Parameters, message_of, messages, plans
+from fairrec_pipeline.parameters.blocks import CHAMPION, Model, Train
+from fairrec_pipeline.parameters.experiments import Parameters, message_of, messages, plans
 from fairrec_pipeline.parameters.methods import METHODS, Options, arm_name, parts_of_arm
 
 __all__ = ["ParameterError", "ParameterLoader", "arm_name", "complete"]
 
-NAMES_OF_FOLDERS = ("dataset", "loss", "loss_groups", "seed")
+NAMES_OF_FOLDERS = ("dataset", "loss", "loss_groups", "seed", "recommend.arm")
 M = TypeVar("M", bound=BaseModel)
-_BLOCKS = ("datasets", "split", "groups", "model", "train", "grids", "experiments", "evaluate", *METHODS)
+_BLOCKS = (
+    "datasets",
+    "split",
+    "groups",
+    "model",
+    "train",
+    "grids",
+    "experiments",
+    "evaluate",
+    "recommend",
+    "promote",
+    *METHODS,
+)
 
 
 class ParameterError(FairrecError, ClickException):
@@ -46,7 +58,9 @@ class ParameterLoader(OmegaConfigLoader):
                 config: dict[str, Any] = super().__getitem__(key)
                 return config
         runtime = dict(self.runtime_params or {})
-        folders = {name: self["globals"].get(name) for name in NAMES_OF_FOLDERS} | runtime
+        folders: dict[str, Any] = {}
+        for layer in (self["globals"], runtime):
+            _lay(folders, layer, "", [])
         return complete([*self._files(), runtime], folders)
 
     def _files(self) -> list[dict[str, Any]]:
@@ -110,15 +124,17 @@ def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) ->
     tree = _merged(layers, problems)
     _raise(problems)
     problems += [
-        f"{name}: {tree[name]!r} here but {folders.get(name)!r} in the folders of the catalog; "
+        f"{name}: {_at(tree, name)!r} here but {_at(folders, name)!r} in the folders of the catalog; "
         "set it in globals.yml or with --params"
         for name in NAMES_OF_FOLDERS
-        if str(tree[name]) != str(folders.get(name))
+        if str(_at(tree, name)) != str(_at(folders, name))
     ]
     options = _options(tree, problems)
     parameters = _validated(Parameters, {name: tree[name] for name in Parameters.model_fields}, "", problems)
     if parameters is not None:
         problems += [*_group_errors(parameters), *_grid_errors(parameters, options), *_experiment_errors(parameters)]
+        if parameters.recommend.arm not in (None, CHAMPION):
+            problems += _arm_errors(parameters, "recommend.arm", [parameters.recommend.arm])
     _raise(problems)
     assert parameters is not None  # else there was a problem
     found = plans(parameters, options)
@@ -254,17 +270,18 @@ def _experiment_errors(parameters: Parameters) -> Iterable[str]:
         if isinstance(experiment.tune, str) and experiment.tune not in parameters.grids:
             yield f"experiments.{name}.tune: " + _unknown(experiment.tune, ["true", "false", *parameters.grids])
         if experiment.arms != "all":
-            yield from _arm_errors(parameters, name, experiment)
+            # the groups of an experiment that is not run may be attributes of another dataset
+            is_run = name == parameters.experiment
+            yield from _arm_errors(parameters, f"experiments.{name}.arms", experiment.arms, know_groups=is_run)
         elif name == parameters.experiment and not parameters.loss_groups:
             yield f"loss_groups: experiment {name} has every loss, and some need groups"
 
 
-def _arm_errors(parameters: Parameters, name: str, experiment: Experiment) -> Iterable[str]:
+def _arm_errors(parameters: Parameters, where: str, arms: Sequence[str], *, know_groups: bool = True) -> Iterable[str]:
     allowed = f"allowed: {', '.join(parameters.group_names)}"
-    where = f"experiments.{name}.arms"
-    for arm in sorted({arm for arm in experiment.arms if experiment.arms.count(arm) > 1}):
+    for arm in sorted({arm for arm in arms if arms.count(arm) > 1}):
         yield f"{where}: {arm} is named twice"
-    for arm in experiment.arms:
+    for arm in arms:
         loss, groups = parts_of_arm(arm)
         if loss not in METHODS:
             yield f"{where}: {_unknown(loss, METHODS)}"
@@ -272,8 +289,7 @@ def _arm_errors(parameters: Parameters, name: str, experiment: Experiment) -> It
             yield f"{where}: {arm} needs groups, as in {arm}-pop33; {allowed}"
         elif not METHODS[loss].needs_groups and groups is not None:
             yield f"{where}: {arm}: {loss} uses no groups; write {loss}"
-        # the groups of an experiment that is not run may be attributes of another dataset
-        elif name == parameters.experiment and groups and groups not in parameters.group_names:
+        elif know_groups and groups and groups not in parameters.group_names:
             yield f"{where}: {arm}: unknown groups {groups!r}; {allowed}"
 
 
@@ -284,6 +300,13 @@ def _validated(model: type[M], value: Any, prefix: str, problems: list[str]) -> 
     except ValidationError as error:
         problems += messages(error, prefix)
         return None
+
+
+def _at(tree: Any, name: str) -> Any:
+    """The value of a dotted name; None if there is none."""
+    for part in name.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def _unknown(name: str, allowed: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from fairrec_pipeline.parameters.blocks import LARGEST_SIZE, SMALLEST, Block, Count, Divisor, Size
+from fairrec_pipeline.parameters.blocks import CHAMPION, LARGEST_SIZE, SMALLEST, Block, Count, Divisor, Size
 
 
 class Options(Block):
@@ -183,6 +183,11 @@ _LONGEST_NAME = 200  # file systems take 255 bytes
 def arm_folder(name: str, seed: int) -> str:
     """`<arm>/seed-<n>`, the name of the arm made fit for one folder: `gdro-a/b` is `gdro-a%2Fb`."""
     return f"{folder_name(name)}/seed-{seed}"
+
+
+def recommended_folder(arm: str | None, chosen: str, seed: int) -> str:
+    """Folder of recommendations: that of `recommend.arm`, or of the arm that loss and loss_groups name."""
+    return CHAMPION if arm == CHAMPION else arm_folder(arm or chosen, seed)
 
 
 def folder_name(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -22,6 +22,8 @@ class Evidence:
         curves: from `trainings.training_curves`.
         shares: from `user_weights.weight_shares`.
         rules: from `user_weights.weight_rules`.
+        slices: from `bad_slices.bad_slices`.
+        audit: from `audit.audit`.
     """
 
     comparison: pd.DataFrame
@@ -29,6 +31,8 @@ class Evidence:
     curves: pd.DataFrame
     shares: pd.DataFrame
     rules: pd.DataFrame
+    slices: pd.DataFrame = field(default_factory=pd.DataFrame)
+    audit: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def shortened(self) -> Evidence:
         """The same with no more than `MOST_GROUPS` groups a split, the largest ones; the split's name then says so."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from fairrec_pipeline.arms.record import FOREIGN
 from fairrec_pipeline.comparison.comparison import LEAST_SEEDS, REFERENCE
 from fairrec_pipeline.comparison.trainings import GRID, budgets
 from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
@@ -33,6 +34,7 @@ def findings(comparison: pd.DataFrame, *, significance: float) -> list[str]:
         comparison: from `comparison.compare_arms`.
         significance: level of the uncorrected test; the column `significant` is corrected.
     """
+    comparison = comparison[comparison["loss"] != FOREIGN]  # which have a section
     rows = comparison[comparison[METRIC] == HEADLINE_METRIC]
     trained = rows[rows["n_seeds"] > 0]
     if trained.empty:
@@ -178,18 +180,18 @@ def _worst_group_and_gaps(comparison: pd.DataFrame) -> Iterable[str]:
     worst = {arm: extremes[arm].worst - erm.worst for arm in others}
     yield (
         f"Worst group of pop33 and seq33: erm {erm.worst_group} {number(erm.worst)}; raised by "
-        f"{_listed({arm: extremes[arm].worst for arm in others if worst[arm] > 0})}; lowered by "
-        f"{_listed({arm: extremes[arm].worst for arm in others if worst[arm] < 0})}."
+        f"{_listed([arm for arm in others if worst[arm] > 0])}; lowered by "
+        f"{_listed([arm for arm in others if worst[arm] < 0])}."
     )
     for split, gap in erm.gaps.items():
         gaps = {arm: extremes[arm].gaps[split] for arm in others}
-        narrowed = {arm: of_arm for arm, of_arm in gaps.items() if of_arm < gap}
+        narrowed = [arm for arm, of_arm in gaps.items() if of_arm < gap]
         cells = comparison[(comparison[SPLIT] == split) & (comparison[METRIC] == HEADLINE_METRIC)]
         tops = cells.groupby("arm")[VALUE].max()
         levelled = [arm for arm in narrowed if tops[arm] < tops[REFERENCE]]
         yield (
             f"Gap between the groups of {split}: erm {number(gap)}; narrowed by {_listed(narrowed)}; "
-            f"widened by {_listed({arm: of_arm for arm, of_arm in gaps.items() if of_arm > gap})}."
+            f"widened by {_listed([arm for arm, of_arm in gaps.items() if of_arm > gap])}."
             + (f" With {', '.join(levelled)} the best-served group lost as well." if levelled else "")
         )
 
@@ -220,15 +222,10 @@ def _seeds(trained: pd.DataFrame, significance: float) -> Iterable[str]:
         )
     over_seeds = overall[overall["p_value_seeds"].notna()]
     if not over_seeds.empty:
-        listed = ", ".join(
-            f"{row.arm} {row.delta_vs_erm:+.4f} (p {p_text(row.p_users_seeds)}, corrected "
-            f"{p_text(row.p_users_seeds_adjusted)}; over seeds alone {p_text(row.p_value_seeds)})"
-            for row in records(over_seeds)
-        )
         surviving = over_seeds.loc[over_seeds["p_users_seeds_adjusted"] < significance, "arm"]
         yield (
             "Different from erm overall for another training too, over users and seeds and after the correction: "
-            f"{', '.join(surviving) or 'none'}. All of them: {listed}."
+            f"{', '.join(surviving) or 'none'}."
         )
 
 
@@ -236,5 +233,5 @@ def _named(rows: pd.DataFrame) -> str:
     return ", ".join(f"{row.arm} ({number(row.value)})" for row in records(rows))
 
 
-def _listed(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{arm} ({number(value)})" for arm, value in values.items()) or "none"
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -12,10 +13,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from plotly.offline import get_plotlyjs
 
 from fairrec_pipeline.comparison.paper.stars import stars_in_words
-from fairrec_pipeline.metrics.by_group import BY_TARGET, SPLIT
+from fairrec_pipeline.metrics.by_group import BY_TARGET, SPLIT, TARGET
 from fairrec_pipeline.parameters.blocks import Evaluate
 from fairrec_pipeline.report.evidence import Evidence
+from fairrec_pipeline.report.evidence_tables import (
+    AUDIT_NOTE,
+    SLICES_NOTE,
+    audit_table,
+    slices_in_words,
+    slices_table,
+)
 from fairrec_pipeline.report.findings import budget_in_words, findings, rules_in_words
+from fairrec_pipeline.report.item_tables import ITEM_NOTE, foreign_in_words, item_tables
 from fairrec_pipeline.report.paper_tables import paper_tables, stars_table
 from fairrec_pipeline.report.tables import (
     EVERY_ARM_SPLITS,
@@ -34,7 +43,9 @@ from fairrec_pipeline.report.training_tables import (
     unequal_in_words,
     unfinished_in_words,
 )
+from fairrec_pipeline.report.verdict import left_out_in_words, summary_table, verdict, verdict_line
 
+_TERMINAL, _NAME_WIDTH = 120, 20  # columns
 _CORRECTION_NAMES = {"holm": "Holm", "fdr_bh": "Benjamini-Hochberg"}
 
 
@@ -48,7 +59,6 @@ class Section:
         tables: with a caption each, which may be empty.
         note: how to read the tables; Markdown's and HTML's are the same but for escaped stars.
         figures: names of figures; those that were not drawn are left out, and Markdown has none.
-        folded: HTML shows the tables on demand.
     """
 
     title: str
@@ -56,7 +66,6 @@ class Section:
     tables: Mapping[str, Table] = field(default_factory=dict)
     note: str = ""
     figures: Sequence[str] = ()
-    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ def markdown_report(evidence: Evidence, subject: Subject) -> str:
         evidence: the tables of a comparison.
         subject: what was compared.
     """
-    return _environment().get_template("report.md.j2").render(_context(evidence, subject))
+    return environment().get_template("report.md.j2").render(_context(evidence, subject))
 
 
 def html_report(evidence: Evidence, subject: Subject, figures: Mapping[str, go.Figure]) -> str:
@@ -95,51 +104,67 @@ def html_report(evidence: Evidence, subject: Subject, figures: Mapping[str, go.F
         figures: by name, from `figures.draw`.
     """
     parts = {
-        name: figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+        name: go.Figure(figure)
+        .update_layout(width=None)  # as wide as the page
+        .to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            config={"displaylogo": False, "responsive": True, "displayModeBar": name != "summary"},
+        )
         for name, figure in figures.items()
     }
     context = _context(evidence, subject)
-    return _environment().get_template("report.html.j2").render(context, figures=parts, plotly=get_plotlyjs())
+    return environment().get_template("report.html.j2").render(context, figures=parts, plotly=get_plotlyjs())
 
 
 def comparison_table(comparison: pd.DataFrame, significance: float = 0.05) -> str:
-    """The headline table as plain text for a terminal.
+    """NDCG@20 overall, by group and of the worst group, then the verdict in one sentence: text of 120 columns.
 
     Args:
         comparison: from `comparison.compare_arms`.
         significance: level of the star.
     """
     table = headline_table(comparison, significance=significance)
-    # The gaps stay in the report: a terminal is narrow.
-    width = sum(columns for split, columns in table.splits if split != "gap")
-    labels = [label for split, columns in table.splits for label in [split, *[""] * (columns - 1)]][:width]
-    lines = [["", *labels], ["NDCG@20", *table.header[:width]]]
+    # Targets and gaps stay in the report: a terminal is narrow.
+    names = [split for split, columns in table.splits for _ in range(columns)]
+    shown = [column for column, split in enumerate(names) if split not in (TARGET, "gap")]
+    labels = ["" if column and names[column] == names[column - 1] else names[column] for column in shown]
+    lines = [["", *labels], ["NDCG@20", *(table.header[column] for column in shown)]]
     for row in table.rows:
-        name = row.arm if row.trained else f"({row.arm})"
-        lines.append([name, *(f"{cell.text}{cell.marks:<3}" for cell in row.cells[:width])])
-    widths = [max(len(line[column]) for line in lines) for column in range(width + 1)]
+        name = shorten(row.arm if row.trained else f"({row.arm})", _NAME_WIDTH)
+        cells = [row.cells[column] for column in shown]
+        lines.append([name, *(f"{cell.text}{cell.marks}" for cell in cells)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(shown) + 1)]
     text = "\n".join(
         "  ".join(part.ljust(size) for part, size in zip(line, widths, strict=True)).rstrip() for line in lines
     )
-    return (
-        f"{text}\n* differs from erm (paired t-test, p < {significance:g})  † also after the correction  "
-        "‡ also for another training  ↓ below an untrained arm  (untrained)"
+    legend = (
+        f"* differs from erm (t-test, p < {significance:g})  † after the correction too  ‡ for another training too  "
+        "↓ below an untrained arm"
     )
+    return f"{text}\n{legend}\n\n{fill(verdict_line(comparison, significance=significance), _TERMINAL)}"
+
+
+def shorten(name: str, width: int) -> str:
+    """A name of at most so many characters."""
+    return name if len(name) <= width else f"{name[: width - 1]}…"
 
 
 def _context(evidence: Evidence, subject: Subject) -> dict[str, Any]:
     evidence = evidence.shortened()
     comparison, level = evidence.comparison, subject.evaluate.significance
     stars = stars_in_words(comparison, subject.dataset, significance=level)
-    words = [
-        *findings(comparison, significance=level),
-        *rules_in_words(evidence.rules),
+    before = [
         *budget_in_words(evidence.trainings),
         *unequal_in_words(subject.runs),
         *unfinished_in_words(subject.runs),
         *stars[:2],  # what became of each arm's stars has a section
     ]
     sections = [
+        *([Section("Before you compare", words=before)] if before else []),
+        Section(
+            "The findings in words", words=[*findings(comparison, significance=level), *rules_in_words(evidence.rules)]
+        ),
         *_group_sections(comparison, subject),
         Section(
             "Worst group, gaps and the overall value",
@@ -150,8 +175,16 @@ def _context(evidence: Evidence, subject: Subject) -> dict[str, Any]:
         Section("Other metrics, overall", tables={"": metrics_table(comparison, significance=level)}),
         *_published_sections(comparison, subject, stars),
         *_training_sections(evidence, subject),
+        *_further_sections(evidence, subject),
     ]
-    return {"subject": subject, "words": words, "sections": sections, "same_parameters": same_parameters(subject.runs)}
+    return {
+        "subject": subject,
+        "verdict": verdict(comparison, significance=level),
+        "summary": summary_table(comparison, significance=level),
+        "summary_note": f"{left_out_in_words(comparison, significance=level)} {_SUMMARY_NOTE}".strip(),
+        "sections": sections,
+        "same_parameters": same_parameters(subject.runs),
+    }
 
 
 def _group_sections(comparison: pd.DataFrame, subject: Subject) -> Iterable[Section]:
@@ -194,12 +227,10 @@ def _difference_section(comparison: pd.DataFrame, subject: Subject) -> Section:
 def _published_sections(comparison: pd.DataFrame, subject: Subject, stars: Sequence[str]) -> Iterable[Section]:
     tables = paper_tables(comparison, subject.dataset)
     if tables:
-        yield Section("Ours beside the published numbers", tables=tables, note=_PUBLISHED_NOTE, folded=True)
+        yield Section("Ours beside the published numbers", tables=tables, note=_PUBLISHED_NOTE)
     if stars:
         every = stars_table(comparison, significance=subject.evaluate.significance)
-        yield Section(
-            "Which published stars survive", words=stars, tables={"": every} if every.rows else {}, folded=True
-        )
+        yield Section("Which published stars survive", words=stars, tables={"": every} if every.rows else {})
 
 
 def _training_sections(evidence: Evidence, subject: Subject) -> Iterable[Section]:
@@ -225,6 +256,29 @@ def _training_sections(evidence: Evidence, subject: Subject) -> Iterable[Section
         yield Section("Parameters", tables={"": parameters})
 
 
+_SUMMARY_NOTE = """\\* differs from erm, † also after the correction, ‡ also for another training, ↓ below the best
+untrained arm. Bold: best trained arm. To erm: percent of erm's value in the same group."""
+
+
+def _further_sections(evidence: Evidence, subject: Subject) -> Iterable[Section]:
+    """Slices, files of other systems, items, and what stands behind every number."""
+    level = subject.evaluate.significance
+    if not evidence.slices.empty:
+        yield Section(
+            "Users whom an arm serves badly",
+            words=list(slices_in_words(evidence.slices, level)),
+            tables={"": slices_table(evidence.slices, level)},
+            note=SLICES_NOTE,
+        )
+    words = list(foreign_in_words(evidence.comparison, level))
+    if words:
+        yield Section("Recommendations of other systems", words=words)
+    if items := item_tables(evidence.comparison):
+        yield Section("What the lists do to the items", tables=items, note=ITEM_NOTE)
+    if not evidence.audit.empty:
+        yield Section("Audit", tables={"": audit_table(evidence.audit)}, note=AUDIT_NOTE)
+
+
 _LEGEND = """\\* differs from erm: paired t-test over users, p < {level}, uncorrected (the paper's test). † differs also
 after the {correction} correction over all trained arms and groups of the split. ‡ differs also for another training of
 both arms (users and seeds as samples, from 3 seeds on), after the same correction. ↓ below the best untrained arm.
@@ -241,7 +295,8 @@ above the arm's mean, which is erm's, 1, wherever the weights of a batch sum to 
 the same users; 0.5 says that its rules tell nothing."""
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Reads the templates of this room; HTML is escaped, Markdown is not."""
     return Environment(
         loader=PackageLoader("fairrec_pipeline.report"),
         autoescape=select_autoescape(["html.j2"]),

@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from fairrec_pipeline.arms.record import FOREIGN
 from fairrec_pipeline.comparison.paper.published import published_noise, published_rows
 from fairrec_pipeline.comparison.paper.stars import published_stars
 from fairrec_pipeline.metrics.by_group import GROUP, HEADLINE_METRIC, METRIC, OVERALL, SPLIT
-from fairrec_pipeline.report.tables import Row, Table, arms, number, records
+from fairrec_pipeline.report.tables import Row, Table, arms, number, origins_of, records
 
 
 def paper_tables(comparison: pd.DataFrame, dataset: str) -> dict[str, Table]:
@@ -25,7 +26,8 @@ def paper_tables(comparison: pd.DataFrame, dataset: str) -> dict[str, Table]:
     rows = comparison[comparison[METRIC] == HEADLINE_METRIC]
     ours = {(row.loss, _text(row.loss_groups), row.split, row.group): row.value for row in records(rows)}
     noise = published_noise(dataset).set_index([SPLIT, GROUP])["published_noise"].to_dict()
-    untrained = [arm for arm, trained in arms(comparison) if not trained]
+    origins = origins_of(comparison)
+    untrained = [arm for arm, trained in arms(comparison) if not trained and origins[arm] != FOREIGN]
     tables = {}
     for name, cells in published_rows(dataset).groupby("table"):
         texts: dict[tuple[str, str], dict[str, str]] = {}  # by panel and group, by arm

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
+from fairrec_pipeline.arms.record import FOREIGN
 from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
 from fairrec_pipeline.metrics.by_group import (
     GROUP,
@@ -56,16 +57,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm, with its value in every column."""
+    """One arm, with its value in every column; `origin` says what an arm is that was not trained here."""
 
     arm: str
     trained: bool
     cells: tuple[Cell, ...]
+    origin: str = "untrained"
 
     @classmethod
-    def of(cls, arm: str, *cells: Cell | str, trained: bool = True) -> Row:
+    def of(cls, arm: str, *cells: Cell | str, trained: bool = True, origin: str = "untrained") -> Row:
         """A row of cells or their texts."""
-        return cls(arm, trained, tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells))
+        return cls(arm, trained, tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells), origin)
 
 
 @dataclass(frozen=True)
@@ -96,17 +98,18 @@ def group_table(
         significance: level of the star.
         metric: name of the metric.
     """
-    rows = comparison[comparison[METRIC] == metric]
+    rows, origins = comparison[comparison[METRIC] == metric], origins_of(comparison)
     by_split = {split: rows[rows[SPLIT] == split] for split in splits}
     columns = {
-        (split, str(group)): _column(cells, significance)
+        (split, str(group)): cells_of_arms(cells, significance)
         for split, of_split in by_split.items()
         for group, cells in of_split.groupby(GROUP, sort=False)
     }
     return Table(
         header=["" if split == OVERALL else group for split, group in columns],
         rows=[
-            Row(arm, trained, tuple(column[arm] for column in columns.values())) for arm, trained in arms(comparison)
+            Row(arm, trained, tuple(column[arm] for column in columns.values()), origins[arm])
+            for arm, trained in arms(comparison)
         ],
         splits=[(split, cells[GROUP].nunique()) for split, cells in by_split.items() if not cells.empty],
     )
@@ -131,7 +134,7 @@ def headline_table(comparison: pd.DataFrame, *, significance: float) -> Table:
 
     return Table(
         header=[*table.header, "", *splits],
-        rows=[Row(row.arm, row.trained, (*row.cells, *more(row.arm))) for row in table.rows],
+        rows=[replace(row, cells=(*row.cells, *more(row.arm))) for row in table.rows],
         splits=[*table.splits, ("worst group", 1), ("gap", len(splits))],
     )
 
@@ -157,7 +160,7 @@ def metrics_table(comparison: pd.DataFrame, *, significance: float) -> Table:
     rows = zip(*(table.rows for table in tables), strict=True)
     return Table(
         header=[metric.replace("ndcg", "NDCG").replace("recall", "Recall").replace("_at_", "@") for metric in METRICS],
-        rows=[Row(same[0].arm, same[0].trained, tuple(row.cells[0] for row in same)) for same in rows],
+        rows=[replace(same[0], cells=tuple(row.cells[0] for row in same)) for same in rows],
     )
 
 
@@ -169,6 +172,7 @@ def difference_table(comparison: pd.DataFrame, *, significance: float) -> Table:
         significance: level of the star.
     """
     rows = comparison[(comparison[SPLIT] == OVERALL) & (comparison[METRIC] == HEADLINE_METRIC)]
+    origins = origins_of(comparison)
     return Table(
         header=[
             *("difference", "t interval", "bootstrap interval", "percent", "d_z", "p", "p corrected", "p Wilcoxon"),
@@ -184,8 +188,9 @@ def difference_table(comparison: pd.DataFrame, *, significance: float) -> Table:
                 f"{row.effect_size:+.3f}",
                 *map(p_text, (row.p_value, row.p_adjusted, row.p_wilcoxon, row.p_value_seeds)),
                 *map(p_text, (row.p_users_seeds, row.p_users_seeds_adjusted)),
-                str(row.n_seeds) if row.n_seeds else "untrained",
+                str(row.n_seeds) if row.n_seeds else origins[row.arm],
                 trained=row.n_seeds > 0,
+                origin=origins[row.arm],
             )
             for row in records(rows.dropna(subset="delta_vs_erm"))
         ],
@@ -201,6 +206,20 @@ def arms(comparison: pd.DataFrame) -> list[tuple[str, bool]]:
     """(arm, whether it was trained), in the order of the comparison."""
     each = comparison.drop_duplicates("arm")
     return list(zip(each["arm"].tolist(), (each["n_seeds"] > 0).tolist(), strict=True))
+
+
+def origins_of(comparison: pd.DataFrame) -> dict[str, str]:
+    """By arm, what it is where it was not trained here: `foreign` for files of other systems, else `untrained`."""
+    each = comparison.drop_duplicates("arm")
+    return {
+        arm: FOREIGN if loss == FOREIGN else "untrained" for arm, loss in zip(each["arm"], each["loss"], strict=True)
+    }
+
+
+def is_untrained(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows are of baselines: neither trained here nor recommendations of another system."""
+    baselines: pd.Series[bool] = (rows["n_seeds"] == 0) & (rows["loss"] != FOREIGN)
+    return baselines
 
 
 def number(value: float) -> str:
@@ -223,9 +242,15 @@ def _tests(row: Any, significance: float) -> dict[str, bool]:
     }
 
 
-def _column(rows: pd.DataFrame, significance: float) -> dict[str, Cell]:
+def cells_of_arms(rows: pd.DataFrame, significance: float) -> dict[str, Cell]:
+    """By arm, the marked value of one group and metric.
+
+    Args:
+        rows: of a comparison, one an arm.
+        significance: level of the star.
+    """
     trained = rows["n_seeds"] > 0
-    untrained_best = rows.loc[~trained, VALUE].max()
+    untrained_best = rows.loc[is_untrained(rows), VALUE].max()
     ranking = sorted(rows.loc[trained, VALUE].unique(), reverse=True) if trained.sum() > 1 else []
     return {
         row.arm: Cell(

@@ -10,7 +10,7 @@ import pandas as pd
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.comparison.trainings import budgets
 from fairrec_pipeline.metrics.by_group import GROUP, HEADLINE_METRIC, METRIC, OVERALL, SPLIT, VALUE
-from fairrec_pipeline.report.tables import Row, Table, arms, number, records
+from fairrec_pipeline.report.tables import Row, Table, arms, number, origins_of, records
 
 
 def run_cards(compared: Iterable[ArmRecord]) -> list[dict[str, Any]]:
@@ -40,6 +40,7 @@ def budget_table(trainings: pd.DataFrame, comparison: pd.DataFrame) -> Table:
         comparison: from `comparison.compare_arms`.
     """
     rows = comparison[(comparison[SPLIT] == OVERALL) & (comparison[METRIC] == HEADLINE_METRIC)]
+    origins = origins_of(comparison)
     values = rows.set_index("arm")[VALUE].map(number).to_dict()
     return Table(
         header=["NDCG@20", "seconds per run", "runs", "tuning points", "seconds in all", "warm-start steps", "device"],
@@ -51,7 +52,11 @@ def budget_table(trainings: pd.DataFrame, comparison: pd.DataFrame) -> Table:
                 )
                 for row in records(budgets(trainings).rename_axis("arm").reset_index())
             ),
-            *(Row.of(arm, values[arm], *"------", trained=False) for arm, trained in arms(comparison) if not trained),
+            *(
+                Row.of(arm, values[arm], *"------", trained=False, origin=origins[arm])
+                for arm, trained in arms(comparison)
+                if not trained
+            ),
         ],
     )
 

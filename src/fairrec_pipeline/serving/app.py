@@ -14,6 +14,9 @@ from fairrec_pipeline.serving.recommender import Recommender
 from fairrec_pipeline.serving.requests import MAX_QUERIES, Predictions, Queries, RequestError, first_error
 from fairrec_pipeline.serving.settings import SETTINGS, Settings
 
+_DRAINED = 8
+"""Up to so many times the limit, a body is read to its end before it is refused."""
+
 
 def create_app(recommender: Recommender, body_bytes: int) -> FastAPI:
     """The application on a loaded model.
@@ -77,20 +80,26 @@ def app_of_worker() -> FastAPI:
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    """The body, of which no more is read than the limit.
+    """The body, of which no more is kept than the limit.
+
+    What is a little too large is read to its end, for a client that still sends would not see the refusal.
 
     Raises:
         HTTPException: it is larger.
     """
     too_large = HTTPException(413, f"the body should have at most {limit} bytes; send fewer histories at a time")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
+    if length.isdecimal() and int(length) > _DRAINED * limit:
         raise too_large
-    body = bytearray()
+    body, size = bytearray(), 0
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
+        size += len(chunk)
+        if size <= limit:
+            body += chunk
+        elif size > _DRAINED * limit:
             raise too_large
+    if size > limit:
+        raise too_large
     return bytes(body)
 
 

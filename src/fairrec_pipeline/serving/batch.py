@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -11,6 +12,8 @@ import pandas as pd
 from fairrec_pipeline.interactions.columns import ITEM, USER
 from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.serving.recommender import Recommender, flat
+
+logger = logging.getLogger(__name__)
 
 USERS_PER_FRAME = 16_384
 
@@ -64,7 +67,27 @@ def recommend_in_frames(
         chunks = _of_pairs(recommender, histories, users_per_frame)
     forbidden = recommender.mask(exclude, allow)
     filter_seen = recommender.config.filter_seen if filter_seen is None else filter_seen
-    return (_frame(recommender, catalogue, chunk, k, forbidden, filter_seen) for chunk in chunks)
+    return _frames(recommender, catalogue, chunks, k, forbidden, filter_seen)
+
+
+def _frames(
+    recommender: Recommender,
+    catalogue: np.ndarray,
+    chunks: Iterable[_Chunk],
+    k: int,
+    forbidden: np.ndarray,
+    filter_seen: bool,
+) -> Iterator[pd.DataFrame]:
+    n_users, n_cold = 0, 0
+    for chunk in chunks:
+        yield _frame(recommender, catalogue, chunk, k, forbidden, filter_seen)
+        lengths = np.diff(chunk[2])
+        n_users, n_cold = n_users + len(lengths), n_cold + int(np.count_nonzero(lengths == 0))
+    if n_cold:
+        logger.info(
+            "%s of %s users have no item that the model knows: they get the list of a user of whom nothing is known",
+            *(f"{n_cold:,}", f"{n_users:,}"),
+        )
 
 
 def _of_flat(histories: Histories, size: int) -> Iterator[_Chunk]:

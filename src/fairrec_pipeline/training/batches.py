@@ -16,13 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.copying import (
-    CopiedItems,
-    Encounters,
-    copied_items,
-    copied_items_of_fixed_number,
-    encounters,
-)
+from fairrec_pipeline.models.copying import CopiedItems, Encounters, copied_items, copied_items_of_fixed_number
 from fairrec_pipeline.models.packing import Buckets, Layout, Ragged, buckets_of, to_device
 
 _LEAST_GRAIN = 64
@@ -86,12 +80,10 @@ class Part(NamedTuple):
 
 
 class Batches:
-    """Cuts batches from sequences that stay on the device.
+    """Cuts batches from histories that stay on the device: with targets for evaluation, without for training.
 
     Args:
-        sequences: histories; with targets they are cut for evaluation, without for training.
         max_length: most recent tokens a sequence keeps.
-        device: where the tensors of a batch are.
         copy_window: number of a user's newest items that can be copied; 0 for a model that does not copy.
     """
 
@@ -99,14 +91,15 @@ class Batches:
         self.n_users, self.start_token = sequences.n_users, sequences.n_items
         self.max_length, self.device = max_length, device
         self.for_training = sequences.targets is None
-        # the item before the first one is the start token, so that tokens are the items shifted by one
-        self.items = torch.from_numpy(sequences.items).to(device)
+        # the item before the first one is the start token, so that tokens are the items shifted by one; where no user
+        # has an item, there is one that is never looked at
+        self.items = torch.from_numpy(sequences.items if len(sequences.items) else np.zeros(1, np.int64)).to(device)
         # lengths and offsets stay on the CPU: they decide shapes, and asking a GPU for shapes would stall it
         self.offsets = torch.from_numpy(sequences.offsets[:-1])
         self.lengths = torch.from_numpy(sequences.lengths)
         self.copy_window = copy_window
         if copy_window:
-            self.met = Encounters(*(x.to(device) for x in encounters(sequences.event_users, sequences.items)))
+            self.met = Encounters.of(sequences.event_users, sequences.items, device)
 
     def batch(self, users: Tensor) -> Batch:
         """The packed batch of these users (CPU int64), by falling length."""
@@ -125,15 +118,14 @@ class Batches:
         is_start = token_number == 0
 
         newest, reach = event - 1, token_number.clamp(max=self.copy_window)
-        event, is_start, rows_here = self._to(event), self._to(is_start), self._to(rows)
-        tokens = self.items[(event - 1).clamp(min=0)].masked_fill(is_start, self.start_token)
+        event, is_start = self._to(event), self._to(is_start)
         return Batch(
             users=self._to(users),
-            tokens=tokens,
+            tokens=self.items[(event - 1).clamp(min=0)].masked_fill(is_start, self.start_token),
             positions=self._to(lengths[rows] - 1 - within),
             layout=buckets_of(lengths, self.device),
             targets=self.items[event] if self.for_training else None,
-            rows=rows_here,
+            rows=self._to(rows),
             lengths=self._to(lengths),
             copied=self._copied(newest, reach) if self.copy_window and self.for_training else None,
         )
@@ -158,10 +150,28 @@ class Batches:
             yield self.batch(users)
 
 
+class CutSteps(NamedTuple):
+    """The positions of S batches, cut at once; W is the largest size.
+
+    Attributes:
+        users: (S, B) int64.
+        lengths: (S, B) int64 number of positions of each user.
+        offsets: (S, B + fillers + 1) int32, where each sequence begins and the last one ends.
+        cells: (S, parts, W) int64; the parts are token, position, target, row in the batch, whether it is real, and for
+            a model that copies the newest event of the history and how many events to look back.
+    """
+
+    users: Tensor
+    lengths: Tensor
+    offsets: Tensor
+    cells: Tensor
+
+
 class FixedSizeBatches:
     """Cuts training batches on the device, into few sizes, so that no shape depends on whose histories they are.
 
-    What is left of a size are more sequences, of start tokens, whose positions are not `real`.
+    What is left of a size are more sequences, of start tokens, whose positions are not `real`. The batches of an epoch
+    are cut at once, since each of the many small operators costs more than its numbers.
 
     Args:
         batches: holds the histories on the device.
@@ -177,12 +187,9 @@ class FixedSizeBatches:
         self._history, self._offsets = batches.lengths.to(batches.device), batches.offsets.to(batches.device)
 
     def sizes(self, users: Tensor) -> list[int]:
-        """Number of positions for each of S batches, a multiple of `grain`.
+        """Number of positions for each of S batches, a multiple of `grain`; users (S, B) on the CPU.
 
         At least so many are not real that none of the `fillers` is empty.
-
-        Args:
-            users: (S, B) on the CPU.
         """
         real = self._lengths[users].sum(1) + self.fillers - 1
         return ((real // self.grain + 1) * self.grain).tolist()
@@ -192,44 +199,60 @@ class FixedSizeBatches:
         """So many that they are about as long as a sequence can be: one long one would hold up the others."""
         return self.grain // self._batches.max_length + 1
 
-    def batch(self, users: Tensor, size: int) -> Batch:
-        """The batch of these users, in their order.
+    def cut(self, users: Tensor, sizes: list[int], width: int) -> CutSteps:
+        """The positions of S batches.
 
         Args:
-            users: (B,) int64 on the device.
-            size: from `sizes`.
+            users: (S, B) int64 on the device.
+            sizes: S of them, from `sizes`.
+            width: W, none of the sizes is larger.
         """
-        items, start_token, max_length = self._batches.items, self._batches.start_token, self._batches.max_length
+        items, max_length, n = self._batches.items, self._batches.max_length, users.shape[1]
         history = self._history[users]
         lengths = history.clamp(max=max_length)
-        ends = torch.cumsum(lengths, 0)
-        cells = torch.arange(size, device=users.device)
+        ends = torch.cumsum(lengths, 1)
+        cells = torch.arange(width, device=users.device).repeat(len(users), 1)
         rows = torch.searchsorted(ends, cells, right=True)
-        real = rows < len(users)
-        rows = rows.clamp(max=len(users) - 1)
-        to_end = ends[rows] - 1 - cells
-        token_number = history[rows] - 1 - to_end  # 0 is the start token, j the j-th item
-        event = (self._offsets[users][rows] + token_number) * real  # of the item after this token
+        real = rows < n
+        rows = rows.clamp(max=n - 1)
+        to_end = ends.gather(1, rows) - 1 - cells
+        token_number = history.gather(1, rows) - 1 - to_end  # 0 is the start token, j the j-th item
+        event = (self._offsets[users].gather(1, rows) + token_number) * real  # of the item after this token
         is_start = ~real | (token_number == 0)
-        copied = None
+        tokens = items[(event - 1).clamp(min=0)].masked_fill(is_start, self._batches.start_token)
+        parts = [tokens, to_end.clamp(min=0), items[event], rows, real.long()]
         if self._batches.copy_window:
-            window = self._batches.copy_window
-            reach = (token_number * real).clamp(max=window)
-            copied = copied_items_of_fixed_number(event - 1, reach, items, self._batches.met, window)
-        parts = torch.arange(1, self.fillers + 1, device=users.device)
-        fillers = ends[-1] + parts * (size - ends[-1]) // self.fillers
-        offsets = functional.pad(torch.cat((ends, fillers)), (1, 0))
+            parts += [event - 1, (token_number * real).clamp(max=self._batches.copy_window)]
+        numbers, last = torch.arange(1, self.fillers + 1, device=users.device), ends[:, -1:]
+        fillers = last + numbers * (to_device(torch.tensor(sizes), users.device)[:, None] - last) // self.fillers
+        offsets = functional.pad(torch.cat((ends, fillers), 1), (1, 0)).to(torch.int32)
+        return CutSteps(users, lengths, offsets, torch.stack(parts, 1))
+
+    def batch(self, steps: CutSteps, at: Tensor, size: int) -> Batch:
+        """The batch of a step, its users in their order.
+
+        Args:
+            steps: from `cut`.
+            at: (1,) int64 on the device, which of the steps.
+            size: of that step.
+        """
+        users, lengths, offsets, cells = (x.index_select(0, at)[0] for x in steps)
+        tokens, positions, targets, rows, real, *of_copying = cells[:, :size].unbind()
+        batches, copied = self._batches, None
+        if of_copying:
+            newest, reach = of_copying
+            copied = copied_items_of_fixed_number(newest, reach, batches.items, batches.met, batches.copy_window)
         longest_filler = -(-(self.grain + self.fillers - 1) // self.fillers)
         return Batch(
             users=users,
-            tokens=items[(event - 1).clamp(min=0)].masked_fill(is_start, start_token),
-            positions=to_end.clamp(min=0),
-            layout=Ragged(offsets.to(torch.int32), max(max_length, longest_filler)),
-            targets=items[event],
+            tokens=tokens,
+            positions=positions,
+            layout=Ragged(offsets, max(batches.max_length, longest_filler)),
+            targets=targets,
             rows=rows,
             lengths=lengths,
             copied=copied,
-            real=real,
+            real=real.bool(),
         )
 
 
@@ -239,9 +262,7 @@ class UserStream:
     Batch t is a function of (seed, t) alone, so a resumed training needs no generator state.
 
     Args:
-        n_users: users 0 .. n_users - 1.
         batch_size: users a batch; a batch may span two passes.
-        seed: of the shuffling.
         balance: (n_users,) group of each user: every group has such a stream, and they take turns. Each then
             has an equal share of every batch, to one user; a user of a small group comes more often.
     """
@@ -256,13 +277,14 @@ class UserStream:
         """(batch_size,) users of batch `step`, counted from 0."""
         stream = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         users = np.empty_like(stream)
-        needed: dict[tuple[int, int], np.ndarray] = {}
+        needed = {}
         for group, members in enumerate(self._members):
             turns = np.flatnonzero(stream % len(self._members) == group)
             passes, at = np.divmod(stream[turns] // len(self._members), len(members))
             for number in np.unique(passes).tolist():
                 key = (group, number)
-                needed[key] = self._passes[key] if key in self._passes else self._shuffled(*key)
+                known = self._passes.get(key)
+                needed[key] = self._shuffled(*key) if known is None else known
                 here = passes == number
                 users[turns[here]] = needed[key][at[here]]
         self._passes = needed

@@ -28,8 +28,7 @@ def calibrate(copy: CopyMechanism, scorer: ModelScorer, validation: Histories) -
 
     Args:
         copy: of the scorer's model, in evaluation mode.
-        scorer: scores of the histories of `validation`.
-        validation: histories with targets.
+        scorer: of the histories of `validation`, which have targets.
     """
     copy.calibration.zero_()
     decisive = _decisive_scores(scorer, validation)

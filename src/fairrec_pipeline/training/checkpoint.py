@@ -39,18 +39,9 @@ class Snapshot:
     description: Mapping[str, Any]
 
     def section(self, name: str, wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """The tensors whose name starts with `name/`, without that prefix.
-
-        Args:
-            name: of the section.
-            wanted: the names that it has to have, and no others; None for any.
-
-        Raises:
-            ValueError: it has other names.
-        """
-        section = {
-            key.removeprefix(f"{name}/"): value for key, value in self.tensors.items() if key.startswith(f"{name}/")
-        }
+        """The tensors whose name starts with `name/`, without that prefix; a ValueError if others are wanted."""
+        prefix = f"{name}/"
+        section = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
         if wanted is not None and section.keys() != set(wanted):
             message = f"its section {name!r} has other names: {sorted(section.keys() ^ set(wanted))}"
             raise ValueError(message)
@@ -69,11 +60,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser the state that `optimizer_tensors` read.
-
-    Raises:
-        ValueError: a trained parameter has none.
-    """
+    """Give an optimiser the state that `optimizer_tensors` read; a ValueError if a trained parameter has none."""
     trained = [x.requires_grad for group in optimizer.param_groups for x in group["params"]]
     if {key.partition("/")[0] for key in tensors} != {str(index) for index, used in enumerate(trained) if used}:
         message = "it lacks the state of the optimiser for some parameters"
@@ -142,22 +129,13 @@ class Checkpoint:
             raise UnwrittenCheckpointError(message) from error
 
     def beside(self, name: str, identity: Mapping[str, Any]) -> Checkpoint:
-        """A checkpoint in the same folder, of a training that others share.
-
-        Args:
-            name: of the file, without its ending.
-            identity: of that training.
-        """
-        folder, _ = posixpath.split(str(self.path))
+        """A checkpoint in the same folder, of a training that others share; `name` is that of the file."""
+        folder = posixpath.dirname(str(self.path))
         return Checkpoint(posixpath.join(folder, f"{name}.safetensors"), identity)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Whatever goes wrong with what the file holds becomes one error that names the file.
-
-        Raises:
-            CheckpointError: with the cause, and what to do.
-        """
+        """Whatever goes wrong with what the file holds becomes a CheckpointError: file, cause and what to do."""
         try:
             yield
         except FileNotFoundError:

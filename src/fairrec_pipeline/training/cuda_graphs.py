@@ -18,18 +18,15 @@ from torch import Tensor
 from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.models.attention import has_ragged_kernel
 from fairrec_pipeline.objectives.base import State
-from fairrec_pipeline.training.batches import Batches, FixedSizeBatches
+from fairrec_pipeline.training.batches import Batches, CutSteps, FixedSizeBatches
 from fairrec_pipeline.training.step import TrainingStep
+
+_ROOM = 4
+"""Batches of the first epoch may grow by so many grains before what was recorded is recorded again."""
 
 
 class EpochOutcome(NamedTuple):
-    """What S steps leave behind.
-
-    Attributes:
-        users: (S, B) indices of the users of each step.
-        losses: (S, B) their losses in nats.
-        weights: (S, B) the objective's weights for them.
-    """
+    """What S steps leave behind, (S, B) each: indices of their users, losses in nats, the objective's weights."""
 
     users: Tensor
     losses: Tensor
@@ -39,23 +36,14 @@ class EpochOutcome(NamedTuple):
 class StepRunner:
     """Runs steps that Python launches one by one, on batches that are cut on the CPU.
 
-    Args:
-        step: does one.
-        batches: of the training histories.
-        state: of the objective before the first step, on the device.
+    The state is that of the objective before the first step, on the device.
     """
 
     def __init__(self, step: TrainingStep, batches: Batches, state: State) -> None:
         self.step, self.batches, self.state = step, batches, state
 
     def run(self, users: Tensor, learning_rates: Sequence[float], first: int) -> EpochOutcome:
-        """Run S steps.
-
-        Args:
-            users: (S, B) int64 on the CPU.
-            learning_rates: S of them.
-            first: number of the first step, from 0.
-        """
+        """Run S steps on users (S, B), int64 on the CPU; `first` is the number of the first step, from 0."""
         outcomes = []
         for number, (drawn, rate) in enumerate(zip(users, learning_rates, strict=True), first):
             batch = self.batches.batch(drawn)
@@ -73,50 +61,62 @@ class GraphRunner(StepRunner):
     makes what is made at first use; the second is recorded, and it and every further one are played back. From here on
     parameters, optimiser and state may be read between calls, and written in place, but not be replaced.
 
-    Args:
-        step: does one; it has to be `recordable`.
-        batches: of the training histories.
-        state: of the objective before the first step, on the device.
-        shape: (S, B) of every call.
+    The step has to be `recordable`; every call has users of the same shape (S, B).
     """
 
     def __init__(self, step: TrainingStep, batches: Batches, state: State, shape: tuple[int, int]) -> None:
         super().__init__(step, batches, dict(state))
         device = batches.device
-        self._batches = FixedSizeBatches(batches, shape[1])
+        self.batches_of_fixed_size = FixedSizeBatches(batches, shape[1])
         self._users = torch.zeros(shape, dtype=torch.int64, device=device)
         self._rates = torch.zeros(shape[0], device=device)
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
+        self._steps: CutSteps | None = None
         self._outcome: tuple[Tensor, Tensor] | None = None  # losses and weights of every step
         self._rate = torch.zeros((), device=device)
         for group in step.optimizer.param_groups:
             group["lr"], group["capturable"] = self._rate, True
         self._known: set[tuple[int, bool]] = set()  # size, and whether the objective is not asked yet
-        self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
+        self.graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
         self._buffers: list[Tensor] = []  # a graph goes on writing where it was recorded, so that has to stay
-        self._records = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if self._records else None
-        self._pool = torch.cuda.graph_pool_handle() if self._records else None
+        self.records = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self.records else None
+        self._pool = torch.cuda.graph_pool_handle() if self.records else None
 
     def run(self, users: Tensor, learning_rates: Sequence[float], first: int) -> EpochOutcome:
         self._users.copy_(users)
         self._rates.copy_(torch.tensor(learning_rates))
         self._at.zero_()
+        sizes = self.batches_of_fixed_size.sizes(users)
         with self._on_recording_stream():
-            for number, size in enumerate(self._batches.sizes(users), first):
+            self._cut(sizes)
+            for number, size in enumerate(sizes, first):
                 self._run_one(size, number)
         assert self._outcome is not None  # there was a step
         return EpochOutcome(*(x.clone() for x in (self._users, *self._outcome)))
 
+    def _cut(self, sizes: list[int]) -> None:
+        """The batches of all steps, where the graphs read them."""
+        width = max(sizes)
+        if self._steps is not None and self._steps.cells.shape[2] >= width:
+            new = self.batches_of_fixed_size.cut(self._users, sizes, self._steps.cells.shape[2])
+            for kept, now in zip(self._steps, new, strict=True):
+                kept.copy_(now)
+            return
+        # with room for larger ones: what was recorded reads from the old tensors, and has to be recorded again
+        width += _ROOM * self.batches_of_fixed_size.grain
+        self._steps = self.batches_of_fixed_size.cut(self._users, sizes, width)
+        self.graphs.clear()
+
     def _run_one(self, size: int, number: int) -> None:
         kind = (size, number < self.step.warm_start_steps)
-        if self._records and kind in self._known and kind not in self._graphs:
-            self._graphs[kind] = self._recorded(size, number)
-        if kind in self._graphs:
-            self._graphs[kind].replay()
+        if self.records and kind in self._known and kind not in self.graphs:
+            self.graphs[kind] = self._recorded(size, number)
+        if kind in self.graphs:
+            self.graphs[kind].replay()
         else:
             self._known.add(kind)
-            self._launch(size, number)
+            self.launch(size, number)
 
     def _recorded(self, size: int, number: int) -> torch.cuda.CUDAGraph:
         """The launches of a step, none of which is done."""
@@ -124,18 +124,18 @@ class GraphRunner(StepRunner):
         try:
             # graphs share their memory: none needs what another has left there
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                self._launch(size, number)
+                self.launch(size, number)
         except Exception as error:  # the end of a failed recording hides what went wrong in it
             message = f"a step cannot be recorded: {error.__context__ or error}. train.cuda_graphs=false does without"
             raise OptionError(message) from error
         self._buffers.append(self.step.head.buffer)
         return graph
 
-    def _launch(self, size: int, number: int) -> None:
+    def launch(self, size: int, number: int) -> None:
         """One step on the users at the counter; all that stays of it is written into tensors of this object."""
-        users = self._users.index_select(0, self._at)[0]
+        assert self._steps is not None  # `run` has cut them
         self._rate.copy_(self._rates.index_select(0, self._at)[0])
-        outcome = self.step(self._batches.batch(users, size), self.state, number)
+        outcome = self.step(self.batches_of_fixed_size.batch(self._steps, self._at, size), self.state, number)
         for name, value in outcome.state.items():
             if value is not self.state[name]:  # else it was written in place
                 self.state[name].copy_(value)
@@ -161,15 +161,7 @@ class GraphRunner(StepRunner):
 def make_runner(
     step: TrainingStep, batches: Batches, state: State, shape: tuple[int, int], *, cuda_graphs: bool = True
 ) -> StepRunner:
-    """A `GraphRunner` where that is wanted and possible: on CUDA, if nothing in a step is asked of the device.
-
-    Args:
-        step: does one step.
-        batches: of the training histories.
-        state: of the objective before the first step, on the device.
-        shape: (S, B) of every call.
-        cuda_graphs: whether graphs are wanted.
-    """
+    """A `GraphRunner` where that is wanted and possible: on CUDA, if nothing in a step is asked of the device."""
     possible = step.recordable and step.bf16  # which attention without padding needs
     if cuda_graphs and possible and has_ragged_kernel(step.model.head_width, step.model.dropout, batches.device):
         return GraphRunner(step, batches, state, shape)

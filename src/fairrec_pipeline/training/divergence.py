@@ -21,13 +21,7 @@ class DivergenceError(FairrecError, RuntimeError):
 
 
 def check_epoch(outcome: EpochOutcome, first: int, spec: ArmSpec, users: np.ndarray) -> None:
-    """Look at the losses and the weights of an epoch.
-
-    Args:
-        outcome: of its S steps.
-        first: number of its first step, from 0.
-        spec: of the training.
-        users: (n_users,) ids.
+    """Look at the losses and the weights of an epoch, whose `first` step counts from 0; users (n_users,) are ids.
 
     Raises:
         DivergenceError: one of them is not finite. It names the first such step, its users and what to change.

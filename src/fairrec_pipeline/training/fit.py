@@ -136,10 +136,7 @@ def fit(
 
     Args:
         spec: backbone, budget, seed and device. Its options are those of `objective`, and are read for messages only.
-        data: what it is trained on.
-        objective: the robust objective.
         checkpoint: where to go on, and where progress is kept; None for neither.
-        description: label of the progress bar.
         frozen: parameters of the model by name that are given and not trained.
         step_type: makes the step of a method that does more than weigh losses.
 
@@ -155,12 +152,9 @@ def fit(
             training.restore(snapshot)
         if not training.finished:
             logger.info("Continuing from %s, after epoch %d", checkpoint.path, training.progress.epoch)
-    progress, saved_at = training.progress, time.monotonic()
-    kept = snapshot is not None
-    bar = tqdm(
-        total=spec.train.epochs, initial=progress.epoch, desc=description, unit="epoch", disable=training.finished
-    )
-    with bar:
+    progress, saved_at, kept = training.progress, time.monotonic(), snapshot is not None
+    shown = {"desc": description, "unit": "epoch", "disable": training.finished}
+    with tqdm(total=spec.train.epochs, initial=progress.epoch, **shown) as bar:
         while not training.finished:
             try:
                 loss, score = training.run_epoch()
@@ -171,8 +165,8 @@ def fit(
                 progress.finished = datetime.now(UTC).isoformat()
             bar.set_postfix({"loss": f"{loss:.4f}", "NDCG@20": f"{score:.4f}", "best": f"{progress.best_ndcg:.4f}"})
             bar.update()
-            due = time.monotonic() - saved_at >= spec.train.checkpoint_seconds or training.finished
-            if checkpoint and due:
+            due = time.monotonic() - saved_at >= spec.train.checkpoint_seconds
+            if checkpoint and (due or training.finished):
                 checkpoint.save(training.snapshot())
                 kept, saved_at = True, time.monotonic()
     return training.result()
@@ -209,7 +203,9 @@ class _Training:
         balance = groups if objective.balanced_batches else None
         self.stream = UserStream(data.train.n_users, train.batch_size, spec.seed, balance)
         self.initial_state = _on(device, objective.initial_state())
-        self.validation = Validation(self.model, data.validation, filter_seen=spec.filter_seen)
+        # on the CPU a validation stays in single precision, which costs it little and keeps its numbers
+        quick = self.step.bf16 and device.type == "cuda"
+        self.validation = Validation(self.model, data.validation, filter_seen=spec.filter_seen, bf16=quick)
         self.windows = torch.zeros(2, WINDOWS, data.train.n_users, device=device)  # how often drawn, sum of B q_u
         self.best: dict[str, Tensor] = {}
         self.progress = Progress()
@@ -231,11 +227,7 @@ class _Training:
         return progress.epoch >= train.epochs or (train.patience is not None and stale >= train.patience)
 
     def run_epoch(self) -> tuple[float, float]:
-        """Train for an epoch and validate: mean user loss and validation NDCG@20.
-
-        Raises:
-            DivergenceError: a loss, a weight or a score is not finite.
-        """
+        """Train for an epoch and validate: mean user loss and validation NDCG@20."""
         train, progress, begun = self.spec.train, self.progress, time.monotonic()
         loss = self._train()
         progress.epoch += 1
@@ -259,7 +251,9 @@ class _Training:
             "learning_rate": learning_rate_at(train, progress.epoch * train.steps_per_epoch - 1),
             "seconds": progress.seconds,
         }
-        progress.history.append(row | _calibration(self.model) | self.objective.history(self.runner.state))
+        if self.model.copy is not None:
+            row["own_item_bias"], row["own_item_exponent"] = self.model.copy.calibration.tolist()
+        progress.history.append(row | self.objective.history(self.runner.state))
         return loss, score
 
     def _train(self) -> float:
@@ -300,17 +294,13 @@ class _Training:
             restore_optimizer(self.optimizer, snapshot.section("optimizer"))
 
     def result(self) -> Fitted:
-        progress = self.progress
+        names = ("best_epoch", "best_ndcg", "seconds", "started", "finished")
         return Fitted(
             weights=self.best,
-            history=pd.DataFrame(progress.history),
+            history=pd.DataFrame(self.progress.history),
             user_weights=_by_user(self.windows),
             objective_state=_on(torch.device("cpu"), self.runner.state),
-            best_epoch=progress.best_epoch,
-            best_ndcg=progress.best_ndcg,
-            seconds=progress.seconds,
-            started=progress.started,
-            finished=progress.finished,
+            **{name: getattr(self.progress, name) for name in names},
         )
 
 
@@ -318,18 +308,11 @@ def _on(device: torch.device, state: State) -> State:
     return {name: value.to(device) for name, value in state.items()}
 
 
-def _calibration(model: SASRec) -> dict[str, float]:
-    """Columns of the history that tell of the copy mechanism."""
-    if model.copy is None:
-        return {}
-    return dict(zip(("own_item_bias", "own_item_exponent"), model.copy.calibration.tolist(), strict=True))
-
-
 def _by_user(windows: Tensor) -> pd.DataFrame:
     """(2, WINDOWS, n_users) sums as the rows of `Fitted.user_weights`."""
     drawn, weight = windows.cpu().numpy()
-    window, user = drawn.nonzero()
-    at = (window, user)
+    at = window, user = drawn.nonzero()
+    counts = drawn[at]
     return pd.DataFrame(
-        {"window": window, "user": user, "drawn": drawn[at].astype(np.int64), "weight": weight[at] / drawn[at]}
+        {"window": window, "user": user, "drawn": counts.astype(np.int64), "weight": weight[at] / counts}
     )

@@ -48,14 +48,8 @@ def group_codes(
 
 def population(sequences: Histories, codes: np.ndarray | None, names: list[str], state_dim: int) -> Population:
     """Sizes, and frequencies of items and groups in the training data."""
-    item_counts = torch.from_numpy(sequences.item_counts)
-    if codes is None:
-        return Population(item_counts, n_users=sequences.n_users, state_dim=state_dim)
-    return Population(
-        item_counts,
-        group_names=names,
-        n_users=sequences.n_users,
-        state_dim=state_dim,
-        group_users=torch.from_numpy(np.bincount(codes, minlength=len(names))),
-        group_interactions=torch.from_numpy(np.bincount(codes, weights=sequences.lengths, minlength=len(names))),
-    )
+    item_counts, groups = torch.from_numpy(sequences.item_counts), {}
+    if codes is not None:
+        users, events = (np.bincount(codes, weights, len(names)) for weights in (None, sequences.lengths))
+        groups = {"group_users": torch.from_numpy(users), "group_interactions": torch.from_numpy(events)}
+    return Population(item_counts, group_names=names, n_users=sequences.n_users, state_dim=state_dim, **groups)

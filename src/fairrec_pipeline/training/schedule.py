@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 def learning_rate_at(train: Train, step: int) -> float:
     """Rises linearly over `warm_up_steps`; then constant, or falling to 0 over the budget along a half cosine.
 
-    Args:
-        train: the `train` block.
-        step: number of the optimiser step, from 0.
+    Steps count from 0.
     """
     risen = min(1.0, (step + 1) / max(1, train.warm_up_steps))
     if train.schedule == "constant":

@@ -20,18 +20,14 @@ if TYPE_CHECKING:
     from fairrec_pipeline.arms.record import SavedModel
 
 TOKENS_AT_ONCE = 2**15
+"""Of a batch of histories on the CPU."""
+TOKENS_AT_ONCE_ON_GPU = 2**17
+"""A GPU wants few large batches: with those of the CPU it waits for Python. The encoder needs about 1 GiB for this."""
 
 
 class CutHistories(NamedTuple):
-    """Histories to score, cut into batches on the device.
+    """Histories to score: what cuts them on the device, and the batches of all of them once, by length."""
 
-    Attributes:
-        n_users: how many.
-        batches: cuts them.
-        cut: all of them once, by length.
-    """
-
-    n_users: int
     batches: Batches
     cut: Iterable[Batch]
 
@@ -40,20 +36,27 @@ def cut_histories(model: SASRec, sequences: Histories, *, again: bool = False) -
     """The histories as the model wants them; with `again` they can be scored more than once and are cut only now."""
     device, window = model.output_table.device, model.copy_window
     batches = Batches(sequences, max_length=model.max_length, device=device, copy_window=window)
-    cut = batches.in_order(TOKENS_AT_ONCE)
-    return CutHistories(sequences.n_users, batches, list(cut) if again else cut)
+    cut = batches.in_order(TOKENS_AT_ONCE if device.type == "cpu" else TOKENS_AT_ONCE_ON_GPU)
+    return CutHistories(batches, list(cut) if again else cut)
 
 
 @torch.no_grad()
-def encode(model: SASRec, histories: Histories | CutHistories) -> Tensor:
-    """(n_users, dim) float32 state of every user after the newest item of the history."""
+def encode(model: SASRec, histories: Histories | CutHistories, *, bf16: bool = False) -> Tensor:
+    """(n_users, dim) float32 state of every user after the newest item of the history.
+
+    Args:
+        model: is put into evaluation mode.
+        histories: of the users.
+        bf16: run the products in bfloat16, as a training on a GPU does.
+    """
     if isinstance(histories, Histories):
         histories = cut_histories(model, histories)
     model.eval()
-    states = torch.empty(histories.n_users, model.output_table.shape[1], device=model.output_table.device)
+    states = torch.empty(histories.batches.n_users, model.output_table.shape[1], device=model.output_table.device)
     for batch in histories.cut:
         assert isinstance(batch.layout, Buckets)  # of `Batches.batch`
-        newest = model.newest_states(batch.tokens, batch.positions, batch.layout, batch.ends)
+        with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=bf16):
+            newest = model.newest_states(batch.tokens, batch.positions, batch.layout, batch.ends)
         states[batch.users] = newest.float()
     return states
 
@@ -62,13 +65,18 @@ class ModelScorer:
     """`Scorer` of `metrics.ranking`: users (b,) to scores (b, n_items), float32 whatever the training precision.
 
     The scores live in one buffer that the next call overwrites.
+
+    Args:
+        model: is put into evaluation mode.
+        histories: of the users.
+        bf16: find the users' states with products in bfloat16; the scores are single precision all the same.
     """
 
-    def __init__(self, model: SASRec, histories: Histories | CutHistories) -> None:
+    def __init__(self, model: SASRec, histories: Histories | CutHistories, *, bf16: bool = False) -> None:
         if isinstance(histories, Histories):
             histories = cut_histories(model, histories)
         self.model, self._histories = model, histories.batches
-        self._states = encode(model, histories)
+        self._states = encode(model, histories, bf16=bf16)
         self._buffer = self._states.new_empty(0)
 
     @torch.no_grad()
@@ -90,12 +98,7 @@ class ModelScorer:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model ready to score.
-
-    Attributes:
-        model: in evaluation mode, on the device.
-        catalogue: (n_items,) item id of every code.
-    """
+    """A model in evaluation mode on its device, and its catalogue: (n_items,) item id of every code."""
 
     model: SASRec
     catalogue: np.ndarray

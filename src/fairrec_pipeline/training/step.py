@@ -13,6 +13,7 @@ from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead, SoftmaxLosses
 from fairrec_pipeline.objectives.base import LossBatch, Objective, State
 from fairrec_pipeline.training.batches import Batch, Part
+from fairrec_pipeline.training.half_weights import HalfWeights
 
 FEW = 0.5
 """Up to this share of users with weight the step goes through their sequences twice on the CPU, first without and then
@@ -21,13 +22,7 @@ scores hang on the states of the first pass; its models are small, and the head 
 
 
 class StepOutcome(NamedTuple):
-    """What a step leaves behind.
-
-    Attributes:
-        losses: (B,) detached losses of `batch.users` in nats.
-        weights: (B,) the objective's weights for them.
-        state: the objective's state after the batch.
-    """
+    """Detached losses (B,) of `batch.users` in nats, the objective's weights (B,) for them, its state afterwards."""
 
     losses: Tensor
     weights: Tensor
@@ -38,8 +33,6 @@ class TrainingStep:
     """Minimises `sum_u q_u l_u` over a batch, q from the objective, l_u the mean over the user's real positions.
 
     Args:
-        model, optimizer: what is trained.
-        objective: losses in, weights out.
         groups: (n_users,) int64 group of each user on the device; None for group-agnostic objectives.
         bf16: run the products in bfloat16; weights, optimiser state and losses stay float32.
         warm_start_steps: every user weighs the same in so many first steps, and the objective is not asked.
@@ -63,6 +56,7 @@ class TrainingStep:
         self.model, self.optimizer, self.objective, self.groups, self.bf16 = model, optimizer, objective, groups, bf16
         self.warm_start_steps = warm_start_steps
         self.head = head or SoftmaxHead()
+        self.half_weights = HalfWeights(model) if bf16 else None
         weights, parameter = objective.item_weights, model.output_table
         self.item_weights = None if weights is None else weights.to(parameter)
 
@@ -82,7 +76,8 @@ class TrainingStep:
         assert batch.targets is not None  # a training batch
         self.optimizer.zero_grad()
         packed_on_cpu = isinstance(batch.layout, Buckets) and batch.tokens.device.type == "cpu"
-        twice = packed_on_cpu and self._few_have_weight(number)
+        few = self.objective.share_with_weight <= FEW and number >= self.warm_start_steps
+        twice = packed_on_cpu and few and self.model.copy is None
         masks = KeptMasks(self.model.mask_source) if twice else self.model.mask_source
         with torch.set_grad_enabled(not twice):
             states = self._states(batch, masks)
@@ -116,13 +111,17 @@ class TrainingStep:
         gradients |= {states: by_states, weight: by_weight}
         trained = {x: gradient for x, gradient in gradients.items() if x.requires_grad}
         torch.autograd.backward(list(trained), list(trained.values()))
+        if self.half_weights:
+            self.half_weights.move_gradients()
         return StepOutcome(per_user, weights, state)
 
     def _states(self, sequences: Batch | Part, masks: MaskSource) -> Tensor:
         device = sequences.tokens.device.type
-        # every weight is cast once a pass anyway, and a cast that is kept cannot be recorded
+        copies = self.half_weights.refresh() if self.half_weights else None
+        # what is cast besides is cast once a pass anyway, and a cast that is kept cannot be recorded
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=False):
-            states: Tensor = self.model(sequences.tokens, sequences.positions, sequences.layout, masks)
+            inputs = (sequences.tokens, sequences.positions, sequences.layout, masks)
+            states: Tensor = torch.func.functional_call(self.model, copies, inputs) if copies else self.model(*inputs)
         return states
 
     def _factors(self, batch: Batch) -> Tensor | None:
@@ -132,20 +131,12 @@ class TrainingStep:
         of_items = self.item_weights[batch.targets]
         return of_items if batch.real is None else of_items * batch.real
 
-    def _few_have_weight(self, number: int) -> bool:
-        few = self.objective.share_with_weight <= FEW and number >= self.warm_start_steps
-        return few and self.model.copy is None
-
     def gradients(
         self, batch: Batch, losses: SoftmaxLosses, coefficients: Tensor, number: int
     ) -> tuple[Tensor, Tensor]:
         """Gradients of the step's loss by the states (n, dim) and the output weight (n_items, dim).
 
-        A method with a second loss on the same states adds its gradients here, where a user has weight.
-
-        Args:
-            losses: cross-entropies of the n positions, with their states and the output weight.
-            coefficients: (n,) factor of each position's cross-entropy.
-            number: of the step.
+        A method with a second loss on the same states adds its gradients here, where a user has weight. The
+        cross-entropies of the n positions count with their coefficients (n,).
         """
         return losses.gradients(coefficients)

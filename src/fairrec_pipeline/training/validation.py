@@ -18,10 +18,11 @@ class Validation:
         model: in training.
         histories: with the targets to rank.
         filter_seen: items of the history are not ranked.
+        bf16: find the users' states with products in bfloat16. Ranks are those of these states, exactly.
     """
 
-    def __init__(self, model: SASRec, histories: Histories, *, filter_seen: bool) -> None:
-        self.model, self.histories, self.filter_seen = model, histories, filter_seen
+    def __init__(self, model: SASRec, histories: Histories, *, filter_seen: bool, bf16: bool = False) -> None:
+        self.model, self.histories, self.filter_seen, self.bf16 = model, histories, filter_seen, bf16
         self.device = model.output_table.device.type
 
     @cached_property
@@ -38,7 +39,7 @@ class Validation:
         Raises:
             ValueError: a score is not finite.
         """
-        scorer = ModelScorer(self.model, self._cut)
+        scorer = ModelScorer(self.model, self._cut, bf16=self.bf16)
         if self.model.copy is not None and not self.filter_seen:
             calibrate(self.model.copy, scorer, self.histories)
         ranks = rank_targets(scorer, self.histories, filter_seen=self.filter_seen, device=self.device, seen=self._seen)

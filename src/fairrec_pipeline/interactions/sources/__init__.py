@@ -16,11 +16,7 @@ from fairrec_pipeline.parameters.datasets import MovieLens, RetailRocket, Source
 
 
 def read_source(folder: Path, source: Source) -> RawData:
-    """Read the raw files of a dataset.
-
-    Args:
-        folder: `data/01_raw/<dataset>`; a synthetic dataset does not need it.
-        source: the dataset's block of parameters_datasets.yml.
+    """Read the raw files of a dataset from `data/01_raw/<dataset>`; a synthetic dataset does not need the folder.
 
     Returns:
         The events have the columns user_id, item_id, timestamp and file_row, in no order. Ids are int64 where every id

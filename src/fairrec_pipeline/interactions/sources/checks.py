@@ -9,9 +9,9 @@ from typing import NamedTuple
 import ibis
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import FILE_ROW, ITEM, TIMESTAMP, UNKNOWN_LABEL, USER
-from fairrec_pipeline.interactions.errors import DataError
-from fairrec_pipeline.interactions.sources.raw_files import Step, readable
+from fairrec_pipeline.interactions.sources.raw_files import RawData, Step, readable
 from fairrec_pipeline.interactions.sources.values import blank_to_null, id_text, ids, label_text, times
 
 
@@ -25,28 +25,15 @@ class LogColumns(NamedTuple):
     unit: str | None = None
 
 
-class Checked(NamedTuple):
-    """Events, how they came about, and how many of them repeat another."""
-
-    events: ir.Table
-    steps: list[Step]
-    n_repeated: int
-
-
 def checked_events(
     log: ir.Table, columns: LogColumns, path: Path, *, malformed: float = 0.0, n_malformed: int = 0
-) -> Checked:
-    """Events of a raw log.
+) -> RawData:
+    """Events of a raw log, whose users have no attributes.
 
     Args:
         log: the columns, and file_row.
-        columns: their names.
-        path: of the file, for messages.
         malformed: share of the rows that may be left out.
         n_malformed: how many lines were left out already.
-
-    Returns:
-        The events (columns user_id, item_id, timestamp, file_row), what was dropped, and how many rows are repeated.
 
     Raises:
         DataError: the log is empty, or more rows than allowed have no user, no item or no time that can be read.
@@ -56,15 +43,15 @@ def checked_events(
         message = f"{path} has times of type {log[columns.timestamp].type()} in {columns.timestamp}. Allowed: one a row"
         raise DataError(message)
     with readable(path):
-        values = {column: blank_to_null(log[name]) for column, name in names.items()}
-        events = log.select(**values, **{FILE_ROW: log[FILE_ROW]}).cache()
+        filled = {column: blank_to_null(log[name]) for column, name in names.items()}
+        events = log.select(**filled, **{FILE_ROW: log[FILE_ROW]}).cache()
         nulls = {column: events[column].isnull().sum() for column in names}
-        found = events.agg(n_rows=events.count(), **nulls).to_pandas().iloc[0]
-        n_rows = int(found.n_rows)
+        counts = events.agg(n_rows=events.count(), **nulls).to_pandas().iloc[0]
+        n_rows = int(counts.n_rows)
         if n_rows == 0 and not n_malformed:
             message = f"{path} is empty: it has columns but no rows. Put a log with interactions there"
             raise DataError(message)
-        bad = [f"{name} ({found[column]:.0f})" for column, name in names.items() if found[column]]
+        bad = [f"{name} ({counts[column]:.0f})" for column, name in names.items() if counts[column]]
         if bad and not malformed:
             message = (
                 f"{path} has null or blank values in {', '.join(bad)} among its {n_rows} rows. Every row needs a user, "
@@ -77,7 +64,12 @@ def checked_events(
         unreadable = events.filter(events.instant.isnull())
         n_unreadable = count_rows(unreadable)
         if n_unreadable and not malformed:
-            raise DataError(_time_message(unreadable, n_unreadable, n_rows, columns.timestamp, read.allowed, path))
+            values = examples(unreadable.select(value=unreadable[TIMESTAMP].cast("string")), "value")
+            message = (
+                f"{path} has {n_unreadable} of {n_rows} values in {columns.timestamp} that cannot be read as a time: "
+                f"{values}. Allowed: {read.allowed}"
+            )
+            raise DataError(message)
         good = events.filter(events.instant.notnull())
         n_good = count_rows(good)
         n_bad = n_rows - n_good + n_malformed
@@ -96,32 +88,25 @@ def checked_events(
     if read.n_cut:
         steps.append(Step(f"{read.n_cut:,} times are finer than a microsecond and were cut", n_good))
     steps.append(Step(f"{n_repeated:,} repeat the user, item and time of another row; they are kept", n_good))
-    return Checked(checked, steps, n_repeated)
+    users = checked.select(USER).distinct().order_by(USER).cache()
+    return RawData(checked, users, (path,), tuple(steps), n_repeated)
 
 
 def count_rows(table: ir.Table) -> int:
-    """Number of rows."""
     return int(table.count().execute())
 
 
-def no_attributes(events: ir.Table) -> ir.Table:
-    """The users of the events, without attributes."""
-    return events.select(USER).distinct().order_by(USER).cache()
-
-
 def checked_attributes(
-    users: ir.Table, user: str, attributes: Sequence[str], events: ir.Table, path: Path
+    users: ir.Table, user: str, attributes: Sequence[str], of_log: ir.Table, path: Path
 ) -> tuple[ir.Table, float]:
     """Attributes of the users of the events.
 
     A row belongs to a user of the log if the id is the same text or the same number, exactly: 001 is not 1, nor is 0.6.
 
     Args:
-        users: a row per user, with the columns.
-        user: column of the ids.
-        attributes: columns of labels.
-        events: see `checked_events`.
-        path: of the file, for messages.
+        users: a row per user.
+        user, attributes: its columns of ids and of labels.
+        of_log: the users of the events.
 
     Returns:
         user_id and the labels as text, one row per user of the events, "unknown" where there is no label; and the share
@@ -132,22 +117,23 @@ def checked_attributes(
     """
     with readable(path):
         labels = {name: label_text(users[name], name, path) for name in attributes}
-        texts = blank_to_null(id_text(users[user], user, path))
+        texts = blank_to_null(id_text(blank_to_null(users[user]), user, path))
+        if of_log[USER].type().is_integer():  # 1.0 is the number 1, 001 may be a code
+            texts = texts.re_replace(r"^(-?(?:0|[1-9]\d*))\.0+$", r"\1")
         table = users.select(id_text=texts, **labels).filter(ibis._.id_text.notnull()).cache()
         twice = table.group_by("id_text").agg(n=ibis._.count()).filter(ibis._.n > 1).order_by("id_text")
         n_twice = count_rows(twice)
     if n_twice:
         message = (
-            f"{path} has more than one row for {n_twice} users: {_examples(twice, 'id_text')}. Keep one row per user"
+            f"{path} has more than one row for {n_twice} users: {examples(twice, 'id_text')}. Keep one row per user"
         )
         raise DataError(message)
-    of_log = no_attributes(events)
     keyed = of_log.mutate(id_text=of_log[USER].cast("string"))
     n_users, n_matched = count_rows(keyed), count_rows(keyed.semi_join(table, "id_text"))
     if n_matched == 0:
         message = (
             f"{path} has a row for none of the {n_users} users of the log: its ids are such as "
-            f"{_examples(table, 'id_text')}, those of the log such as {_examples(keyed, 'id_text')}. Write the ids in "
+            f"{examples(table, 'id_text')}, those of the log such as {examples(keyed, 'id_text')}. Write the ids in "
             f"the same way in both files"
         )
         raise DataError(message)
@@ -156,16 +142,10 @@ def checked_attributes(
     return joined.select(keyed[USER], **known).cache(), n_matched / n_users
 
 
-def _examples(table: ir.Table, column: str) -> str:
+def examples(table: ir.Table, column: str) -> str:
+    """The three smallest values of a column, for a message."""
     few = table.select(column).distinct().order_by(column).limit(3).to_pandas()[column]
     return ", ".join(repr(value) for value in few)
-
-
-def _time_message(unreadable: ir.Table, n_bad: int, n_rows: int, name: str, allowed: str, path: Path) -> str:
-    values = _examples(unreadable.select(value=unreadable[TIMESTAMP].cast("string")), "value")
-    return (
-        f"{path} has {n_bad} of {n_rows} values in {name} that cannot be read as a time: {values}. Allowed: {allowed}"
-    )
 
 
 def _malformed_message(n_bad: int, n_rows: int, n_lines: int, n_times: int, malformed: float, path: Path) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import gzip
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.engine import engine, literal_path
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.sources.raw_files import readable, require_columns, with_row_numbers
 from fairrec_pipeline.parameters.datasets import Csv
 
@@ -30,7 +30,7 @@ def read_delimited(path: Path, columns: Sequence[str], dialect: Csv, hint: str, 
     """Read columns of a CSV or TSV file as text.
 
     Args:
-        path: of the file; `.gz` is unpacked.
+        path: `.gz` is unpacked.
         columns: names in its header.
         dialect: separator (None: the one of , tab ; | at which the header has the columns) and encoding.
         hint: what to do if a column is missing.
@@ -50,13 +50,30 @@ def read_delimited(path: Path, columns: Sequence[str], dialect: Csv, hint: str, 
             source = Path(scratch, "rows.csv")
             skip = 0 if drop else skip
             n_dropped = _copy(path, source, header, dialect, drop=drop)
-        positions = [f"c{header.names.index(name)}" for name in columns]
         table = engine().read_csv(
             literal_path(source), auto_detect=False, header=True, skip=skip, delim=header.separator, quote='"',
             escape='"', columns={f"c{n}": "VARCHAR" for n in range(len(header.names))},
         )  # fmt: skip
-        named = table.select(**dict(zip(columns, (table[position] for position in positions), strict=True)))
+        named = table.select(**{name: table[f"c{header.names.index(name)}"] for name in columns})
         return with_row_numbers(named), n_dropped
+
+
+def column_names(path: Path, wanted: Sequence[str]) -> list[str]:
+    """Names of the columns of a CSV, TSV or Parquet file.
+
+    Args:
+        path: of the file.
+        wanted: columns that tell at which separator the header of a text file is to be cut.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with readable(path):
+        if path.suffix.lower() in (".parquet", ".pq"):
+            import pyarrow.parquet as pq
+
+            return list(pq.read_schema(path).names)
+        return _header(path, wanted, Csv()).names
 
 
 def _header(path: Path, columns: Sequence[str], dialect: Csv) -> _Header:
@@ -71,7 +88,7 @@ def _header_at(path: Path, separator: str, dialect: Csv) -> _Header:
     # A line further down may be of another encoding: DuckDB says which.
     with _opened(path, dialect, errors="surrogateescape") as file:
         for blank_lines, names in enumerate(csv.reader(file, delimiter=separator)):
-            if names and not (_is_text(names) and "\x00" not in "".join(names)):
+            if not _is_text(names) or "\x00" in "".join(names):
                 message = f"the header {ascii(separator.join(names))[:80]} is no text"
                 raise UnicodeError(message)
             if names:
@@ -87,8 +104,7 @@ def _copy(path: Path, target: Path, header: _Header, dialect: Csv, *, drop: bool
     errors = "surrogateescape" if drop else "strict"
     with _opened(path, dialect, errors) as file, target.open("w", encoding="utf-8", newline="") as out:
         if not drop:
-            for text in iter(lambda: file.read(1 << 20), ""):
-                out.write(text)
+            shutil.copyfileobj(file, out, 1 << 20)
             return 0
         reader, writer = csv.reader(file, delimiter=header.separator), csv.writer(out, delimiter=header.separator)
         for row in reader:
@@ -112,9 +128,7 @@ def _is_utf8(dialect: Csv) -> bool:
     return dialect.encoding.lower().replace("-", "_") in ("utf_8", "utf8")
 
 
-@contextmanager
-def _opened(path: Path, dialect: Csv, errors: str = "strict") -> Iterator[IO[str]]:
+def _opened(path: Path, dialect: Csv, errors: str) -> IO[str]:
     encoding = "utf-8-sig" if _is_utf8(dialect) else dialect.encoding
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
-    with opened(path, "rt", encoding=encoding, errors=errors, newline="") as file:
-        yield file
+    opened: Callable[..., IO[str]] = gzip.open if path.suffix.lower() == ".gz" else open
+    return opened(path, "rt", encoding=encoding, errors=errors, newline="")

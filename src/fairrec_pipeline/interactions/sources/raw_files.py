@@ -1,4 +1,4 @@
-"""Raw files as tables: what is found below the data folder, read by DuckDB, with errors that name file and cause.
+"""Raw files as tables: what lies below the data folder, read by DuckDB, with errors that name file and cause.
 
 Text files are read as text and typed later, because a type guessed from the first rows turns a bad value further down
 into an error that names neither the file nor the column.
@@ -22,9 +22,9 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import FILE_ROW
 from fairrec_pipeline.interactions.engine import engine, literal_path
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.storage import sha256
 
 
@@ -43,7 +43,6 @@ class RawData(NamedTuple):
     Attributes:
         events: columns user_id, item_id, timestamp, file_row (0-based, in the order of the files).
         user_attributes: one row per user of the events, one column per attribute.
-        files: that were read.
         steps: what was kept and dropped on the way.
         n_repeated: rows with the user, item and time of another one; they are kept.
         matched_users: share of the users of the events that have a row of attributes; None without attributes.
@@ -58,9 +57,14 @@ class RawData(NamedTuple):
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Size in bytes, time of the last change and SHA-256 of a file: enough to see that it was replaced."""
+    """Size in bytes, times and SHA-256 of a file: enough to see that it was replaced."""
+    return {**file_times(path), "sha256": sha256(path)}
+
+
+def file_times(path: Path) -> dict[str, int]:
+    """Size and times of a file: if none has changed, nor has its content, and a large file need not be read."""
     status = path.stat()
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256(path)}
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
 
 
 def located(folder: Path, name: str) -> Path:
@@ -89,17 +93,17 @@ def with_row_numbers(table: ir.Table) -> ir.Table:
 
 def read_text(path: Path, origin: Path | None = None, **dialect: Any) -> ir.Table:
     """A text file of a published data set as text, with row numbers; errors name its origin."""
-    require_file(path)
-    with readable(path if origin is None else origin):
-        if path.stat().st_size == 0:  # DuckDB would make up a column
-            message = f"{path if origin is None else origin} is empty. Put a whole copy there"
-            raise DataError(message)
+    origin = origin or path
+    with readable(origin):
+        with path.open("rb") as file:
+            if not file.read(1):  # DuckDB would make up a column
+                message = f"{origin} is empty. Put a whole copy there"
+                raise DataError(message)
         return with_row_numbers(engine().read_csv(literal_path(path), all_varchar=True, **dialect))
 
 
 def read_member(archive: Path, member: str, **dialect: Any) -> ir.Table:
     """A text file of a zip archive; DuckDB cannot look into one, so the member is unpacked for the time of reading."""
-    require_file(archive)
     name = find_member(archive, member)
     if name is None:
         message = f"{archive} holds no {member}. Take the archive as it is published"
@@ -141,6 +145,12 @@ def readable(path: Path) -> Iterator[None]:
     """Turn what a library says of a file that cannot be read into an error that names the file, cause and next step."""
     try:
         yield
+    except PermissionError as error:
+        message = f"{path} cannot be read: {error.strerror}. Give yourself the right to read it"
+        raise DataError(message) from error
+    except IsADirectoryError as error:
+        message = f"{path} is a folder. Put the file itself there"
+        raise DataError(message) from error
     except UnicodeError as error:
         raise DataError(_encoding_message(path, str(error))) from error
     except DataError:
@@ -153,13 +163,6 @@ def readable(path: Path) -> Iterator[None]:
         next_step = _LINE_ENDS if "state machine" in reason else next_step
         message = f"{path} cannot be read: {reason}. {next_step}"
         raise DataError(message) from error
-
-
-def require_file(path: Path) -> None:
-    """Make sure that there is a file."""
-    if not path.is_file():
-        message = f"{path} does not exist. Put the file there, or change its name in datasets.{path.parent.name}"
-        raise DataError(message)
 
 
 def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, hint: str) -> None:
@@ -177,12 +180,8 @@ def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, h
 
 def _reason(error: BaseException) -> str:
     """What DuckDB says, with the line and its text, without its advice on options that nobody here can set."""
-    lines = []
-    for line in str(error).strip().splitlines():
-        if re.match(r"\s*(Possible|file =|LINE \d)", line):
-            break
-        if line.strip():
-            lines.append(line.strip()[:200])
+    text = re.split(r"^\s*(?:Possible|file =|LINE \d)", str(error).strip(), maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [line.strip()[:200] for line in text.splitlines() if line.strip()]
     return "; ".join(lines).rstrip(".") or type(error).__name__
 
 

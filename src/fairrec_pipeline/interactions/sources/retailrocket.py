@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from fairrec_pipeline.interactions.errors import DataError
-from fairrec_pipeline.interactions.sources.checks import LogColumns, checked_events, count_rows, no_attributes
+from fairrec_pipeline.errors import DataError
+from fairrec_pipeline.interactions.sources.checks import LogColumns, checked_events, count_rows
 from fairrec_pipeline.interactions.sources.raw_files import (
     RawData,
     Step,
@@ -27,18 +28,16 @@ def read_retailrocket(folder: Path) -> RawData:
         )
         raise DataError(message)
     path = candidates[0]
-    if path.suffix == ".zip":
-        log = read_member(path, member, delim=",", header=True)
-    else:
-        log = read_text(path, delim=",", header=True)
+    dialect: dict[str, Any] = {"delim": ",", "header": True}
+    log = read_member(path, member, **dialect) if path.suffix == ".zip" else read_text(path, **dialect)
     hint = "Take the file as RetailRocket publishes it"
     require_columns(log.columns, ("timestamp", "visitorid", "event", "itemid"), path, hint)
     views = log.filter(log["event"] == "view")
-    if count_rows(views) == 0 and count_rows(log) > 0:
-        found = sorted(str(value) for value in log.select("event").distinct().to_pandas()["event"])
-        message = f"{path} has no event 'view' among its {count_rows(log)} rows, only {found[:5]}; only views are used"
-        raise DataError(message)
     n_rows, n_views = count_rows(log), count_rows(views)
-    events, steps, n_repeated = checked_events(views, LogColumns("visitorid", "itemid", "timestamp"), path)
+    if n_views == 0 and n_rows > 0:
+        found = sorted(log.select("event").distinct().to_pandas()["event"].astype(str))
+        message = f"{path} has no event 'view' among its {n_rows} rows, only {found[:5]}; only views are used"
+        raise DataError(message)
+    raw = checked_events(views, LogColumns("visitorid", "itemid", "timestamp"), path)
     read = [Step(f"read {path.name}", n_rows), Step("where event is view", n_views, n_rows - n_views, "other events")]
-    return RawData(events, no_attributes(events), (path,), (*read, *steps), n_repeated)
+    return raw._replace(steps=(*read, *raw.steps))

@@ -1,8 +1,9 @@
-"""A small generated world in which methods can differ between groups of users.
+"""A small generated world in which a model trained on the mean serves a hidden tenth of the users last.
 
-One mainstream taste and a few small niche tastes, each with its own items and its own order in which they are looked
-at. Users of a niche are few, so a model trained on the mean learns their order last. Histories have a heavy tail;
-items a skewed popularity; people come back to items of their own.
+Nine users of ten share two tastes and stay with the popular items. A tenth has five tastes among them, stays with the
+rare items and looks at four times as many. In each taste another item follows an item. So what comes next depends on
+the last item and on whose history it is: counts of transitions mix the tastes, a sequence model tells them apart. The
+mean over users gives a tenth of its weight to the rules of the tenth, which are five to learn instead of two.
 """
 
 from __future__ import annotations
@@ -17,19 +18,27 @@ from fairrec_pipeline.interactions.columns import ITEM, TIMESTAMP, USER
 from fairrec_pipeline.memory import available_memory, require_memory
 
 SEGMENT = "segment"
+_MAJORITY, _MINORITY = ("majority-a", "majority-b"), tuple(f"minority-{letter}" for letter in "abcde")
+TASTES = (*_MAJORITY, *_MINORITY)
 
-_MAX_NICHES = 5
-_ITEMS_PER_NICHE = 60  # at least, where the world is large enough for more than one niche
-_MAINSTREAM_ITEMS = 0.4  # share of the items
-_MAINSTREAM_USERS = 0.7  # share of the users
+
+def _by_taste(of_majority: float, of_minority: float) -> NDArray[np.float64]:
+    return np.repeat([of_majority, of_minority], [len(_MAJORITY), len(_MINORITY)])
+
+
+_SHARE_OF_USERS = _by_taste(0.45, 0.02)
+_ACTIVITY = _by_taste(1, 4)  # factor of the length
 _SEGMENT_IS_TASTE = 0.85  # share of the users whose segment tells their taste; the others' is drawn
 
-_MIN_LENGTH, _MAX_LENGTH = 8, 200
-_LENGTH_MEDIAN_ABOVE_MIN, _LENGTH_SIGMA = 5.0, 1.15  # log-normal
+_POPULAR_ITEMS = 0.2  # share of the items
+_POPULAR_VISITS = _by_taste(0.95, 0.02)  # share of the free draws that are of popular items
+_LIKED, _LIKING = 0.5, 4.0  # share of the items that a taste likes, and how much more probable that makes them
+_POPULARITY_EXPONENT = 0.4  # Zipf, within the popular and within the rare items
 
-_SUCCESSORS = np.array([0.6, 0.25, 0.15])  # probabilities of the items that follow an item
-_FOLLOW, _REPEAT, _VISIT = 0.5, 0.18, 0.08  # next step: successor, own item, mainstream item; else a draw
-_POPULARITY_EXPONENT = 0.6  # Zipf, within a taste
+_FOLLOW, _REPEAT = 0.95, 0.03  # next step: the follower of the last item, an item of the history; else a free draw
+
+_MIN_LENGTH, _MAX_LENGTH = 8, 80
+_LENGTH_MEDIAN_ABOVE_MIN, _LENGTH_SIGMA = 4.0, 0.7  # log-normal, before the activity
 
 _START = 1_700_000_000  # seconds since 1970
 _START_SPREAD, _MEAN_GAP = 30 * 86_400, 6 * 3_600  # seconds
@@ -39,40 +48,36 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Tastes:
-    """Items of the tastes, back to back: `starts[t]` to `starts[t + 1] - 1` for taste t; taste 0 is mainstream.
+class Rules:
+    """What each taste does.
 
     Attributes:
-        starts: (n_tastes + 1,) first item of each taste.
-        cumulative: (n_items,) t + cumulative popularity within taste t, so that one sorted search draws for any taste.
-        successors: (n_items, 3) items that follow an item, of the same taste, most probable first.
+        cumulative: (n_tastes * n_items,) t + cumulative probability of a free draw within taste t, so that one sorted
+            search draws for any taste.
+        followers: (n_tastes, n_items) the item that follows an item: popular items follow popular ones, in one circle,
+            and rare ones rare ones, in another.
     """
 
-    starts: Integers
     cumulative: Floats
-    successors: Integers
-
-    @property
-    def count(self) -> int:
-        return len(self.starts) - 1
+    followers: Integers
 
     def draw(self, tastes: Integers, uniform: Floats) -> Integers:
-        """An item of each taste, by popularity; `uniform` in [0, 1), of any shape that `tastes` broadcasts to."""
-        items = np.searchsorted(self.cumulative, tastes + uniform, side="right")
-        return np.minimum(items, self.starts[tastes + 1] - 1)  # the last sum may round below 1
+        """A free draw of each taste; `uniform` in [0, 1), one a taste."""
+        last = self.followers.shape[1] - 1
+        items: Integers = np.searchsorted(self.cumulative, tastes + uniform, side="right") - tastes * (last + 1)
+        return items.clip(max=last)  # the last sum may round below 1
 
 
 def generate(n_users: int, n_items: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Generate the events and the users.
 
     Args:
-        n_users: users; each has 8 to 200 events, 18 on average.
-        n_items: items of the catalogue; rare ones may stay without an event.
-        seed: same seed and sizes, same world.
+        n_users: each has 8 to 80 events, 16 on average.
+        n_items: of the catalogue; rare ones may stay without an event.
 
     Returns:
         events: user_id, item_id, timestamp (seconds since 1970), all int64, per user in order of time.
-        users: user_id and segment: `mainstream`, `niche-a`, ...: a noisy sign of the taste.
+        users: user_id and segment (a name of `TASTES`): a noisy sign of the taste.
 
     Raises:
         OptionError: it would not fit into memory.
@@ -83,67 +88,53 @@ def generate(n_users: int, n_items: int, seed: int) -> tuple[pd.DataFrame, pd.Da
     }
     require_memory(needs, "generating the synthetic world", available=available_memory())
     rng = np.random.default_rng(seed)
-    tastes = _tastes(n_items, rng)
-    share = np.full(tastes.count, (1 - _MAINSTREAM_USERS) / max(tastes.count - 1, 1))
-    share[0] = 1 - share[1:].sum()
-    taste = rng.choice(tastes.count, n_users, p=share)
+    rules = _rules(n_items, rng)
+    taste = rng.choice(len(TASTES), n_users, p=_SHARE_OF_USERS)
     lengths = _MIN_LENGTH + np.floor(_LENGTH_MEDIAN_ABOVE_MIN * np.exp(_LENGTH_SIGMA * rng.standard_normal(n_users)))
-    lengths = np.minimum(lengths, _MAX_LENGTH).astype(np.int64)
-    histories = _walk(tastes, taste, lengths, rng)
+    lengths = np.minimum(lengths * _ACTIVITY[taste], _MAX_LENGTH).astype(np.int64)
+    histories = _walk(rules, taste, lengths, rng)
 
     happened = np.arange(histories.shape[1]) < lengths[:, None]
     gaps = np.ceil(rng.exponential(_MEAN_GAP, histories.shape)).astype(np.int64)
     times = _START + rng.integers(_START_SPREAD, size=(n_users, 1)) + gaps.cumsum(axis=1)
     # Shuffled ids: neither a user's taste nor an item's popularity can be read from the number.
     item_ids = rng.permutation(n_items) + 1
+    users = np.arange(1, n_users + 1)
     events = pd.DataFrame(
-        {
-            USER: np.repeat(np.arange(1, n_users + 1), lengths),
-            ITEM: item_ids[histories[happened]],
-            TIMESTAMP: times[happened],
-        }
+        {USER: np.repeat(users, lengths), ITEM: item_ids[histories[happened]], TIMESTAMP: times[happened]}
     )
-    shown = np.where(rng.random(n_users) < _SEGMENT_IS_TASTE, taste, rng.choice(tastes.count, n_users, p=share))
-    names = np.array(["mainstream", *(f"niche-{chr(ord('a') + niche)}" for niche in range(tastes.count - 1))])
-    return events, pd.DataFrame({USER: np.arange(1, n_users + 1), SEGMENT: names[shown]})
+    drawn = rng.choice(len(TASTES), n_users, p=_SHARE_OF_USERS)
+    shown = np.where(rng.random(n_users) < _SEGMENT_IS_TASTE, taste, drawn)
+    return events, pd.DataFrame({USER: users, SEGMENT: np.array(TASTES)[shown]})
 
 
-def _tastes(n_items: int, rng: np.random.Generator) -> Tastes:
-    n_mainstream = round(_MAINSTREAM_ITEMS * n_items)
-    n_niches = int(np.clip((n_items - n_mainstream) // _ITEMS_PER_NICHE, 1, _MAX_NICHES))
-    starts = np.concatenate([[0], np.linspace(n_mainstream, n_items, n_niches + 1).round()]).astype(np.int64)
-    sizes = np.diff(starts)
-    taste = np.repeat(np.arange(len(sizes)), sizes)
-    rank = np.arange(n_items) - starts[taste]
-    popularity = (rank + 1.0) ** -_POPULARITY_EXPONENT
-    popularity /= np.bincount(taste, popularity)[taste]
-    total = popularity.cumsum()
-    cumulative = taste + total - np.concatenate([[0.0], total])[starts[taste]]
-    # A successor is drawn by popularity: what many people look at also follows many items.
-    tastes = Tastes(starts, cumulative, np.empty((n_items, len(_SUCCESSORS)), dtype=np.int64))
-    successors = tastes.draw(taste[:, None], rng.random((n_items, len(_SUCCESSORS))))
-    # No item follows itself, or a walk could stay where it is; its neighbour in popularity takes the place.
-    neighbour = starts[taste] + (rank + 1) % sizes[taste]
-    successors = np.where(successors == np.arange(n_items)[:, None], neighbour[:, None], successors)
-    return Tastes(starts, cumulative, successors)
+def _rules(n_items: int, rng: np.random.Generator) -> Rules:
+    """Items 0, 1, ... are the popular ones, then the rare ones."""
+    n_popular = round(_POPULAR_ITEMS * n_items)
+    cumulative, followers = [], []
+    for taste, popular_visits in enumerate(_POPULAR_VISITS):
+        probabilities, following = np.empty(n_items), np.empty(n_items, dtype=np.int64)
+        for first, last, share in ((0, n_popular, popular_visits), (n_popular, n_items, 1 - popular_visits)):
+            weights = (np.arange(last - first) + 1.0) ** -_POPULARITY_EXPONENT
+            weights *= np.where(rng.random(last - first) < _LIKED, _LIKING, 1.0)
+            probabilities[first:last] = share * weights / weights.sum()
+            circle = first + rng.permutation(last - first)  # no item follows itself
+            following[circle] = np.roll(circle, -1)
+        cumulative.append(taste + probabilities.cumsum())
+        followers.append(following)
+    return Rules(np.concatenate(cumulative), np.stack(followers))
 
 
-def _walk(tastes: Tastes, taste: Integers, lengths: Integers, rng: np.random.Generator) -> Integers:
+def _walk(rules: Rules, taste: Integers, lengths: Integers, rng: np.random.Generator) -> Integers:
     """(n_users, longest) items; row u is a history up to `lengths[u]`, what follows is without meaning."""
     n_users, longest = len(taste), int(lengths.max())
     histories = np.empty((n_users, longest), dtype=np.int64)
-    histories[:, 0] = tastes.draw(taste, rng.random(n_users))
-    successor_bounds = _SUCCESSORS.cumsum()[:-1]
-    mainstream = np.zeros(n_users, dtype=np.int64)
+    histories[:, 0] = rules.draw(taste, rng.random(n_users))
     for step in range(1, longest):
         users = np.flatnonzero(lengths > step)
         kind, choice = rng.random(len(users)), rng.random(len(users))
-        followed = tastes.successors[histories[users, step - 1], np.searchsorted(successor_bounds, choice)]
+        followed = rules.followers[taste[users], histories[users, step - 1]]
         repeated = histories[users, (choice * step).astype(np.int64)]
-        visited = tastes.draw(mainstream[users], choice)
-        drawn = tastes.draw(taste[users], choice)
-        bounds = np.cumsum([_FOLLOW, _REPEAT, _VISIT])
-        histories[users, step] = np.select(
-            [kind < bound for bound in bounds], [followed, repeated, visited], default=drawn
-        )
+        drawn = rules.draw(taste[users], choice)
+        histories[users, step] = np.select([kind < _FOLLOW, kind < _FOLLOW + _REPEAT], [followed, repeated], drawn)
     return histories

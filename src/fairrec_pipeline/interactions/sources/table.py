@@ -5,20 +5,21 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.engine import engine, literal_path
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.sources.checks import (
     LogColumns,
     checked_attributes,
     checked_events,
     count_rows,
-    no_attributes,
+    examples,
 )
 from fairrec_pipeline.interactions.sources.delimited import read_delimited
 from fairrec_pipeline.interactions.sources.raw_files import (
@@ -30,7 +31,7 @@ from fairrec_pipeline.interactions.sources.raw_files import (
     with_row_numbers,
 )
 from fairrec_pipeline.interactions.sources.values import label_text
-from fairrec_pipeline.parameters.datasets import Table
+from fairrec_pipeline.parameters.datasets import Csv, Table
 
 _COMPARISON = re.compile(r"\s*(>=|<=|!=|>|<|=)\s*(.+?)\s*")
 _OPERATORS = {
@@ -42,7 +43,8 @@ def read_own_table(folder: Path, source: Table) -> RawData:
     """Read the files that a dataset's block names; see `read_source`."""
     columns = list(dict.fromkeys([source.user, source.item, source.timestamp, *source.where]))
     hint = f"Set user, item and timestamp of datasets.{folder.name} to columns of the file"
-    log, files, n_malformed = _read(folder, source.interactions, columns, source, hint)
+    dialect: dict[str, Any] = {"csv": source.csv, "drop": source.malformed > 0}
+    log, files, n_malformed = read_columns(folder, source.interactions, columns, hint, **dialect)
     path = folder / source.interactions
     n_read = count_rows(log)
     steps = [Step(f"read {source.interactions}", n_read, n_malformed, "malformed lines")]
@@ -51,27 +53,43 @@ def read_own_table(folder: Path, source: Table) -> RawData:
         n_kept = count_rows(log)
         steps.append(Step(f"where {column} is {_shown(wanted)}", n_kept, steps[-1].kept - n_kept, "other values"))
     names = LogColumns(source.user, source.item, source.timestamp, source.timestamp_format, source.timestamp_unit)
-    events, checked, n_repeated = checked_events(log, names, path, malformed=source.malformed, n_malformed=n_malformed)
-    steps += checked
+    raw = checked_events(log, names, path, malformed=source.malformed, n_malformed=n_malformed)
+    raw = raw._replace(files=tuple(files), steps=(*steps, *raw.steps))
     if source.users is None:
-        return RawData(events, no_attributes(events), tuple(files), tuple(steps), n_repeated)
+        return raw
     hint = f"Set user and user_attributes of datasets.{folder.name} to columns of the file"
-    users, more, _ = _read(folder, source.users, [source.user, *source.user_attributes], source, hint)
-    attributes, matched = checked_attributes(users, source.user, source.user_attributes, events, folder / source.users)
-    return RawData(events, attributes, (*files, *more), tuple(steps), n_repeated, matched)
+    attributes = source.user_attributes
+    users, more, _ = read_columns(folder, source.users, [source.user, *attributes], hint, **dialect)
+    labels, matched = checked_attributes(users, source.user, attributes, raw.user_attributes, folder / source.users)
+    return raw._replace(user_attributes=labels, files=(*files, *more), matched_users=matched)
 
 
-def _read(
-    folder: Path, name: str, columns: Sequence[str], source: Table, hint: str
+def read_columns(
+    folder: Path, name: str, columns: Sequence[str], hint: str, *, csv: Csv, drop: bool = False
 ) -> tuple[ir.Table, list[Path], int]:
-    """Columns with row numbers, the files they are from, and how many malformed lines were left out."""
+    """Columns of a file, or of a folder of Parquet files, below the data folder.
+
+    Args:
+        folder: of the data.
+        name: of the file.
+        columns: that it has to have.
+        hint: what to do if it has not.
+        csv: how a text file is written.
+        drop: leave malformed lines out instead of refusing the file.
+
+    Returns:
+        The columns with row numbers, the files they are from, and how many malformed lines were left out.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read.
+    """
     path = located(folder, name)
     suffix = next((part.lower() for part in reversed(path.suffixes) if part.lower() != ".gz"), "")
-    if suffix in (".parquet", ".pq"):
+    if suffix in (".parquet", ".pq") or path.is_dir():
         table, files = _read_parquet(path, columns, hint)
         return table, files, 0
-    if suffix in (".csv", ".tsv") and path.is_file():
-        table, n_malformed = read_delimited(path, columns, source.csv, hint, drop=source.malformed > 0)
+    if suffix in (".csv", ".tsv"):
+        table, n_malformed = read_delimited(path, columns, csv, hint, drop=drop)
         return table, [path], n_malformed
     message = (
         f"{path} has a suffix that says nothing of its format. Allowed: .csv, .csv.gz, .tsv, .tsv.gz, and .parquet (a "
@@ -94,11 +112,11 @@ def _read_parquet(path: Path, columns: Sequence[str], hint: str) -> tuple[ir.Tab
             schema = pq.read_schema(file)
         require_columns(schema.names, columns, file, hint)
         for name in columns:
-            before = types.setdefault(name, schema.field(name).type)
-            if schema.field(name).type != before:
+            dtype = schema.field(name).type
+            if dtype != types.setdefault(name, dtype):
                 message = (
-                    f"{file} has the column {name} with the type {schema.field(name).type}, but {files[0].name} has it "
-                    f"with the type {before}. Write all parts with one type"
+                    f"{file} has the column {name} with the type {dtype}, but {files[0].name} has it with the type "
+                    f"{types[name]}. Write all parts with one type"
                 )
                 raise DataError(message)
     with readable(path):
@@ -132,43 +150,34 @@ def _keep_rows(log: ir.Table, column: str, wanted: Any, path: Path) -> ir.Table:
 
 
 def _compared(log: ir.Table, column: str, sign: str, operand: str, *, path: Path) -> ir.BooleanValue:
-    number, instant = _number(operand), _instant(operand)
-    right: float | datetime
-    if number is not None:
-        values, right, kind = log[column].try_cast("float64"), number, "numbers"
-    elif instant is not None:
-        values, right, kind = log[column].cast("string").try_cast("timestamp('UTC')"), instant, "dates"
+    text, right = log[column].cast("string"), _number_or_instant(operand)
+    if isinstance(right, float):
+        values, kind = log[column].try_cast("float64"), "numbers"
+    elif right is not None:
+        values, kind = text.try_cast("timestamp('UTC')"), "dates"
     elif sign in ("=", "!="):
         return _OPERATORS[sign](label_text(log[column], column, path), operand)
     else:
         message = f"where: {{{column}: '{sign}{operand}'}} compares with no number and no ISO date. Write one of them"
         raise DataError(message)
-    text = log[column].cast("string")
     bad = log.filter(log[column].notnull() & (text.strip() != "") & values.isnull()).select(value=text)
     n_bad = count_rows(bad)
     if n_bad:
-        examples = ", ".join(repr(value) for value in bad.distinct().order_by("value").limit(3).to_pandas()["value"])
         message = (
             f"{path} has {n_bad} values in {column} that are no {kind}, which where: {{{column}: '{sign}{operand}'}} "
-            f"needs: {examples}. Correct them, or name the values to keep in a list"
+            f"needs: {examples(bad, 'value')}. Correct them, or name the values to keep in a list"
         )
         raise DataError(message)
     return _OPERATORS[sign](values, right)
 
 
-def _number(text: str) -> float | None:
-    try:
+def _number_or_instant(text: str) -> float | datetime | None:
+    with suppress(ValueError):
         return float(text)
-    except ValueError:
-        return None
-
-
-def _instant(text: str) -> datetime | None:
-    try:
+    with suppress(ValueError):
         instant = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+        return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+    return None
 
 
 def _as_text(value: Any) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from fairrec_pipeline.interactions.errors import DataError
+from fairrec_pipeline.errors import DataError
 
 _MILLIONTHS = 1_000_000
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -27,16 +27,14 @@ def is_finite(value):  # type: ignore[no-untyped-def]
 
 
 def blank_to_null(column: ir.Column) -> ir.Column:
-    """Blank texts as null; other types as they are."""
+    """Blank texts, and numbers that are none, as null; other values as they are."""
+    if column.type().is_floating():
+        return ibis.ifelse(column.isnan(), ibis.null(column.type()), column)
     return column.strip().nullif("") if column.type().is_string() else column
 
 
 def ids(column: ir.Column, name: str, path: Path) -> ir.Column:
-    """int64 where every id is a whole number and that loses nothing ("007" and "7" stay two ids), else text.
-
-    Raises:
-        DataError: the type of the column is not one of ids.
-    """
+    """int64 where every id is a whole number and that loses nothing ("007" and "7" stay two ids), else `id_text`."""
     text = id_text(column, name, path)
     number = column.try_cast("int64")
     same = number.cast("string") == text
@@ -44,16 +42,9 @@ def ids(column: ir.Column, name: str, path: Path) -> ir.Column:
 
 
 def id_text(column: ir.Column, name: str, path: Path) -> ir.Column:
-    """Ids as text; a whole number is written without a point.
-
-    Raises:
-        DataError: the type of the column is not one of ids.
-    """
+    """Ids as text, whole numbers without a point; a DataError if the type of the column is not one of ids."""
     dtype = column.type()
-    if not (
-        dtype.is_integer() or dtype.is_floating() or dtype.is_decimal() or dtype.is_string() or dtype.is_boolean()
-        or dtype.is_uuid()
-    ):  # fmt: skip
+    if not isinstance(dtype, dt.Numeric | dt.String | dt.Boolean | dt.UUID):
         message = f"{path} has ids of type {dtype} in {name}. Allowed: numbers and texts; make one id of a row of it"
         raise DataError(message)
     return _plain_text(column)
@@ -62,20 +53,18 @@ def id_text(column: ir.Column, name: str, path: Path) -> ir.Column:
 def label_text(column: ir.Column, name: str, path: Path) -> ir.Column:
     """Labels as text, the same from a CSV and a Parquet file: true and false, whole numbers without a point.
 
-    Raises:
-        DataError: the column holds lists or structures.
+    A column of lists or structures is a DataError.
     """
     if column.type().is_nested():
         message = f"{path} has values of type {column.type()} in {name}. Allowed: one value a row"
         raise DataError(message)
-    text = blank_to_null(_plain_text(column))
+    text = blank_to_null(_plain_text(blank_to_null(column)))
     if not column.type().is_string():
         return text
     is_boolean = text.lower().isin(["true", "false"])
     is_number = text.re_search(r"^-?(0|[1-9]\d*)(\.\d+)?$")  # 007 is a code
     every = {"booleans": is_boolean.all().fill_null(False), "numbers": is_number.all().fill_null(False)}
-    found = column.as_table().agg(**every)
-    booleans, numbers = found.to_pandas().iloc[0]
+    booleans, numbers = column.as_table().agg(**every).to_pandas().iloc[0]
     if booleans:
         return text.lower()
     return text.re_replace(r"\.0+$", "") if numbers else text
@@ -90,10 +79,9 @@ class Times(NamedTuple):
 
 
 def times(column: ir.Column, form: str | None, unit: str | None) -> Times:
-    """Read a column as times.
+    """Read a column without blank values as times.
 
     Args:
-        column: without blank values.
         form: of dates; None: ISO dates, or numbers.
         unit: of numbers since 1970; None: numbers keep their unit, those with fractions are counted in millionths.
 
@@ -112,9 +100,8 @@ def times(column: ir.Column, form: str | None, unit: str | None) -> Times:
         return Times(column.try_cast("int64"), "numbers below 2^63", 0)
     if dtype.is_timestamp() or dtype.is_date():
         instants = column.cast("timestamp(6)")
-        n_cut = 0
-        if dtype.is_timestamp() and (dtype.scale or 0) > 6:
-            n_cut = int((instants.cast(dtype) != column).sum().execute() or 0)
+        is_finer = dtype.is_timestamp() and (dtype.scale or 0) > 6
+        n_cut = int((instants.cast(dtype) != column).sum().execute() or 0) if is_finer else 0
         return Times(_microseconds(instants), "dates that are not infinite", n_cut)
     return _numbers_or_dates(column)
 
@@ -123,7 +110,7 @@ def _numbers_or_dates(column: ir.Column) -> Times:
     allowed = "all numbers, or all ISO dates such as 2015-06-01 12:30:00 (another form: timestamp_format)"
     number = column.try_cast("float64")
     number = ibis.ifelse(number.isnan() | number.isinf(), ibis.null("float64"), number)
-    found = column.as_table().agg(n=column.count(), n_numbers=number.count(), whole=(number == number.round()).all())
+    found = column.as_table().agg(n=column.count(), n_numbers=number.count(), whole=(number % 1 == 0).all())
     n, n_numbers, whole = found.to_pandas().iloc[0]
     if n_numbers < n:  # dates are slow to read, so they are only looked for where there may be some
         text = column.cast("string")
@@ -136,7 +123,7 @@ def _numbers_or_dates(column: ir.Column) -> Times:
         if n_dates > n_numbers:
             return Times(instants, allowed, int(n_cut))
     # Not through float64 where it can be helped: it has too few digits for nanoseconds since 1970.
-    values = column.try_cast("int64") if whole else (number * _MILLIONTHS).round().cast("int64")
+    values = column.try_cast("int64") if whole else (number * _MILLIONTHS).try_cast("int64")
     return Times(ibis.ifelse(number.isnull(), ibis.null("int64"), values), allowed, 0)
 
 
@@ -151,5 +138,4 @@ def _plain_text(column: ir.Column) -> ir.Column:
 
 def _microseconds(instant: Any) -> ir.IntegerColumn:
     finite = ibis.ifelse(is_finite(instant), instant, ibis.null("timestamp(6)"))
-    difference: ir.IntegerColumn = finite.delta(ibis.timestamp("1970-01-01"), unit="microsecond")
-    return difference
+    return cast(ir.IntegerColumn, finite.delta(ibis.timestamp("1970-01-01"), unit="microsecond"))

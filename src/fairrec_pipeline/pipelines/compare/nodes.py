@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ibis
@@ -10,14 +11,18 @@ import plotly.graph_objects as go
 
 from fairrec_pipeline.arms.record import ArmRecord, Card
 from fairrec_pipeline.arms.store import ArmStore
+from fairrec_pipeline.comparison import audit as audits
+from fairrec_pipeline.comparison import bad_slices, selection, user_weights
 from fairrec_pipeline.comparison import comparison as comparisons
-from fairrec_pipeline.comparison import selection, user_weights
 from fairrec_pipeline.comparison.baselines import BASELINES
+from fairrec_pipeline.comparison.foreign import foreign_arms as judged_files
 from fairrec_pipeline.comparison.paper import table1 as paper_table1
 from fairrec_pipeline.comparison.trainings import VALIDATION_NDCG, training_curves, trainings
 from fairrec_pipeline.errors import DataError
+from fairrec_pipeline.interactions.columns import ROLE, TIMESTAMP, USER
 from fairrec_pipeline.interactions.prepared import PreparedHistories
 from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC
+from fairrec_pipeline.metrics.item_side import ListKeeper, item_metrics
 from fairrec_pipeline.metrics.ranking import rank_targets, user_metrics
 from fairrec_pipeline.parameters.blocks import Evaluate
 from fairrec_pipeline.report.evidence import Evidence
@@ -27,12 +32,16 @@ from fairrec_pipeline.report.training_tables import run_cards
 
 
 def score_baselines(
-    histories: PreparedHistories, dataset_statistics: dict[str, Any], dataset: str, evaluate: Evaluate
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Test metrics of the untrained arms, and their NDCG@20 on validation.
+    histories: PreparedHistories,
+    user_groups: ibis.Table,
+    dataset_statistics: dict[str, Any],
+    dataset: str,
+    evaluate: Evaluate,
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
+    """Test metrics of the untrained arms, by user and of their lists, and their NDCG@20 on validation.
 
     Returns:
-        The columns of user_metrics after a column `arm`; by arm.
+        The columns of user_metrics and of item_metrics, each after a column `arm`; NDCG@20 by arm.
 
     Raises:
         DataError: the histories are not those that the statistics describe, or of another dataset.
@@ -45,38 +54,50 @@ def score_baselines(
             f"{histories.fingerprint[:12]}; run: kedro run --pipeline=data --params dataset={dataset}"
         )
         raise DataError(message)
-    tested, on_validation = [], {}
+    train, test, groups, seen = histories.train, histories.test, user_groups.to_pandas(), evaluate.filter_seen
+    tested, listed, on_validation = [], [], {}
     for arm, build in BASELINES.items():
-        test, validation = (
-            user_metrics(
-                users, rank_targets(build(histories.train, users), users, filter_seen=evaluate.filter_seen), None
-            )
-            for users in (histories.test, histories.validation)
-        )
-        test.insert(0, "arm", arm)
-        tested.append(test)
-        on_validation[arm] = float(validation[HEADLINE_METRIC].mean())
-    return pd.concat(tested, ignore_index=True), on_validation
+        scorer = ListKeeper(build(train, test), test, filter_seen=seen)
+        metrics = user_metrics(test, rank_targets(scorer, test, filter_seen=seen), None)
+        listed.append(item_metrics(scorer.lists, train, test, metrics, groups).assign(arm=arm))
+        tested.append(metrics.assign(arm=arm))
+        ranks = rank_targets(build(train, histories.validation), histories.validation, filter_seen=seen)
+        on_validation[arm] = float(user_metrics(histories.validation, ranks, None)[HEADLINE_METRIC].mean())
+    return pd.concat(tested, ignore_index=True), pd.concat(listed, ignore_index=True), on_validation
+
+
+def judge_foreign(
+    recommendations_folder: Path, histories: PreparedHistories, user_groups: ibis.Table, evaluate: Evaluate
+) -> list[ArmRecord]:
+    """Arms from the files of other systems; none where there are no files."""
+    groups = user_groups.to_pandas()
+    return judged_files(recommendations_folder, histories, groups, filter_seen=evaluate.filter_seen)
 
 
 def select_arms(
     arms: ArmStore,
+    foreign_arms: list[ArmRecord],
     baseline_user_metrics: pd.DataFrame,
+    baseline_item_metrics: pd.DataFrame,
     baseline_validation: dict[str, float],
     dataset_statistics: dict[str, Any],
     evaluate: Evaluate,
     *after: Any,
 ) -> list[ArmRecord]:
-    """The arms that may stand in one table, untrained ones last; `after` is there for the order of the nodes only."""
+    """The arms that may stand in one table, untrained and foreign ones last.
+
+    `after` is there for the order of the nodes only.
+    """
     common = {"loss_groups": None, "seed": None, "data_fingerprint": dataset_statistics["fingerprint"]}
     untrained = [
         ArmRecord.of(
             {"arm": arm, "loss": arm, **common, VALIDATION_NDCG: baseline_validation[str(arm)]},
             user_metrics=rows.drop(columns="arm"),
+            item_metrics=baseline_item_metrics[baseline_item_metrics["arm"] == arm].drop(columns="arm"),
         )
         for arm, rows in baseline_user_metrics.groupby("arm", sort=False)
     ]
-    return selection.select_arms([*arms.records(), *untrained], dataset_statistics, evaluate)
+    return selection.select_arms([*arms.records(), *untrained, *foreign_arms], dataset_statistics, evaluate)
 
 
 def compare_arms(
@@ -104,22 +125,46 @@ def share_weights(
     )
 
 
-def report(
+def find_slices(
+    selected_arms: list[ArmRecord], user_groups: ibis.Table, histories: PreparedHistories, interactions: ibis.Table
+) -> pd.DataFrame:
+    """Users whom each arm serves badly, without labels."""
+    times = interactions.select(USER, TIMESTAMP, ROLE).to_pandas()
+    features = [user_weights.repeat_share(histories.train), *bad_slices.activity(times)]
+    return bad_slices.bad_slices(selected_arms, user_groups.to_pandas(), features)
+
+
+def audit(
     comparison: pd.DataFrame,
-    compared_runs: list[Card],
+    selected_arms: list[ArmRecord],
+    all_trainings: pd.DataFrame,
+    dataset_statistics: dict[str, Any],
+) -> pd.DataFrame:
+    """What stands behind every number of the comparison."""
+    return audits.audit(comparison, selected_arms, all_trainings, dataset_statistics)
+
+
+def gather_evidence(
+    comparison: pd.DataFrame,
     all_trainings: pd.DataFrame,
     training_curves: pd.DataFrame,
     weight_shares: pd.DataFrame,
     weight_rules: pd.DataFrame,
-    dataset_statistics: dict[str, Any],
-    evaluate: Evaluate,
+    bad_slices: pd.DataFrame,
+    audit_csv: pd.DataFrame,
+) -> Evidence:
+    """Every table of the report."""
+    return Evidence(comparison, all_trainings, training_curves, weight_shares, weight_rules, bad_slices, audit_csv)
+
+
+def report(
+    evidence: Evidence, compared_runs: list[Card], dataset_statistics: dict[str, Any], evaluate: Evaluate
 ) -> tuple[pd.DataFrame, go.Figure, go.Figure, go.Figure, go.Figure, go.Figure, str, str]:
     """The comparison as CSV, figures, Markdown and one HTML file."""
     subject = Subject(dataset_statistics["dataset"], dataset_statistics, compared_runs, evaluate)
-    evidence = Evidence(comparison, all_trainings, training_curves, weight_shares, weight_rules)
     drawn = draw(evidence)
     return (
-        comparison,
+        evidence.comparison,
         drawn["relative_change"],
         drawn["group_values"],
         drawn["repeat_and_new"],

@@ -21,13 +21,19 @@ def create_pipeline(after: Sequence[str] = ()) -> Pipeline:
         [
             _node(
                 nodes.score_baselines,
-                inputs=["histories", "dataset_statistics", "params:dataset", "params:evaluate"],
-                outputs=["baseline_user_metrics", "baseline_validation"],
+                inputs=["histories", "user_groups", "dataset_statistics", "params:dataset", "params:evaluate"],
+                outputs=["baseline_user_metrics", "baseline_item_metrics", "baseline_validation"],
+            ),
+            _node(
+                nodes.judge_foreign,
+                inputs=["recommendations_folder", "histories", "user_groups", "params:evaluate"],
+                outputs="foreign_arms",
             ),
             _node(
                 nodes.select_arms,
                 inputs=[
-                    *("arms", "baseline_user_metrics", "baseline_validation", "dataset_statistics", "params:evaluate"),
+                    *("arms", "foreign_arms", "baseline_user_metrics", "baseline_item_metrics"),
+                    *("baseline_validation", "dataset_statistics", "params:evaluate"),
                     *after,
                 ],
                 outputs="selected_arms",
@@ -48,11 +54,26 @@ def create_pipeline(after: Sequence[str] = ()) -> Pipeline:
                 outputs=["weight_shares", "weight_rules"],
             ),
             _node(
-                nodes.report,
+                nodes.find_slices,
+                inputs=["selected_arms", "user_groups", "histories", "interactions"],
+                outputs="bad_slices",
+            ),
+            _node(
+                nodes.audit,
+                inputs=["comparison", "selected_arms", "all_trainings", "dataset_statistics"],
+                outputs="audit_csv",
+            ),
+            _node(
+                nodes.gather_evidence,
                 inputs=[
-                    *("comparison", "compared_runs", "all_trainings", "training_curves"),
-                    *("weight_shares", "weight_rules", "dataset_statistics", "params:evaluate"),
+                    *("comparison", "all_trainings", "training_curves", "weight_shares", "weight_rules"),
+                    *("bad_slices", "audit_csv"),
                 ],
+                outputs="evidence",
+            ),
+            _node(
+                nodes.report,
+                inputs=["evidence", "compared_runs", "dataset_statistics", "params:evaluate"],
                 outputs=[
                     *("comparison_csv", "relative_change_figure", "group_values_figure", "repeat_and_new_figure"),
                     *("trade_off_figure", "learning_curves_figure", "report_markdown", "report_html"),

@@ -11,10 +11,10 @@ from typing import Any
 
 import ibis.expr.types as ir
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.core_filter import core_events, core_filter
-from fairrec_pipeline.interactions.errors import DataError
 from fairrec_pipeline.interactions.groups import assign_groups as assign_user_groups
-from fairrec_pipeline.interactions.leave_one_out import hold_out, split_roles, training_interactions
+from fairrec_pipeline.interactions.leave_one_out import hold_out, hold_out_later, split_roles, training_interactions
 from fairrec_pipeline.interactions.preparation import prepared_with
 from fairrec_pipeline.interactions.prepared import PreparedHistories
 from fairrec_pipeline.interactions.sources import read_source
@@ -29,6 +29,8 @@ WORTH_A_WARNING = 0.05
 """Share of the targets that are tied, or in nobody's training."""
 FEW_MATCHED = 0.5
 """Share of the users with attributes."""
+FEW_TESTED = 0.5
+"""Share of the users with a target."""
 
 
 def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir.Table, dict[str, Any]]:
@@ -38,7 +40,7 @@ def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir
     before the first artifact is written.
     """
     raw = read_source(raw_folder, source)
-    hold_out(core_events(raw.events, split.core), split.validation_users, split.seed)
+    _hold_out(core_events(raw.events, split.core), split)
     for step in raw.steps:
         _log_step(step)
     if raw.matched_users is not None:
@@ -55,9 +57,9 @@ def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir
 
 
 def filter_core(events: ir.Table, split: Split) -> tuple[ir.Table, ir.Table]:
-    """Interactions of the core, chronological per user, and how many of a user's last ones are held out."""
+    """Interactions of the core, chronological per user, and how many of a user's are kept and held out."""
     core_interactions = core_filter(events, split.core, split.ties, split.seed)
-    return core_interactions, hold_out(core_interactions, split.validation_users, split.seed)
+    return core_interactions, _hold_out(core_interactions, split)
 
 
 def assign_groups(
@@ -91,12 +93,21 @@ def split_leave_one_out(
     histories = PreparedHistories.of(rows)
     targets = target_statistics(rows, histories)
     _warn_of(targets, split)
+    if histories.test.n_users < FEW_TESTED * histories.train.n_users:
+        logger.warning(
+            f"only {histories.test.n_users:,} of {histories.train.n_users:,} users have interactions on both sides of "
+            f"the temporal cut (split.train_share={split.train_share}), and only they are tested: differences must be "
+            f"large to be told from noise"
+        )
     n_before = ingested["steps"][-1]["kept"]
     counts = dataset_statistics(rows, user_groups.to_pandas())
     what = (
         f"of {counts['n_users']:,} users and {counts['n_items']:,} items with at least {split.core} distinct partners"
     )
-    core = Step(what, len(rows), n_before - len(rows), "fewer partners than split.core")
+    why = "fewer partners than split.core"
+    if split.kind == "temporal":
+        why += ", later than a target of the test, or of users without anything before the cut"
+    core = Step(what, len(rows), n_before - len(rows), why)
     _log_step(core)
     statistics = {
         "dataset": str(dataset),
@@ -108,6 +119,12 @@ def split_leave_one_out(
         "prepared_with": {**described, "raw_files": ingested["raw_files"]},
     }
     return interactions, histories, statistics
+
+
+def _hold_out(interactions: ir.Table, split: Split) -> ir.Table:
+    if split.kind == "temporal":
+        return hold_out_later(interactions, split.train_share, split.validation_users, split.seed)
+    return hold_out(interactions, split.validation_users, split.seed)
 
 
 def _log_step(step: Step) -> None:

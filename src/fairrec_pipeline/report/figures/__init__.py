@@ -12,6 +12,7 @@ from fairrec_pipeline.report.figures.by_group import (
     relative_change,
     repeat_and_new,
     split_values,
+    summary,
     worst_group,
 )
 from fairrec_pipeline.report.figures.over_training import (
@@ -28,7 +29,7 @@ from fairrec_pipeline.report.figures.user_weights import lifts, lifts_over_train
 def draw(evidence: Evidence) -> dict[str, go.Figure]:
     """Every figure of a report by name; those that have nothing to show are left out.
 
-    `relative_change`, `group_values`, `repeat_and_new`, `trade_off` and `learning_curves` are always there.
+    `summary`, `relative_change`, `group_values`, `repeat_and_new`, `trade_off` and `learning_curves` are always there.
 
     Args:
         evidence: the tables of a comparison; of a split with many groups the largest are drawn.
@@ -41,6 +42,7 @@ def draw(evidence: Evidence) -> dict[str, go.Figure]:
     known = {OVERALL, TARGET, ATOMIC, *STANDARD_SPLITS, *quantile, *by_target}
     attributes = [split for split in groups if split not in known]
     figures = {
+        "summary": summary(comparison),
         "relative_change": relative_change(comparison),
         "group_values": group_values(comparison),
         "worst_group": worst_group(comparison),

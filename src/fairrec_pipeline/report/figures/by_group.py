@@ -100,6 +100,43 @@ def worst_group(comparison: pd.DataFrame) -> go.Figure:
     )
 
 
+def summary(comparison: pd.DataFrame) -> go.Figure:
+    """NDCG@20 overall and of the worst group of each arm, with confidence intervals; for any width from 360 pixels.
+
+    Args:
+        comparison: from `comparison.compare_arms`.
+    """
+    figure, colours = go.Figure(), arm_colours(comparison)
+    rows = headline(comparison, (OVERALL, *STANDARD_SPLITS)).set_index(["arm", GROUP])
+    worst = extremes_of_arms(comparison)
+    order = rows.xs(OVERALL, level=GROUP)[VALUE].sort_values(kind="stable").index
+    shown = {"worst group": ({arm: worst[arm].worst_group for arm in order if arm in worst}, "diamond-open")}
+    shown["overall"] = (dict.fromkeys(order, OVERALL), "circle")
+    for name, (groups, symbol) in shown.items():
+        cells = rows.loc[list(groups.items())].reset_index()
+        figure.add_scatter(
+            x=cells[VALUE],
+            y=cells["arm"],
+            error_x=_interval(cells, thickness=2, color="#555555"),
+            mode="markers",
+            marker={
+                "color": [colours[arm] for arm in cells["arm"]],
+                "size": 11,
+                "symbol": symbol,
+                "line": {"width": 2},
+            },
+            name=name,
+            text=[f"{arm}, {group}" for arm, group in groups.items()],
+            hovertemplate="%{text}: %{x:.4f}<extra></extra>",
+        )
+    figure.update_yaxes(categoryorder="array", categoryarray=list(order), tickfont_size=13)
+    figure.update_xaxes(rangemode="tozero", title_text="NDCG@20")
+    finish(figure, "", "", height=130 + 30 * len(order))
+    margin = {"l": 10, "r": 10, "t": 40, "b": 50}
+    legend = {"y": 1.0, "yanchor": "bottom", "traceorder": "reversed"}
+    return figure.update_layout(title=None, margin=margin, legend=legend, yaxis_automargin=True)
+
+
 def repeat_and_new(comparison: pd.DataFrame) -> go.Figure:
     """NDCG@20 of each arm where the target is in the user's history, and where it is not.
 

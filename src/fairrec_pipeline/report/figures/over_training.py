@@ -50,7 +50,7 @@ def learning_curves(curves: pd.DataFrame, trainings: pd.DataFrame, comparison: p
     if curves.empty:
         note(figure, "no history was kept")
     else:
-        level_lines(figure, trainings[trainings["kind"] == UNTRAINED].set_index("arm")[VALIDATION_NDCG])
+        level_lines(figure, trainings[trainings["kind"] == UNTRAINED].set_index("arm")[VALIDATION_NDCG].dropna())
     figure.update_yaxes(rangemode="tozero")
     return finish(figure, "Validation NDCG@20 while training", "star: the epoch that was kept; dotted: untrained arms")
 

@@ -31,7 +31,7 @@ def trade_off(trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
     looks = {
         GRID: ("circle-open", 8, "point of the grid"),
         SEED: ("circle", 11, "seed"),
-        UNTRAINED: ("x", 12, "untrained"),
+        UNTRAINED: ("x", 12, "not trained here"),
     }
     for (arm, kind), rows in tested.groupby(["arm", "kind"], sort=False):
         symbol, size, words = looks[str(kind)]

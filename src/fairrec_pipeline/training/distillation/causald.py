@@ -57,11 +57,7 @@ _PARTS, _TEACHER, _PREDICTOR, _STUDENT = 1, 2, 3, 4
 class DistillationStep(TrainingStep):
     """A training step with the causal target beside the items.
 
-    Args:
-        arguments: those of `TrainingStep`, as are `options`.
-        front_door: the target.
-        how: weight, temperature, samples and positions.
-        seed: of the positions and the x'; draws nothing that ERM draws.
+    The arguments and options are those of `TrainingStep`. Positions and x' depend on the seed; ERM draws neither.
     """
 
     decides_on_host = True
@@ -90,14 +86,9 @@ class DistillationStep(TrainingStep):
         """Gradients of `how.weight temperature^2 sum_r factor_r KL(target_r || student_r)`, exact, in bounded memory.
 
         Args:
-            batch: of the student.
-            losses: its cross-entropies, with its states and output weight.
-            positions: (r,) of the batch.
+            losses: of the student, with its states (n, dim) and output weight (n_items, dim), the two to derive by.
+            positions, factors: (r,) of the batch.
             others: (r, J) positions of the batch whose histories are the x'.
-            factors: (r,).
-
-        Returns:
-            By the states (n, dim) and by the output weight (n_items, dim), float32 or wider.
         """
         states, weight = losses.states, losses.weight
         mediators, histories = self.front_door.mediators(batch), self.front_door.histories(batch)
@@ -130,11 +121,8 @@ def fit_distilled(
     share them. Each teacher may see its users as often as ERM within the budget.
 
     Args:
-        spec: backbone, budget, seed and device of every link, and how the student is taught.
-        data: what all links are trained on.
-        objective: weighs the students' users.
+        objective: weighs the student's users.
         checkpoint: of the student. Those of the other links lie beside it, each under the hash of what decides it.
-        description: label of the progress bars.
 
     Returns:
         The student. Its history starts when its teachers are ready: `seconds` counts from the start of the first
@@ -176,12 +164,9 @@ class _Chain:
         self.spec, self.data, self.checkpoint, self.device = spec, data, checkpoint, resolve_device(spec.device)
         self.how: Causald = spec.objective.options  # type: ignore[assignment]
         # what decides teachers and predictor, whatever the student makes of them
+        of_student = checkpoint.identity if checkpoint else {}
         self._identity = {
-            **{
-                name: value
-                for name, value in (checkpoint.identity if checkpoint else {}).items()
-                if name != "parameters"
-            },
+            **{name: value for name, value in of_student.items() if name != "parameters"},
             "histories": _fingerprint(data),
             "model": dict(vars(spec.model)),
             "train": {**vars(spec.train), "checkpoint_seconds": None},
@@ -190,11 +175,7 @@ class _Chain:
         }
 
     def fit_teachers(self, description: str) -> list[Fitted]:
-        """The reference, which sees all users, and then the T teachers; the reference alone where T is 1.
-
-        Raises:
-            OptionError: more teachers than users.
-        """
+        """The reference, which sees all users, and then the T teachers; the reference alone where T is 1."""
         spec, how, trainings = self.spec, self.how, list[Fitted]()
         for number, users in enumerate(users_of_teachers(self.data.train, how, spec.seed)):
             reference = trainings[0].weights if trainings else None
@@ -205,40 +186,28 @@ class _Chain:
             if reference:
                 of_teacher = of_teacher.model_copy(update={"seed": _seed_of(spec.seed, number, 0, _TEACHER)})
             which = {"teacher": [number, how.teachers, how.n_teachers] if reference else 0}
-            trainings.append(
-                fit(
-                    of_teacher,
-                    TrainingData(part_of(self.data.train, users), self.data.validation, None),
-                    Erm(),
-                    self._kept(f"teacher-{number}", which),
-                    description=f"{description} teacher {number}".strip(),
-                    frozen={name: reference[name] for name in self._shared} if reference else None,
-                )
-            )
+            data = TrainingData(part_of(self.data.train, users), self.data.validation, None)
+            kept, label = self._kept(f"teacher-{number}", which), f"{description} teacher {number}".strip()
+            frozen = {name: reference[name] for name in self._shared} if reference else None
+            trainings.append(fit(of_teacher, data, Erm(), kept, description=label, frozen=frozen))
         return trainings
 
     def fit_predictor(self, front_door: FrontDoor) -> float:
         """Train the predictor and give it to the front door; returns the seconds it took.
 
         Its checkpoint is written at the end: it is short, and one that was killed starts again.
-
-        Raises:
-            DivergenceError: a loss is not finite.
         """
         how, train, seed = self.how, self.spec.train, self.spec.seed
         options = [how.teachers, how.n_teachers, how.positions, how.predictor_epochs]
         checkpoint = self._kept("predictor", {"predictor": options})
         torch.manual_seed(_seed_of(seed, 0, 0, _PREDICTOR))
-        predictor = Predictor(front_door.output_weight.shape[1])
+        front_door.predictor = predictor = Predictor(front_door.output_weight.shape[1]).to(self.device)
         snapshot = checkpoint.load() if checkpoint else None
         if checkpoint and snapshot:
             with checkpoint.reading():
-                predictor.load_state_dict(snapshot.section("predictor"))
-                seconds = float(snapshot.description["seconds"])
-            front_door.predictor = predictor.to(self.device).requires_grad_(False)
-            return seconds
+                predictor.requires_grad_(False).load_state_dict(snapshot.section("predictor"))
+                return float(snapshot.description["seconds"])
         begun = time.monotonic()
-        front_door.predictor = predictor.to(self.device)
         optimizer = torch.optim.Adam(predictor.parameters(), lr=train.learning_rate, fused=True)
         histories, head = self.data.train, SoftmaxHead()
         batches = Batches(histories, max_length=self.spec.model.max_length, device=self.device)
@@ -269,9 +238,8 @@ class _Chain:
     @property
     def _shared(self) -> tuple[str, ...]:
         """What all teachers take from the reference: with one output embedding, the states of any two say the same."""
-        if self.spec.model.tied_embeddings:
-            return ("item_embedding.weight",)
-        return "item_embedding.weight", "output_embedding.weight"
+        tables = "item_embedding.weight", "output_embedding.weight"
+        return tables[:1] if self.spec.model.tied_embeddings else tables
 
     def _kept(self, link: str, which: Mapping[str, Any]) -> Checkpoint | None:
         """The checkpoint of a link, named after the hash of what decides it."""
@@ -303,22 +271,17 @@ def users_of_teachers(train: Histories, how: Causald, seed: int) -> list[np.ndar
 
 def part_of(sequences: Histories, users: np.ndarray) -> Histories:
     """The training histories of some users (ascending indices), with the catalogue of all."""
-    inside = np.zeros(sequences.n_users, dtype=bool)
-    inside[users] = True
-    offsets = np.concatenate([[0], np.cumsum(sequences.lengths[users])]).astype(np.int64)
-    return Histories(
-        sequences.users[users], sequences.catalogue, sequences.items[inside[sequences.event_users]], offsets
-    )
+    inside = np.isin(sequences.event_users, users)
+    offsets = np.append(0, np.cumsum(sequences.lengths[users]))
+    return Histories(sequences.users[users], sequences.catalogue, sequences.items[inside], offsets)
 
 
 def _fingerprint(data: TrainingData) -> str:
     """SHA-256 of what a training reads of its histories."""
     train, validation = data.train, data.validation
-    assert validation.targets is not None  # only evaluation histories have targets
-    arrays = (train.items, train.offsets, validation.items, validation.offsets, validation.targets)
     digest = hashlib.sha256(str(train.n_items).encode())
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
+    for array in (train.items, train.offsets, validation.items, validation.offsets, validation.targets):
+        digest.update(np.asarray(array, dtype=np.int64).tobytes())
     return digest.hexdigest()
 
 

@@ -8,7 +8,7 @@ P(x') is that of a batch of users. Our reconstruction (METHODS: causald); see do
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,10 +26,7 @@ LOGITS_AT_ONCE = 2**22
 class Predictor(nn.Module):
     """P(y | m, x'): a mediator, corrected by a hidden layer that sees both, scored by the shared output embedding.
 
-    The correction starts at 0, so an untrained predictor says what the teacher says.
-
-    Args:
-        dim: width of a state and of an item embedding.
+    The correction starts at 0, so an untrained predictor says what the teacher says. `dim` is the width of a state.
     """
 
     def __init__(self, dim: int) -> None:
@@ -88,20 +85,13 @@ class FrontDoor:
         Returns:
             (r, n_items) distributions.
         """
+        states = list(mediators)
+        if self.predictor is not None and histories.shape[1]:
+            states = [self.predictor(of_teacher, others) for of_teacher in mediators for others in histories.unbind(1)]
         total = mediators.new_zeros(mediators.shape[1], len(self.output_weight))
-        states = list(self._states(mediators, histories))
         for state in states:
             total += torch.softmax(torch.mm(state, self.output_weight.T).div_(temperature), dim=1)
         return total.div_(len(states))
-
-    def _states(self, mediators: Tensor, histories: Tensor) -> Iterator[Tensor]:
-        """(r, dim) states whose softmaxes are averaged."""
-        for of_teacher in mediators:
-            if self.predictor is None or histories.shape[1] == 0:
-                yield of_teacher
-                continue
-            for others in histories.unbind(1):
-                yield self.predictor(of_teacher, others)
 
 
 def predictor_loss_gradients(
@@ -109,9 +99,7 @@ def predictor_loss_gradients(
 ) -> float:
     """Backpropagate the predictor's mean cross-entropy where a history and its mediator belong together; returns it.
 
-    Args:
-        positions: (r,) of the batch.
-        teachers: (r,) whose mediator each position takes.
+    Each of the r positions of the batch takes the mediator of one of the `teachers` (r,).
     """
     assert front_door.predictor is not None  # what is trained
     assert batch.targets is not None

@@ -1,0 +1,112 @@
+"""`python -m benchmarks.launches`: what a recorded step of the published job launches, counted without a GPU.
+
+The step runs on torch's `meta` device, whose tensors have no values, and takes the branches of CUDA there. Autocast and
+the fused dropout of CUDA are imitated. Counted is every operator that computes something; views and empty tensors are
+nothing. Most are one kernel; a sort, a scan, an attention or a product may be several, so a profile on a GPU says a
+little more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.jobs import LOSSES
+from benchmarks.workloads import PUBLISHED
+from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.models.sasrec import SASRec
+from fairrec_pipeline.models.softmax_head import SoftmaxHead
+from fairrec_pipeline.objectives import make_objective
+from fairrec_pipeline.objectives.base import Population
+from fairrec_pipeline.training.batches import Batches
+from fairrec_pipeline.training.cuda_graphs import GraphRunner
+from fairrec_pipeline.training.step import TrainingStep
+
+_NOTHING = (
+    "empty", "new_empty", "detach", "alias", "_unsafe_view", "lift_fresh", "is_same_size", "set_", "resize",
+    "_record_function", "promote_types",
+)  # fmt: skip
+"""Beginnings of the names of operators that launch nothing."""
+
+
+class Launches(TorchDispatchMode):
+    """Counts operators that compute something, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        name = func.overloadpacket.__name__
+        if not func.is_view and not name.startswith(_NOTHING):
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def step_launches(loss: str = "erm", *, sizes: dict[str, Any] | None = None, n_items: int = 17_803) -> Counter[str]:
+    """Operators of a recorded step by name, with the optimiser's as one.
+
+    Args:
+        loss: of `LOSSES`, one that needs no groups.
+        sizes: of the backbone; None for the published ones.
+        n_items: of the catalogue.
+    """
+    backbone, batch_size = sizes or PUBLISHED, 128
+    rng, lengths = np.random.default_rng(0), np.full(200, 12)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    train = Histories(np.arange(200), np.arange(n_items), rng.integers(0, n_items, size=offsets[-1]), offsets)
+    path, options = LOSSES[loss]
+    device = torch.device("meta")
+    counting = Launches()
+    with (
+        mock.patch.object(torch, "autocast", _Autocast),
+        mock.patch.object(functional, "dropout", lambda x, rate: torch.native_dropout(x, rate, True)[0]),
+    ):
+        model = SASRec(n_items, **backbone).to(device).train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
+        optimizer.step = lambda *_: None  # type: ignore[assignment, method-assign]
+        objective = make_objective(path, Population(torch.ones(n_items, dtype=torch.int64)), options)
+        step = TrainingStep(model, optimizer, objective, None, bf16=True, head=SoftmaxHead(chunk=n_items))
+        batches = Batches(train, max_length=backbone["max_length"], device=device)
+        runner = GraphRunner(step, batches, {}, (4, batch_size))
+        runner._cut([1600] * 4)
+        runner.launch(1600, 0)  # what is made at first use
+        with counting:
+            runner.launch(1600, 1)
+    counting.counts["fused Adam"] = 1
+    return counting.counts
+
+
+class _Autocast(TorchFunctionMode):
+    """Linear layers in bfloat16, as autocast has them, for `torch.autocast`."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is functional.linear:
+            args = [x.bfloat16() for x in args]
+        return func(*args, **(kwargs or {}))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.launches", description=__doc__)
+    parser.add_argument("--loss", default="erm", choices=("erm", "cvar"))
+    counts = step_launches(parser.parse_args(arguments).loss)
+    for name, count in counts.most_common():
+        print(f"{count:4} {name}")
+    print(f"launches={counts.total()}")
+    print(json.dumps(dict(counts)))
+
+
+if __name__ == "__main__":
+    main()

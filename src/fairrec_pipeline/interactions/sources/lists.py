@@ -1,0 +1,116 @@
+"""What a user names for recommendations: files of items, and files of histories of users of whom nothing was known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+
+from fairrec_pipeline.errors import DataError
+from fairrec_pipeline.interactions.columns import FILE_ROW, ITEM, TIMESTAMP, USER
+from fairrec_pipeline.interactions.sources.delimited import column_names
+from fairrec_pipeline.interactions.sources.raw_files import located, readable
+from fairrec_pipeline.interactions.sources.table import read_columns
+from fairrec_pipeline.interactions.sources.values import blank_to_null, id_text, ids, times
+from fairrec_pipeline.interactions.streams import stream_histories
+from fairrec_pipeline.parameters.datasets import Csv
+
+_TABLES = (".csv", ".tsv", ".parquet", ".pq", ".gz")
+_HINT = "Write the file with the columns {}"
+
+
+def read_items(folder: Path, name: str, item_type: type[int] | type[str]) -> list[Any]:
+    """Item ids of a file.
+
+    Args:
+        folder: of the data.
+        name: of the file. CSV, TSV and Parquet have a column item_id; any other file has one id a line.
+        item_type: type of the ids.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, names no item, or has ids of another type.
+    """
+    path = located(folder, name)
+    if path.suffix.lower() in _TABLES:
+        table = read_columns(folder, name, [ITEM], _HINT.format(ITEM), csv=Csv())[0]
+    else:
+        with readable(path):
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        table = ibis.memtable({ITEM: lines}, schema={ITEM: "string"})
+    with readable(path):
+        items = blank_to_null(id_text(table[ITEM], ITEM, path))
+        typed = _typed(table.select(**{ITEM: items}).drop_null(), item_type, path)
+        listed: list[Any] = typed.distinct().order_by(ITEM).to_pyarrow()[ITEM].to_pylist()
+    if not listed:
+        message = f"{path} names no item. Write one id a line, or leave the file out"
+        raise DataError(message)
+    return listed
+
+
+def read_histories(folder: Path, name: str, item_type: type[int] | type[str]) -> Iterator[tuple[Any, list[Any]]]:
+    """Users, ascending, with the items of their histories, oldest first.
+
+    Args:
+        folder: of the data.
+        name: of a CSV, TSV or Parquet file with the columns user_id and item_id, and timestamp where the rows are not
+            in the order of time. A row without an item stands for a user without a history.
+        item_type: type of the item ids.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, a row has no user, or a time that cannot be read.
+    """
+    path = located(folder, name)
+    timed = TIMESTAMP in column_names(path, [USER, ITEM])
+    columns = [USER, ITEM, *([TIMESTAMP] if timed else [])]
+    rows = read_columns(folder, name, columns, _HINT.format(f"{USER}, {ITEM} and, if need be, {TIMESTAMP}"), csv=Csv())[
+        0
+    ]
+    with readable(path):
+        values = {column: blank_to_null(rows[column]) for column in columns}
+        rows = rows.select(**values, **{FILE_ROW: rows[FILE_ROW]}).cache()
+        histories = rows.select(
+            **{
+                USER: ids(rows[USER], USER, path),
+                ITEM: blank_to_null(id_text(rows[ITEM], ITEM, path)),
+                TIMESTAMP: times(rows[TIMESTAMP], None, None).values if timed else rows[FILE_ROW],
+                FILE_ROW: rows[FILE_ROW],
+            }
+        )
+        _refuse_gaps(histories, path)
+        return stream_histories(_typed(histories, item_type, path).order_by(USER, TIMESTAMP, FILE_ROW))
+
+
+def _refuse_gaps(histories: ir.Table, path: Path) -> None:
+    no_time = histories[TIMESTAMP].isnull() & histories[ITEM].notnull()
+    counts = histories.agg(n=histories.count(), users=histories[USER].isnull().sum(), times=no_time.sum())
+    n, n_without_user, n_without_time = counts.to_pandas().fillna(0).iloc[0].astype(int)
+    if n == 0:
+        message = f"{path} has no rows. Write one row an interaction, and one without an item for a new user"
+        raise DataError(message)
+    if n_without_user or n_without_time:
+        what = (
+            f"{n_without_user} rows without a user"
+            if n_without_user
+            else f"{n_without_time} rows whose time cannot be read"
+        )
+        message = f"{path} has {what} among its {n} rows. Correct or remove them"
+        raise DataError(message)
+
+
+def _typed(table: ir.Table, item_type: type[int] | type[str], path: Path) -> ir.Table:
+    """The table with its texts of items as ids of the model's type; the ids of a model are all of one type."""
+    if item_type is str:
+        return table
+    numbers = table.mutate(number=table[ITEM].try_cast("int64"))
+    wrong = numbers.filter(numbers[ITEM].notnull() & numbers["number"].isnull())
+    examples = wrong.select(ITEM).distinct().order_by(ITEM).limit(3).to_pyarrow()[ITEM].to_pylist()
+    if examples:
+        shown = ", ".join(map(repr, examples))
+        message = (
+            f"{path} has item ids such as {shown}, and those of the model are whole numbers. Correct or remove them"
+        )
+        raise DataError(message)
+    return numbers.mutate(**{ITEM: numbers["number"]}).drop("number")

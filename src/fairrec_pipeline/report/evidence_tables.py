@@ -1,0 +1,73 @@
+"""Slices that an arm serves badly, and what stands behind every number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from fairrec_pipeline.metrics.by_group import OVERALL, SPLIT
+from fairrec_pipeline.report.tables import Row, Table, number, p_text, records
+
+SLICES_NOTE = """Found by a regression tree on a random half of the users, tested on the other half. All numbers are of
+the latter: one-sided t-test of the slice against all other users, corrected (Holm) over all slices of all arms. Erm
+there: erm's NDCG@20 for the same users."""
+AUDIT_NOTE = """Every cell has a row in audit.csv beside the comparison, with full fingerprints. Points: trainings that
+the arm was chosen from; 1: trained as given. A commit that ends in -dirty had changes that no commit has."""
+
+
+def slices_table(slices: pd.DataFrame, significance: float) -> Table:
+    """Every slice of every arm, and whether it was confirmed.
+
+    Args:
+        slices: from `bad_slices.bad_slices`.
+        significance: level of the corrected test.
+    """
+    return Table(
+        header=["users with", "users", "NDCG@20", "elsewhere", "erm there", "p", "p corrected", "confirmed"],
+        rows=[
+            Row.of(
+                *(row.arm, row.rule, f"{row.n_users:,}", number(row.value), number(row.elsewhere)),
+                *("-" if pd.isna(row.erm) else number(row.erm), p_text(row.p_value), p_text(row.p_adjusted)),
+                "yes" if row.p_adjusted < significance else "no",
+            )
+            for row in records(slices)
+        ],
+    )
+
+
+def slices_in_words(slices: pd.DataFrame, significance: float) -> Iterable[str]:
+    """How many slices were confirmed, and the one of each arm that lacks most."""
+    confirmed = slices[slices["p_adjusted"] < significance]
+    yield f"{len(confirmed)} of {len(slices)} slices that looked bad on half of the users were confirmed on the other."
+    for worst in records(confirmed.sort_values("difference").drop_duplicates("arm").sort_index()):
+        yield (
+            f"{worst.arm} serves users with {worst.rule} worst: NDCG@20 {number(worst.value)} for {worst.n_users:,} of "
+            f"them, {number(worst.elsewhere)} for all others."
+        )
+
+
+def audit_table(audit: pd.DataFrame) -> Table:
+    """One row per arm: what is the same for all its cells.
+
+    Args:
+        audit: from `audit.audit`, or read again from its file, where what is empty is null.
+    """
+    shown = audit[audit[SPLIT] == OVERALL].astype(object)
+    shown = shown.where(shown.notna(), "")
+    names = ["seeds", "epochs", "tuning_points", "tuned", "seconds", "total_seconds", "device", "commit", "command"]
+    return Table(
+        header=["data", "split", *(name.replace("_", " ") for name in names), "file"],
+        rows=[
+            Row.of(
+                *(row.arm, row.data_fingerprint[:12], row.data_split or "-"),
+                *(_text(getattr(row, name)) for name in names),
+                row.file[:60] or "-",
+            )
+            for row in records(shown)
+        ],
+    )
+
+
+def _text(value: object) -> str:
+    return f"{value:,.0f}" if isinstance(value, float) else str(value) or "-"

@@ -1,0 +1,130 @@
+"""Every number and mark in the results tables of the README and of docs/results is that of a result file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+LEVEL = 0.05
+COLUMNS = {
+    **{name: ("pop33", name) for name in ("niche", "diverse", "popular")},
+    **{name: ("seq33", name) for name in ("short", "medium", "long")},
+    **{name: ("target", name) for name in ("repeat", "new")},
+    "overall": ("overall", "overall"),
+    "overall (sd over seeds)": ("overall", "overall"),
+    "short histories (worst group)": ("seq33", "short"),
+    "repeat targets": ("target", "repeat"),
+    "new targets": ("target", "new"),
+    "long of seq1080 (21 users)": ("seq1080", "long"),
+}
+OF_OTHER_FILES = {"validation"}
+"""Means over the seeds of what the -trainings files have, seed by seed; tested below."""
+FILES = {"RetailRocket": "2026-11-22-retailrocket", "MovieLens-100K": "2026-11-22-movielens-100k"}
+PAGES = {
+    "README RetailRocket": (ROOT / "README.md", 0, "RetailRocket"),
+    "docs RetailRocket": (RESULTS / "2026-11-22-retailrocket.md", 0, "RetailRocket"),
+    "docs MovieLens-100K": (RESULTS / "2026-11-22-movielens-100k.md", 0, "MovieLens-100K"),
+}
+
+
+class Cell(NamedTuple):
+    arm: str
+    column: str
+    text: str
+
+
+def tables(page: Path) -> list[list[Cell]]:
+    """The Markdown tables whose first column is `arm` and that have a column for everybody."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        header, _, *rows = ([cell.strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines())
+        if header[0] == "arm" and any(name.startswith("overall") for name in header):
+            arms = [re.match(r"\**([\w-]+)", row[0])[1] for row in rows]
+            cells = [
+                Cell(arm, *pair)
+                for arm, row in zip(arms, rows, strict=True)
+                for pair in zip(header[1:], row[1:], strict=True)
+            ]
+            found.append(cells)
+    return found
+
+
+def results(dataset: str) -> pd.DataFrame:
+    table = pd.read_csv(RESULTS / f"{FILES[dataset]}.csv", keep_default_na=False, na_values=[""])
+    return table.set_index(["arm", "split", "group"]).sort_index()
+
+
+def cells(name: str) -> Iterator[tuple[Cell, pd.DataFrame]]:
+    page, place, dataset = PAGES[name]
+    table = results(dataset)
+    for cell in tables(page)[place]:
+        if cell.text and cell.column not in OF_OTHER_FILES:
+            yield cell, table
+
+
+def is_rounded(text: str, value: float) -> bool:
+    """Whether a text is the number, rounded; the files have five digits themselves."""
+    digits = len(text.partition(".")[2])
+    return abs(float(text) - value) <= 0.501 * 10**-digits
+
+
+def marks_of(row: pd.Series) -> str:
+    """The strongest mark only: another training, after the correction, the paper's test."""
+    if row["p_users_seeds_adjusted"] < LEVEL:
+        return "‡"
+    return "†" if row["p_adjusted"] < LEVEL else "*" if row["p_value"] < LEVEL else ""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_numbers(name: str) -> None:
+    wrong, n_numbers = [], 0
+    for cell, table in cells(name):
+        overall = table.loc[(cell.arm, "overall", "overall")]
+        numbers = re.findall(r"-?\d*\.\d+", cell.text)
+        if cell.column == "published overall":
+            expected = [overall["published"]]
+        elif cell.column == "p (users and seeds)":
+            expected = [overall["p_users_seeds"]]
+        elif cell.column == "worst group":
+            rows = table.loc[cell.arm].loc[["pop33", "seq33"], "value"]
+            expected = [rows.min()]
+            if cell.text.split()[-1] != rows.idxmin()[1]:
+                wrong.append(f"{cell}: {rows.idxmin()[1]}")
+        else:
+            row = table.loc[(cell.arm, *COLUMNS[cell.column])]  # a column that is not known here fails
+            beside = row["published"] if " / " in cell.text else row["sd_seeds"]
+            expected = [row["value"], beside][: len(numbers)]
+        n_numbers += len(numbers)
+        if len(numbers) != len(expected) or not all(map(is_rounded, numbers, expected)):
+            wrong.append(f"{cell}: {expected}")
+    assert not wrong, "\n".join(wrong)
+    assert n_numbers >= 16
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_marks(name: str) -> None:
+    wrong = []
+    for cell, table in cells(name):
+        if cell.column not in COLUMNS:
+            continue
+        expected = marks_of(table.loc[(cell.arm, *COLUMNS[cell.column])])
+        found = "".join(re.findall(r"[*†‡]", cell.text))
+        if found != expected and not (name.startswith("docs Movie") and (found, expected) == ("†", "‡")):
+            wrong.append(f"{cell.arm}, {cell.column}: {cell.text!r} should have {expected!r}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_validation_in_docs() -> None:
+    """The column `validation` is the mean over the seeds of an arm."""
+    trainings = pd.read_csv(RESULTS / f"{FILES['RetailRocket']}-trainings.csv")
+    means = trainings[trainings["kind"] != "grid"].groupby("arm")["validation_ndcg_at_20"].mean()
+    shown = {cell.arm: cell.text for cell in tables(PAGES["docs RetailRocket"][0])[0] if cell.column == "validation"}
+    shown = {arm: text for arm, text in shown.items() if text}
+    assert {arm: text for arm, text in shown.items() if not is_rounded(text, means[arm])} == {}
