@@ -29,5 +29,7 @@ def test_the_python_examples(folder: Path, capsys: pytest.CaptureFixture[str]) -
 def test_the_request_and_the_fields() -> None:
     (body,) = re.findall(r"-d '(.*?)'", PAGE)
     assert len(Queries[int].model_validate_json(body).inputs) == len(json.loads(body)["inputs"]) == 2
-    described = re.findall(r"^\| `(\w+)` \|", PAGE.split("An answer has")[0], flags=re.MULTILINE)
+    described = re.findall(
+        r"^\| `(\w+)` \|", PAGE.split("## A request and its answer")[1].split("An answer has")[0], flags=re.MULTILINE
+    )
     assert described == list(Query.model_fields)

@@ -17,10 +17,10 @@ class TerminalTable:
 
     @hook_impl
     def after_node_run(self, catalog: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-        if "comparison" in inputs and "report_html" in outputs:
+        if "report_html" in outputs:
             from fairrec_pipeline.report.page import comparison_table
 
-            table = comparison_table(inputs["comparison"], inputs["params:evaluate"].significance)
+            table = comparison_table(inputs["evidence"].comparison, inputs["params:evaluate"].significance)
             self._text = f"{table}\n\nThe report: {_path_of(catalog['report_html'])}"
 
     @hook_impl
