@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,22 @@ def no_run_left_open() -> Iterator[None]:
     if mlflow := sys.modules.get("mlflow"):
         while mlflow.active_run():
             mlflow.end_run()
+
+
+@pytest.fixture
+def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one an epoch that is trained in this process."""
+    from fairrec_pipeline.training import fit as fit_module  # torch only where a test trains
+
+    trained: list[int] = []
+    run_epoch = fit_module._Training.run_epoch
+
+    def counted(training: Any) -> Any:
+        trained.append(1)
+        return run_epoch(training)
+
+    monkeypatch.setattr(fit_module._Training, "run_epoch", counted)
+    return trained
 
 
 @pytest.fixture(autouse=True)

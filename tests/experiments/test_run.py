@@ -24,7 +24,6 @@ from fairrec_pipeline.experiments.executors import LocalExecutor
 from fairrec_pipeline.experiments.grid import best_point
 from fairrec_pipeline.experiments.run import run
 from fairrec_pipeline.interactions.prepared import PreparedData
-from fairrec_pipeline.training import fit as fit_module
 from fairrec_pipeline.training.divergence import DivergenceError
 from fairrec_pipeline.training.fit import fit
 from tests.worlds import N_ITEMS, TRAIN, prepared_data, spec_of
@@ -82,20 +81,6 @@ class Session:
     def table(self) -> dict[tuple[str, int | None], pd.DataFrame]:
         """Newest metrics by arm and seed."""
         return {(record.arm, record.seed): record.user_metrics for record in store_at(self.folder).records()}
-
-
-@pytest.fixture
-def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one an epoch that is trained in this process."""
-    trained: list[int] = []
-    run_epoch = fit_module._Training.run_epoch
-
-    def counted(training: Any) -> Any:
-        trained.append(1)
-        return run_epoch(training)
-
-    monkeypatch.setattr(fit_module._Training, "run_epoch", counted)
-    return trained
 
 
 def assert_same(table: dict[Any, pd.DataFrame], other: dict[Any, pd.DataFrame]) -> None:

@@ -14,7 +14,6 @@ from kedro.runner import ThreadRunner
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.comparison.selection import IncomparableArmsError
 from fairrec_pipeline.errors import FairrecError
-from fairrec_pipeline.training import fit as fit_module
 
 SMALL = {"small": {"arms": ["erm", "cvar"], "seeds": 1, "tune": False}}
 
@@ -29,20 +28,6 @@ def store(project: Path) -> ArmStore:
     folders = (project / "data" / name / "synthetic" for name in ("06_models", "07_model_output"))
     models, outputs = map(str, folders)
     return ArmStore(models, outputs, f"{models}/trials")
-
-
-@pytest.fixture
-def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one an epoch that is trained in this process."""
-    trained: list[int] = []
-    run_epoch = fit_module._Training.run_epoch
-
-    def counted(training: Any) -> Any:
-        trained.append(1)
-        return run_epoch(training)
-
-    monkeypatch.setattr(fit_module._Training, "run_epoch", counted)
-    return trained
 
 
 def test_an_arm_on_other_data_stops_a_comparison_before_anything_is_trained(project: Path, epochs: list[int]) -> None:
