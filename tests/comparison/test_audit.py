@@ -11,7 +11,8 @@ from fairrec_pipeline.comparison.audit import audit
 from fairrec_pipeline.comparison.comparison import compare_arms
 from fairrec_pipeline.comparison.trainings import trainings
 from fairrec_pipeline.experiments.train_arm import _card
-from fairrec_pipeline.report.evidence_tables import audit_table
+from fairrec_pipeline.report.audit_tables import audit_table
+from fairrec_pipeline.report.evidence import Evidence
 from tests.worlds import EVALUATE, STATISTICS, compared_groups, prepared_data, record_at, spec_of, with_parts
 
 
@@ -41,9 +42,9 @@ def test_a_row_for_every_cell_with_what_its_arm_says(tmp_path):
     assert cvar["seconds"] == 10
     assert cvar["total_seconds"] == 2 * 10 + 2 * 7
     table.to_csv(tmp_path / "audit.csv", index=False)
-    again = audit_table(pd.read_csv(tmp_path / "audit.csv"))
+    again = audit_table(Evidence(comparison, audit=pd.read_csv(tmp_path / "audit.csv")))
     assert [[cell.text for cell in row.cells] for row in again.rows] == [
-        [cell.text for cell in row.cells] for row in audit_table(table).rows
+        [cell.text for cell in row.cells] for row in audit_table(Evidence(comparison, audit=table)).rows
     ]
     recency = table[table["arm"] == "recency"].iloc[0]
     assert recency[["seeds", "command", "commit", "device", "file"]].tolist() == [""] * 5

@@ -20,6 +20,7 @@ from fairrec_pipeline.comparison.selection import IncomparableArmsError
 from fairrec_pipeline.interactions.histories import evaluation_histories, training_histories
 from fairrec_pipeline.metrics.ranking import user_metrics
 from fairrec_pipeline.pipelines.compare import create_pipeline, create_table1_pipeline
+from fairrec_pipeline.report.evidence import Evidence
 from fairrec_pipeline.report.verdict import verdict
 from tests.worlds import EVALUATE, N_ITEMS, N_USERS, STATISTICS, interactions, record_of, user_groups, with_parts
 
@@ -103,7 +104,7 @@ def test_a_file_of_another_system_is_an_arm(inputs, tmp_path):
     assert "*theirs* (foreign)" in outputs["report_markdown"]
     assert "theirs <small>foreign</small>" in outputs["report_html"].replace("</th>", "")
     assert "theirs: NDCG@20" in outputs["report_markdown"]
-    assert "theirs" not in " ".join(verdict(outputs["comparison_csv"], significance=0.05))
+    assert "theirs" not in " ".join(verdict(Evidence(outputs["comparison_csv"])))
     coverage = outputs["comparison_csv"].query("arm == 'theirs' and metric == 'coverage_at_20' and split == 'overall'")
     assert coverage["value"].tolist() == [20 / N_ITEMS]
     assert "What the lists do to the items" in outputs["report_markdown"]

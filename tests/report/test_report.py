@@ -138,7 +138,7 @@ def test_every_arm_is_in_every_form(evidence, subject, drawn):
     for text in (
         markdown_report(evidence, subject),
         html_report(evidence, subject, drawn),
-        comparison_table(evidence.comparison),
+        comparison_table(evidence),
     ):
         for arm in ("erm", "cb", "gdro-pop33", "cvar", "recency", "popularity"):
             assert arm in text
@@ -222,7 +222,7 @@ def test_figures_of_a_training_show_its_numbers(all_drawn):
 
 
 def test_losing_to_recency_is_said_in_words(comparison):
-    words = " ".join(findings(comparison, significance=0.05))
+    words = " ".join(findings(Evidence(comparison)))
     assert re.search(
         r"gdro-pop33 \(0\.50\d+\), erm \(0\.50\d+\), cb \(0\.4[56]\d+\) are worse overall than recency", words
     )
@@ -230,17 +230,16 @@ def test_losing_to_recency_is_said_in_words(comparison):
 
 
 def test_one_loser_and_only_losers():
-    one = findings(compare([record_at(0.5, "erm"), record_at(0.6, "recency", None)]), significance=0.05)[0]
+    one = findings(Evidence(compare([record_at(0.5, "erm"), record_at(0.6, "recency", None)])))[0]
     assert re.match(r"erm \(0\.\d+\) is worse overall than recency \(0\.\d+\), which was not trained\.", one)
-    every = findings(
-        compare([record_at(0.5, "erm"), record_at(0.55, "cvar"), record_at(0.6, "recency", None)]), significance=0.05
-    )
+    losers = [record_at(0.5, "erm"), record_at(0.55, "cvar"), record_at(0.6, "recency", None)]
+    every = findings(Evidence(compare(losers)))
     assert re.match(r"Every trained arm is worse overall than recency .*: cvar \(.*\), erm", every[0])
     assert every[1] == "In every group of pop33, seq33 and target an untrained arm beats every trained one."
 
 
 def test_worse_and_better_than_erm_are_said_alike(comparison):
-    words = findings(comparison, significance=0.05)
+    words = findings(Evidence(comparison))
     better = next(sentence for sentence in words if sentence.startswith("Better than erm"))
     worse = next(sentence for sentence in words if sentence.startswith("Worse than erm"))
     assert "cvar (+" in better
@@ -256,7 +255,7 @@ def test_the_report_says_beside_a_star_what_another_training_would_not_repeat():
         for seed, pair in enumerate(values)
         for level, name in zip(pair, ("erm", "cvar"), strict=True)
     ]
-    words = findings(compare(runs), significance=0.05)
+    words = findings(Evidence(compare(runs)))
     assert words[0].startswith("Better than erm overall, over users and also after the correction: cvar")
     assert words[1].startswith("Different from erm overall for another training too, over users and seeds")
     assert words[1].endswith("after the correction: none.")
@@ -272,11 +271,11 @@ def test_untrained_arms_alone(subject):
     alone = gather([record_at(0.4, "recency", None)])
     assert "No arm was trained" in markdown_report(alone, dataclasses.replace(subject, runs=[]))
     assert set(draw(alone)) >= ALWAYS
-    assert "(recency)" in comparison_table(alone.comparison)
+    assert "(recency)" in comparison_table(alone)
 
 
 def test_best_and_second_are_of_the_trained_arms(comparison):
-    cells = {row.arm: row.cells[0] for row in group_table(comparison, ["overall"], significance=0.05).rows}
+    cells = {row.arm: row.cells[0] for row in group_table(Evidence(comparison), "overall").rows}
     assert cells["cvar"].best
     assert cells["gdro-pop33"].second
     assert not cells["recency"].second
@@ -302,7 +301,7 @@ def test_a_group_lost_to_an_untrained_arm_is_named():
     recency = record_at(0.4, "recency", None)
     strong_on_repeats = recency.user_metrics["ndcg_at_20"] + 0.4 * recency.user_metrics["repeat_target"]
     recency = with_parts(recency, user_metrics=metrics_of(strong_on_repeats.to_numpy()))
-    words = " ".join(findings(compare([record_at(0.6, "erm"), recency]), significance=0.05))
+    words = " ".join(findings(Evidence(compare([record_at(0.6, "erm"), recency]))))
     assert re.search(
         r"beats every trained one: repeat of target \(recency 0\.\d+, best trained arm erm 0\.\d+\)\.", words
     )
@@ -316,7 +315,7 @@ def test_parameters_that_differ_are_columns(evidence, subject):
 
 
 def test_published_is_beside_ours_in_units_of_its_noise(comparison):
-    tables = paper_tables(comparison, "retailrocket")
+    tables = paper_tables(Evidence(comparison), "retailrocket")
     assert list(tables) == ["Table 2", "Table 3", "Table 4"]
     table = tables["Table 2"]
     assert table.splits == [("pop33", 4), ("pop2060", 4), ("pop1080", 4)]
@@ -328,11 +327,11 @@ def test_published_is_beside_ours_in_units_of_its_noise(comparison):
     assert cells["ipw"][0].text == "- / 0.214"  # not trained here
     assert cells["recency"][0].text.startswith("0.5")
     assert {"gdro-pop33", "gdro-seq33"} <= {row.arm for row in tables["Table 4"].rows}
-    assert paper_tables(comparison, "synthetic") == {}
+    assert paper_tables(Evidence(comparison), "synthetic") == {}
 
 
 def test_one_colour_per_arm_and_grey_for_the_untrained(comparison):
-    colours = arm_colours(comparison)
+    colours = arm_colours(Evidence(comparison))
     assert len(set(colours.values())) == 6
     for arm in ("recency", "popularity"):
         red, green, blue = (colours[arm][start : start + 2] for start in (1, 3, 5))
@@ -340,7 +339,7 @@ def test_one_colour_per_arm_and_grey_for_the_untrained(comparison):
 
 
 def test_a_method_has_the_colour_of_its_row(comparison):
-    colours = arm_colours(comparison)
+    colours = arm_colours(Evidence(comparison))
     assert {arm: colours[arm] for arm in ("erm", "cb", "cvar")} == {a: METHODS[a].colour for a in ("erm", "cb", "cvar")}
     assert colours["gdro-pop33"] == METHODS["gdro"].colour
 
@@ -348,12 +347,12 @@ def test_a_method_has_the_colour_of_its_row(comparison):
 def test_every_baseline_has_a_grey_of_its_own(comparison):
     of_popularity = comparison[comparison["arm"] == "popularity"]
     everything = pd.concat([comparison, *(of_popularity.assign(arm=name, loss=name) for name in BASELINES)])
-    colours = arm_colours(everything)
+    colours = arm_colours(Evidence(everything))
     assert len({colours[name] for name in BASELINES}) == len(BASELINES)
 
 
 def test_figures_show_the_numbers_of_the_comparison(comparison):
-    figure = relative_change(comparison)
+    figure = relative_change(Evidence(comparison))
     bars = {bar.name: bar for bar in figure.data if bar.showlegend}
     assert set(bars) == {"cb", "gdro-pop33", "cvar", "recency", "popularity"}
     assert figure.layout.yaxis.range[0] > -50  # popularity's -96 % does not squeeze the others
@@ -421,7 +420,7 @@ def test_arms_of_different_budgets_are_said_to_be_so(evidence, subject):
 
 
 def said(*records: ArmRecord) -> str:
-    return " ".join(verdict(compare(records), significance=0.05))
+    return " ".join(verdict(Evidence(compare(records))))
 
 
 def lifted(record: ArmRecord, by: float, group: str = "niche") -> ArmRecord:
@@ -487,10 +486,10 @@ def test_a_lift_in_two_of_three_seeds_is_no_lift():
 
 
 def test_the_terminal_has_120_columns_and_ends_in_one_sentence(comparison):
-    text = comparison_table(comparison)
+    text = comparison_table(Evidence(comparison))
     table, _, sentence = text.partition("\n\n")
     assert max(map(len, text.splitlines())) <= 120
-    assert " ".join(sentence.split()) == verdict_line(comparison, significance=0.05)
+    assert " ".join(sentence.split()) == verdict_line(Evidence(comparison))
     assert sentence.endswith(".")
     assert not re.search(r"\. [A-Z]", " ".join(sentence.split()))
     assert all(arm in table for arm in ("gdro-pop33", "(recency)"))
@@ -500,13 +499,13 @@ def test_the_first_table_has_at_most_eight_rows_and_who_matters():
     names = ("erm", "cb", "cb_log", "gdro-pop33", "gdro-seq33", "cvar", "chi2", "kl", "arl")
     trained = [record_at(0.5 + index / 1000, name) for index, name in enumerate(names)]
     many = compare([*trained, record_at(0.4, "recency", None), record_at(0.1, "popularity", None)])
-    table = summary_table(many, significance=0.05)
+    table = summary_table(Evidence(many))
     shown = [row.arm for row in table.rows]
     assert len(shown) == MOST_ROWS < many["arm"].nunique()
     assert "erm" in shown
     assert shown[-1] == "recency"
     assert many.query("split == 'overall' and metric == 'ndcg_at_20'").set_index("arm")["value"].idxmax() in shown
-    assert left_out_in_words(many, significance=0.05).startswith(f"{many['arm'].nunique() - MOST_ROWS} more arms")
+    assert left_out_in_words(Evidence(many)).startswith(f"{many['arm'].nunique() - MOST_ROWS} more arms")
 
 
 def test_the_page_is_made_for_a_phone_and_for_paper(evidence, subject, drawn):
@@ -516,5 +515,5 @@ def test_the_page_is_made_for_a_phone_and_for_paper(evidence, subject, drawn):
     before, _, folded = page.partition("<details>")
     assert before.count('class="plotly-graph-div"') == 1
     assert before.count("<table>") == 1
-    assert verdict(evidence.comparison, significance=0.05)[0] in before
+    assert verdict(evidence)[0] in before
     assert folded.count("<table>") > 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ class TerminalTable:
         if "report_html" in outputs:
             from fairrec_pipeline.report.page import comparison_table
 
-            table = comparison_table(inputs["evidence"].comparison, inputs["params:evaluate"].significance)
-            self._text = f"{table}\n\nThe report: {_path_of(catalog['report_html'])}"
+            evidence = replace(inputs["evidence"], significance=inputs["params:evaluate"].significance)
+            self._text = f"{comparison_table(evidence)}\n\nThe report: {_path_of(catalog['report_html'])}"
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str) -> None:

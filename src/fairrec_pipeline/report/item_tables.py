@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
 from fairrec_pipeline.arms.record import FOREIGN
 from fairrec_pipeline.interactions.columns import STANDARD_SPLITS
-from fairrec_pipeline.metrics.by_group import GROUP, HEADLINE_METRIC, METRIC, OVERALL, SPLIT, VALUE
-from fairrec_pipeline.metrics.item_side import ITEM_METRICS
-from fairrec_pipeline.report.tables import Row, Table, arms, number, origins_of, p_text, records
+from fairrec_pipeline.metrics.by_group import GROUP, OVERALL, VALUE
+from fairrec_pipeline.report.evidence import Evidence, grouped, records
+from fairrec_pipeline.report.tables import Row, Table, number, p_text
 
-NAMES = dict(
-    zip(
-        ITEM_METRICS,
-        [
-            *("ARP (users)", "APLT", "MIUF (bits)", "coverage", "Gini", "Gini of exposure"),
-            *("recall, head targets", "recall, tail targets", "tail / head"),
-        ],
-        strict=True,
-    )
-)
+NAMES = {
+    "arp_at_20": "ARP (users)",
+    "aplt_at_20": "APLT",
+    "miuf_at_20": "MIUF (bits)",
+    "coverage_at_20": "coverage",
+    "gini_at_20": "Gini",
+    "exposure_gini_at_20": "Gini of exposure",
+    "recall_head_at_20": "recall, head targets",
+    "recall_tail_at_20": "recall, tail targets",
+    "recall_tail_to_head_at_20": "tail / head",
+}
 _BY_GROUP = ("arp_at_20", "aplt_at_20", "coverage_at_20", "recall_head_at_20", "recall_tail_at_20")
 ITEM_NOTE = """Lists of 20 items. Popularity: distinct training users. Head: the fewest most popular items that hold 80
 % of the training (user, item) pairs, and all items as popular as the last of them; the rest is the tail. Coverage:
@@ -29,52 +31,42 @@ share of the catalogue in somebody's list. Gini: 0 where every item is in as man
 number of users: compare arms, not groups. No tests: such a metric belongs to a set of lists, not to a user."""
 
 
-def item_tables(comparison: pd.DataFrame) -> dict[str, Table]:
-    """By caption: every metric of lists overall, then some of them by group; empty where no arm has any.
-
-    Args:
-        comparison: from `comparison.compare_arms`.
-    """
-    rows = comparison[comparison[METRIC].isin(ITEM_METRICS)]
-    if rows.empty:
-        return {}
-    overall = rows[rows[SPLIT] == OVERALL]
-    tables = {"Overall": _table(comparison, overall, METRIC, list(ITEM_METRICS), list(NAMES.values()))}
+def item_tables(evidence: Evidence) -> dict[str, Table]:
+    """By caption: every metric of lists overall, then some of them by group; empty where no arm has any."""
+    values = {name: evidence.cells(OVERALL, metric=metric)[VALUE] for metric, name in NAMES.items()}
+    overall = {name: of_arms for name, of_arms in values.items() if not of_arms.empty}
+    tables = {"Overall": _table(evidence, overall)}
     for metric in _BY_GROUP:
-        cells = rows[rows[SPLIT].isin(STANDARD_SPLITS) & (rows[METRIC] == metric)]
-        if not cells.empty:
-            groups = list(dict.fromkeys(cells[GROUP]))
-            tables[f"{NAMES[metric]}, by group"] = _table(comparison, cells, GROUP, groups, groups)
-    return tables
+        by_group = grouped(evidence.cells(*STANDARD_SPLITS, metric=metric), GROUP)
+        columns = {group: cells[VALUE] for group, cells in by_group}
+        tables[f"{NAMES[metric]}, by group"] = _table(evidence, columns)
+    return {caption: table for caption, table in tables.items() if table.header}
 
 
-def foreign_in_words(comparison: pd.DataFrame, significance: float) -> Iterable[str]:
+def foreign_in_words(evidence: Evidence) -> Iterable[str]:
     """A sentence on every arm that is a file of another system, beside erm and the best arm trained here."""
-    rows = comparison[(comparison[METRIC] == HEADLINE_METRIC) & (comparison[SPLIT] == OVERALL)]
-    trained = rows[rows["n_seeds"] > 0].sort_values(VALUE, ascending=False)
-    for row in records(rows[rows["loss"] == FOREIGN]):
+    cells = evidence.cells(OVERALL)
+    for row in records(cells[cells["origin"] == FOREIGN]):
         sentence = f"{row.arm}: NDCG@20 {number(row.value)} overall"
-        if not trained.empty:
-            best = trained.iloc[0]
-            sentence += f"; the best arm trained here is {best['arm']} with {number(best[VALUE])}"
+        for best in records(evidence.trained.head(1)):
+            sentence += f"; the best arm trained here is {best.arm} with {number(best.value)}"
         if pd.notna(row.p_value):
-            differs = "differs" if row.p_value < significance else "does not differ"
+            differs = "differs" if row.p_value < evidence.significance else "does not differ"
             sentence += f"; it {differs} from erm over users ({row.delta_vs_erm:+.4f}, p {p_text(row.p_value)}"
             sentence += f", corrected {p_text(row.p_adjusted)})"
         yield f"{sentence}."
 
 
-def _table(comparison: pd.DataFrame, cells: pd.DataFrame, across: str, columns: list[str], names: list[str]) -> Table:
-    origins = origins_of(comparison)
-    texts = {(row.arm, getattr(row, across)): _text(row.value) for row in records(cells)}
+def _table(evidence: Evidence, columns: Mapping[str, pd.Series[float]]) -> Table:
+    """Values by arm, with a name for each column."""
     return Table(
-        header=names,
+        header=list(columns),
         rows=[
-            Row.of(arm, *(texts.get((arm, name), "-") for name in columns), trained=trained, origin=origins[arm])
-            for arm, trained in arms(comparison)
+            Row.of(arm, *(_text(values.get(arm)) for values in columns.values()), origin=origin)
+            for arm, origin in evidence.origins.items()
         ],
     )
 
 
-def _text(value: float) -> str:
+def _text(value: Any) -> str:
     return "-" if pd.isna(value) else f"{value:.1f}" if value >= 10 else number(value)

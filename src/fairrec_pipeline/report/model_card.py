@@ -77,20 +77,18 @@ def served_groups(subject: Subject) -> pd.DataFrame:
 
     Returns:
         Columns split, group, n_users, value, low, high (t interval; NaN for a group of one user): overall first, then
-        pop33, seq33, every attribute (its largest groups), and repeat and new targets.
+        pop33, seq33 and every attribute (its largest groups) as in `user_groups`, and repeat and new targets.
     """
     metrics, groups = subject.record.user_metrics, subject.user_groups
     members = membership(metrics, groups)
-    shown = [OVERALL, *STANDARD_SPLITS, *attribute_names(groups), TARGET]
-    members = members[members[SPLIT].isin(shown)]
+    members = members[members[SPLIT].isin([OVERALL, *STANDARD_SPLITS, *attribute_names(groups), TARGET])]
     values = metrics.set_index(USER)[HEADLINE_METRIC].loc[members[USER]].to_numpy(np.float64)
     sizes = members.groupby([SPLIT, GROUP], sort=False).size().rename(N_USERS).reset_index()
     of_groups = moments(values[:, None], sizes[N_USERS].to_numpy())
     low, high = t_interval(of_groups, subject.confidence)
     table = sizes.assign(**{VALUE: of_groups.means[:, 0], "low": low[:, 0], "high": high[:, 0]})
     by_size = table.groupby(SPLIT)[N_USERS].rank(method="first", ascending=False)
-    order = {split: place for place, split in enumerate(shown)}
-    return table[by_size <= MOST_GROUPS].sort_values(SPLIT, key=lambda s: s.map(order), kind="stable")
+    return table[by_size <= MOST_GROUPS]
 
 
 def _label(text: object) -> str:

@@ -3,80 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
 
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.comparison.trainings import budgets
-from fairrec_pipeline.metrics.by_group import GROUP, HEADLINE_METRIC, METRIC, OVERALL, SPLIT, VALUE
-from fairrec_pipeline.report.tables import Row, Table, arms, number, origins_of, records
+from fairrec_pipeline.metrics.by_group import GROUP, SPLIT, VALUE
+from fairrec_pipeline.report.evidence import Evidence, records
+from fairrec_pipeline.report.tables import Row, Table, number
 
 
 def run_cards(compared: Iterable[ArmRecord]) -> list[dict[str, Any]]:
-    """What stands behind each row of a comparison, ready for JSON.
-
-    Args:
-        compared: records of a comparison; untrained arms are left out.
+    """What stands behind each row of a comparison, ready for JSON; untrained arms are left out.
 
     Returns:
         Per training: arm, seed, seconds, device, finished, epochs, best_epoch (null where the card lacks them), and
         parameters by dotted name.
     """
+    names = ("arm", "seed", "seconds", "device", "finished", "epochs", "best_epoch")
     return [
-        {"arm": record.arm, "seed": record.seed}
-        | {name: record.card.get(name) for name in ("seconds", "device", "finished", "epochs", "best_epoch")}
-        | {"parameters": record.parameters}
+        {**{name: record.card.get(name) for name in names}, "parameters": record.parameters}
         for record in compared
         if record.seed is not None
     ]
 
 
-def budget_table(trainings: pd.DataFrame, comparison: pd.DataFrame) -> Table:
-    """What every arm cost, how far it was tuned, and what came out.
-
-    Args:
-        trainings: from `trainings.trainings`.
-        comparison: from `comparison.compare_arms`.
-    """
-    rows = comparison[(comparison[SPLIT] == OVERALL) & (comparison[METRIC] == HEADLINE_METRIC)]
-    origins = origins_of(comparison)
-    values = rows.set_index("arm")[VALUE].map(number).to_dict()
+def budget_table(evidence: Evidence) -> Table:
+    """What every arm cost, how far it was tuned, and what came out."""
+    values = evidence.overall[VALUE].map(number)
+    costs = {
+        row.arm: (
+            *(_seconds(row.seconds), str(row.runs), str(row.points)),
+            *(_seconds(row.total_seconds), str(row.warm_start_steps), row.device),
+        )
+        for row in records(budgets(evidence.trainings).rename_axis("arm").reset_index())
+    }
     return Table(
         header=["NDCG@20", "seconds per run", "runs", "tuning points", "seconds in all", "warm-start steps", "device"],
         rows=[
-            *(
-                Row.of(
-                    *(row.arm, values[row.arm], _seconds(row.seconds), str(row.runs), str(row.points)),
-                    *(_seconds(row.total_seconds), str(row.warm_start_steps), row.device),
-                )
-                for row in records(budgets(trainings).rename_axis("arm").reset_index())
-            ),
-            *(
-                Row.of(arm, values[arm], *"------", trained=False, origin=origins[arm])
-                for arm, trained in arms(comparison)
-                if not trained
-            ),
+            Row.of(arm, values[arm], *costs.get(arm, "------"), origin=origin)
+            for arm, origin in evidence.origins.items()
         ],
     )
 
 
-def shares_table(shares: pd.DataFrame) -> Table:
-    """Share of draws, share of weight and lift of every group over the whole training, per arm.
-
-    Args:
-        shares: from `user_weights.weight_shares`.
-    """
-    rows = shares[shares["window"].isna()]
+def shares_table(evidence: Evidence) -> Table:
+    """Share of draws, share of weight and lift of every group over the whole training, per arm."""
+    rows = evidence.shares[evidence.shares["window"].isna()]
     names = list(dict.fromkeys(rows["arm"]))
-    texts = {
-        (row.arm, row.split, row.group): f"{100 * row.weight_share:.1f} % ({row.lift:.2f})" for row in records(rows)
-    }
+    texts = {(row.arm, row.split, row.group): f"{_percent(row.weight_share)} ({row.lift:.2f})" for row in records(rows)}
     return Table(
         header=["group", "users", "share of draws", *(f"{name}: share of weight (lift)" for name in names)],
         rows=[
             Row.of(
-                *(row.split, row.group, f"{row.n_users:,}", f"{100 * row.draw_share:.1f} %"),
+                *(row.split, row.group, f"{row.n_users:,}", _percent(row.draw_share)),
                 *(texts.get((name, row.split, row.group), "-") for name in names),
             )
             for row in records(rows.drop_duplicates([SPLIT, GROUP]))
@@ -85,22 +68,17 @@ def shares_table(shares: pd.DataFrame) -> Table:
     )
 
 
-def rules_table(rules: pd.DataFrame) -> Table:
-    """The users whom each arm weighs above erm, as rules.
-
-    Args:
-        rules: from `user_weights.weight_rules`.
-    """
-    shares = ["above_erm", "above_erm_overall", "draw_share", "weight_share"]
-    percent = rules.assign(**{name: (100 * rules[name]).map("{:.1f} %".format) for name in shares})
+def rules_table(evidence: Evidence) -> Table:
+    """The users whom each arm weighs above erm, as rules."""
     return Table(
         header=["users with", "users", "of them above erm", "of all above erm", "draws", "weight", "lift", "accuracy"],
         rows=[
             Row.of(
-                *(row.arm, row.rule, f"{row.n_users:,}", row.above_erm, row.above_erm_overall),
-                *(row.draw_share, row.weight_share, f"{row.lift:.2f}", f"{row.accuracy:.2f}"),
+                *(row.arm, row.rule, f"{row.n_users:,}"),
+                *map(_percent, (row.above_erm, row.above_erm_overall, row.draw_share, row.weight_share)),
+                *(f"{row.lift:.2f}", f"{row.accuracy:.2f}"),
             )
-            for row in records(percent)
+            for row in records(evidence.rules)
         ],
     )
 
@@ -114,9 +92,7 @@ def parameters_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     same = same_parameters(runs)
     # The name of the arm says these two.
     differing = sorted({name for run in runs for name in run["parameters"]} - same.keys() - {"loss", "loss_groups"})
-    by_arm: dict[str, list[Mapping[str, Any]]] = {}
-    for run in runs:
-        by_arm.setdefault(run["arm"], []).append(run)
+    by_arm = {arm: list(seeds) for arm, seeds in groupby(runs, key=itemgetter("arm"))}
     return Table(
         header=["seeds", "last finished", "epochs (best)", *differing],
         rows=[
@@ -134,13 +110,11 @@ def parameters_table(runs: Sequence[Mapping[str, Any]]) -> Table:
 
 def same_parameters(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Parameters that every training has, with one value; for the argument see `parameters_table`."""
-    if not runs:
-        return {}
-    absent = object()
+    first, *others = [run["parameters"] for run in runs] or [{}]
     return {
         name: value
-        for name, value in sorted(runs[0]["parameters"].items())
-        if all(run["parameters"].get(name, absent) == value for run in runs)
+        for name, value in sorted(first.items())
+        if all(name in other and other[name] == value for other in others)
     }
 
 
@@ -169,3 +143,7 @@ def unfinished_in_words(runs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 def _seconds(value: float) -> str:
     return "-" if pd.isna(value) else f"{value:,.0f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

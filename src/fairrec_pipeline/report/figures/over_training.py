@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from fairrec_pipeline.comparison.trainings import CURVE_COLUMNS, UNTRAINED, VALIDATION_NDCG
+from fairrec_pipeline.report.evidence import Evidence, grouped
 from fairrec_pipeline.report.figures.style import (
     GROUP_COLOURS,
+    add_line,
     arm_colours,
-    cycled,
     finish,
     height_of,
     level_lines,
@@ -18,36 +22,24 @@ from fairrec_pipeline.report.figures.style import (
     panels,
 )
 
-GROUP_WEIGHT = "group_weight_"
+_GROUP_WEIGHT = "group_weight_"
 
 
-def learning_curves(curves: pd.DataFrame, trainings: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
+def learning_curves(evidence: Evidence) -> go.Figure:
     """Validation NDCG@20 over optimiser steps and over seconds; the epoch whose weights were kept is marked.
 
     Untrained arms are dotted lines at their value, on validation as well.
-
-    Args:
-        curves: from `trainings.training_curves`.
-        trainings: from `trainings.trainings`.
-        comparison: from `comparison.compare_arms`.
     """
     titles = {"step": "over optimiser steps", "seconds": "over seconds (training and validation)"}
-    figure, at = panels(list(titles.values()), shared_yaxes=True, horizontal_spacing=0.04)
-    colours = arm_colours(comparison)
-    for (arm, seed), epochs in curves.groupby(["arm", "seed"], sort=False):
-        kept = epochs["selected"].astype(bool).to_numpy()
-        for axis, of_axis in zip(titles, at, strict=True):
-            figure.add_scatter(
-                x=epochs[axis],
-                y=epochs[VALIDATION_NDCG],
-                mode="lines+markers",
-                line={"color": colours[str(arm)], "width": 2},
-                marker={"size": np.where(kept, 11, 1), "symbol": "star"},
-                name=str(arm),
-                hovertemplate=f"{arm}, seed {seed}, {axis} %{{x:,.0f}}: %{{y:.4f}}<extra></extra>",
-                **of_axis,
-            )
-    if curves.empty:
+    figure, at = panels(titles, shared_yaxes=True, horizontal_spacing=0.04)
+    colours, trainings = arm_colours(evidence), evidence.trainings
+    for (arm, seed), epochs in grouped(evidence.curves, "arm", "seed"):
+        marker = {"size": np.where(epochs["selected"].astype(bool), 11, 1), "symbol": "star"}
+        for axis, of_axis in at.items():
+            hover = f"{arm}, seed {seed}, {axis} %{{x:,.0f}}: %{{y:.4f}}"
+            look: dict[str, Any] = {"color": colours[arm], "marker": marker}
+            add_line(figure, of_axis, epochs[axis], epochs[VALIDATION_NDCG], name=arm, hover=hover, **look)
+    if evidence.curves.empty:
         note(figure, "no history was kept")
     else:
         level_lines(figure, trainings[trainings["kind"] == UNTRAINED].set_index("arm")[VALIDATION_NDCG].dropna())
@@ -55,65 +47,40 @@ def learning_curves(curves: pd.DataFrame, trainings: pd.DataFrame, comparison: p
     return finish(figure, "Validation NDCG@20 while training", "star: the epoch that was kept; dotted: untrained arms")
 
 
-def group_weights(curves: pd.DataFrame) -> go.Figure:
-    """Group weights over training, one panel per arm that keeps them.
-
-    Args:
-        curves: from `trainings.training_curves`.
-    """
-    columns = [name for name in curves.columns if name.startswith(GROUP_WEIGHT)]
-    colours = dict(zip(columns, cycled(GROUP_COLOURS, len(columns)), strict=True))
-    by_arm = dict(list(curves[curves[columns].notna().any(axis=1)].groupby("arm", sort=False)))
-    figure, at = panels([str(arm) for arm in by_arm], across=4, shared_yaxes=True)
-    for of_arm, epochs in zip(at, by_arm.values(), strict=True):
-        for seed, run in epochs.groupby("seed"):
-            for name in (name for name in columns if run[name].notna().any()):
-                group = name.removeprefix(GROUP_WEIGHT)
-                figure.add_scatter(
-                    x=run["step"].fillna(run["epoch"]),
-                    y=run[name],
-                    mode="lines",
-                    line={"color": colours[name], "width": 2},
-                    name=group,
-                    hovertemplate=f"{group}, seed {seed}, step %{{x:,.0f}}: %{{y:.3f}}<extra></extra>",
-                    **of_arm,
-                )
+def group_weights(evidence: Evidence) -> go.Figure | None:
+    """Group weights over training, one panel per arm that keeps them."""
+    columns = [name for name in evidence.curves.columns if name.startswith(_GROUP_WEIGHT)]
+    curves = evidence.curves[evidence.curves[columns].notna().any(axis=1)]
+    if curves.empty:
+        return None
+    colours = dict(zip(columns, itertools.cycle(GROUP_COLOURS), strict=False))
+    figure, at = panels({arm: arm for arm in curves["arm"].unique()}, across=4, shared_yaxes=True)
+    for (arm, seed), run in grouped(curves, "arm", "seed"):
+        for name in columns:
+            if run[name].notna().any():
+                group = name.removeprefix(_GROUP_WEIGHT)
+                hover = f"{group}, seed {seed}, step %{{x:,.0f}}: %{{y:.3f}}"
+                add_line(figure, at[arm], _steps(run), run[name], name=group, hover=hover, color=colours[name])
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(rangemode="tozero")
-    return finish(
-        figure, "Group weights while training", "after each epoch; a line per seed", height=height_of(at, 320)
-    )
+    height = height_of(at, 320)
+    return finish(figure, "Group weights while training", "after each epoch; a line per seed", height=height)
 
 
-def method_columns(curves: pd.DataFrame, comparison: pd.DataFrame) -> go.Figure:
-    """Whatever else methods report of themselves while training, one panel per quantity.
-
-    Args:
-        curves: from `trainings.training_curves`.
-        comparison: from `comparison.compare_arms`.
-    """
-    columns = reported_columns(curves)
-    colours = arm_colours(comparison)
-    figure, at = panels([name.replace("_", " ") for name in columns])
-    for of_column, name in zip(at, columns, strict=True):
-        for (arm, seed), run in curves[curves[name].notna()].groupby(["arm", "seed"], sort=False):
-            figure.add_scatter(
-                x=run["step"].fillna(run["epoch"]),
-                y=run[name],
-                mode="lines",
-                line={"color": colours[str(arm)], "width": 2},
-                name=str(arm),
-                hovertemplate=f"{arm}, seed {seed}, step %{{x:,.0f}}: %{{y:.4g}}<extra></extra>",
-                **of_column,
-            )
+def method_columns(evidence: Evidence) -> go.Figure | None:
+    """Whatever else methods report of themselves while training, one panel per quantity."""
+    curves = evidence.curves.drop(columns=list(CURVE_COLUMNS)).select_dtypes("number").dropna(axis=1, how="all")
+    titles = {name: name.replace("_", " ") for name in curves.columns if not name.startswith(_GROUP_WEIGHT)}
+    if not titles:
+        return None
+    figure, at = panels(titles)
+    colours = arm_colours(evidence)
+    for name, of_column in at.items():
+        for (arm, seed), run in grouped(evidence.curves.dropna(subset=name), "arm", "seed"):
+            hover = f"{arm}, seed {seed}, step %{{x:,.0f}}: %{{y:.4g}}"
+            add_line(figure, of_column, _steps(run), run[name], name=arm, hover=hover, color=colours[arm])
     subtitle = "over steps; a line per seed"
     return finish(figure, "What the methods report of themselves", subtitle, height=height_of(at, 320))
-
-
-def reported_columns(curves: pd.DataFrame) -> list[str]:
-    """Columns that only some methods have, beside their group weights."""
-    of_methods = [name for name in curves.columns if name not in CURVE_COLUMNS and not name.startswith(GROUP_WEIGHT)]
-    return [name for name in of_methods if pd.api.types.is_numeric_dtype(curves[name]) and curves[name].notna().any()]
 
 
 def training_history(history: pd.DataFrame, arm: str) -> go.Figure:
@@ -123,27 +90,19 @@ def training_history(history: pd.DataFrame, arm: str) -> go.Figure:
         history: columns epoch, loss, validation_ndcg_at_20.
         arm: for the title.
     """
-    figure, at = panels(["training loss (nats per position)", "validation NDCG@20"])
-    for of_column, name in zip(at, ("loss", VALIDATION_NDCG), strict=True):
-        figure.add_scatter(
-            x=history["epoch"],
-            y=history[name],
-            mode="lines+markers",
-            line={"color": "#222222" if name == "loss" else "#d5301f", "width": 2},
-            marker={"size": 5},
-            showlegend=False,
-            **of_column,
-        )
-    if history[VALIDATION_NDCG].notna().any():
-        best = history.nlargest(1, VALIDATION_NDCG).iloc[0]
-        figure.add_annotation(
-            x=best["epoch"],
-            y=best[VALIDATION_NDCG],
-            text=f"best: {best[VALIDATION_NDCG]:.4f}, epoch {best['epoch']:.0f}",
-            ay=-30,
-            ax=0,
-            **at[1],
-        )
+    figure, at = panels({"loss": "training loss (nats per position)", VALIDATION_NDCG: "validation NDCG@20"})
+    for (name, of_column), colour in zip(at.items(), ("#222222", "#d5301f"), strict=True):
+        look: dict[str, Any] = {"color": colour, "marker": {"size": 5}}
+        add_line(figure, of_column, history["epoch"], history[name], name=name, hover="epoch %{x}: %{y:.4f}", **look)
+    of_ndcg = at[VALIDATION_NDCG]
+    for best in history.dropna(subset=VALIDATION_NDCG).nlargest(1, VALIDATION_NDCG).to_dict("records"):
+        text = f"best: {best[VALIDATION_NDCG]:.4f}, epoch {best['epoch']:.0f}"
+        figure.add_annotation(x=best["epoch"], y=best[VALIDATION_NDCG], text=text, ay=-30, ax=0, **of_ndcg)
     figure.update_xaxes(title_text="epoch")
-    figure.update_yaxes(rangemode="tozero", **at[1])
-    return finish(figure, f"Training of {arm}", "")
+    figure.update_yaxes(rangemode="tozero", **of_ndcg)
+    return finish(figure, f"Training of {arm}", "").update_layout(showlegend=False)
+
+
+def _steps(run: pd.DataFrame) -> pd.Series[float]:
+    """Optimiser steps, or epochs where they are not known."""
+    return run["step"].fillna(run["epoch"])

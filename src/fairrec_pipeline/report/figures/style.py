@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping
+from itertools import chain, cycle, repeat
+from typing import Any, TypeVar
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fairrec_pipeline.comparison.comparison import REFERENCE
-from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC, METRIC, SPLIT
 from fairrec_pipeline.parameters.methods import METHODS
-from fairrec_pipeline.report.tables import arms
+from fairrec_pipeline.report.evidence import TRAINED, Evidence, records
+
+Key = TypeVar("Key", bound=Hashable)
 
 WIDTH, HEIGHT = 1200, 700
 _OTHER_COLOURS = ("#6a3d9a", "#b15928", "#1b9e9e", "#e7298a", "#66a61e", "#7f7f00", "#4b6cb7", "#c2185b")
@@ -21,39 +22,29 @@ _GREYS = ("#cccccc", "#acacac", "#8c8c8c", "#6c6c6c")
 GROUP_COLOURS = ("#0072b2", "#e6a532", "#d5301f", "#009e73", "#aa4499", "#56b4e9", "#7f7f00", "#222222", "#e7298a")
 
 
-def arm_colours(comparison: pd.DataFrame) -> dict[str, str]:
-    """One colour per arm: that of its method, lighter for every further arm of the method; grey if untrained.
-
-    Args:
-        comparison: from `comparison.compare_arms`.
-    """
-    losses = comparison.drop_duplicates("arm").set_index("arm")["loss"].to_dict()
-    of_methods = {loss: METHODS[loss].colour if loss in METHODS else None for loss in losses.values()}
-    without = [loss for loss, colour in of_methods.items() if colour is None]
-    colours: dict[str, str] = {}
-    seen: dict[str, int] = {}
-    greys = cycled(_GREYS, len(losses))
-    for arm, trained in arms(comparison):
-        if not trained:
-            colours[arm] = next(greys)
-            continue
-        loss = losses[arm]
-        base = of_methods[loss] or _OTHER_COLOURS[without.index(loss) % len(_OTHER_COLOURS)]
-        colours[arm] = _lighter(base, min(0.22 * seen.get(loss, 0), 0.66))
-        seen[loss] = seen.get(loss, 0) + 1
+def arm_colours(evidence: Evidence) -> dict[str, str]:
+    """One colour per arm: that of its method, lighter for every further arm of the method; grey if not trained here."""
+    greys, others = cycle(_GREYS), cycle(_OTHER_COLOURS)
+    shades: dict[str, Iterator[str]] = {}
+    colours = {}
+    for row in records(evidence.comparison.drop_duplicates("arm")):
+        if evidence.origins[row.arm] == TRAINED:
+            if row.loss not in shades:
+                method = METHODS.get(row.loss)
+                shades[row.loss] = _shades((method.colour if method else None) or next(others))
+            colours[row.arm] = next(shades[row.loss])
+        else:
+            colours[row.arm] = next(greys)
     return colours
 
 
-def cycled(colours: Sequence[str], number: int) -> Iterator[str]:
-    """As many colours as asked for, from the start again where there are too few."""
-    return itertools.islice(itertools.cycle(colours), number)
-
-
-def panels(titles: Sequence[str], *, across: int = 2, **options: Any) -> tuple[go.Figure, list[dict[str, int]]]:
+def panels(
+    titles: Mapping[Key, str], *, across: int = 2, **options: Any
+) -> tuple[go.Figure, dict[Key, dict[str, int]]]:
     """A grid of panels, filled row by row; any number of them has room.
 
     Args:
-        titles: of the panels.
+        titles: of the panels, by what they show.
         across: most panels beside each other.
         options: of plotly's `make_subplots`.
 
@@ -63,18 +54,29 @@ def panels(titles: Sequence[str], *, across: int = 2, **options: Any) -> tuple[g
     across = min(across, len(titles))
     down = -(-len(titles) // across)
     spacing = {"horizontal_spacing": 0.12 / across, "vertical_spacing": 0.28 / down}
-    figure = make_subplots(rows=down, cols=across, subplot_titles=list(titles), **(spacing | options))
-    return figure, [{"row": index // across + 1, "col": index % across + 1} for index in range(len(titles))]
+    figure = make_subplots(rows=down, cols=across, subplot_titles=list(titles.values()), **(spacing | options))
+    return figure, {key: {"row": index // across + 1, "col": index % across + 1} for index, key in enumerate(titles)}
 
 
-def height_of(at: Sequence[Mapping[str, int]], of_row: int) -> int:
+def height_of(at: Mapping[Any, Mapping[str, int]], of_row: int) -> int:
     """Height in pixels of a figure with these `panels`, whose rows need so many pixels each."""
-    return max(500, 180 + of_row * max(panel["row"] for panel in at))
+    return max(500, 180 + of_row * max(panel["row"] for panel in at.values()))
 
 
-def headline(comparison: pd.DataFrame, splits: Sequence[str]) -> pd.DataFrame:
-    """NDCG@20 of every arm and group of some splits."""
-    return comparison[(comparison[METRIC] == HEADLINE_METRIC) & comparison[SPLIT].isin(splits)]
+def add_line(
+    figure: go.Figure, at: Mapping[str, int], x: Any, y: Any, *, name: str, hover: str, marker: Any = None, **line: Any
+) -> None:
+    """A line in a panel; its points are shown if they have a `marker`. `line` is plotly's: color, dash, ..."""
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="lines+markers" if marker else "lines",
+        line={"width": 2, **line},
+        marker=marker,
+        name=name,
+        hovertemplate=f"{hover}<extra></extra>",
+        **at,
+    )
 
 
 def level_lines(figure: go.Figure, levels: pd.Series[float]) -> None:
@@ -116,6 +118,8 @@ def note(figure: go.Figure, text: str) -> None:
     figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 18})
 
 
-def _lighter(colour: str, share: float) -> str:
-    channels = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return "#" + "".join(f"{round(channel + (255 - channel) * share):02x}" for channel in channels)
+def _shades(colour: str) -> Iterator[str]:
+    """A colour, then lighter and lighter ones; from the fourth on they stay the same."""
+    channels = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+    for share in chain((0, 0.22, 0.44), repeat(0.66)):
+        yield "#" + "".join(f"{round(channel + (255 - channel) * share):02x}" for channel in channels)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import pandas as pd
 
 from fairrec_pipeline.metrics.by_group import OVERALL, SPLIT
-from fairrec_pipeline.report.tables import Row, Table, number, p_text, records
+from fairrec_pipeline.report.evidence import Evidence, records
+from fairrec_pipeline.report.tables import Row, Table, number, p_text
 
 SLICES_NOTE = """Found by a regression tree on a random half of the users, tested on the other half. All numbers are of
 the latter: one-sided t-test of the slice against all other users, corrected (Holm) over all slices of all arms. Erm
@@ -16,29 +17,27 @@ AUDIT_NOTE = """Every cell has a row in audit.csv beside the comparison, with fu
 the arm was chosen from; 1: trained as given. A commit that ends in -dirty had changes that no commit has."""
 
 
-def slices_table(slices: pd.DataFrame, significance: float) -> Table:
-    """Every slice of every arm, and whether it was confirmed.
-
-    Args:
-        slices: from `bad_slices.bad_slices`.
-        significance: level of the corrected test.
-    """
+def slices_table(evidence: Evidence) -> Table:
+    """Every slice of every arm, and whether it was confirmed."""
     return Table(
         header=["users with", "users", "NDCG@20", "elsewhere", "erm there", "p", "p corrected", "confirmed"],
         rows=[
             Row.of(
                 *(row.arm, row.rule, f"{row.n_users:,}", number(row.value), number(row.elsewhere)),
                 *("-" if pd.isna(row.erm) else number(row.erm), p_text(row.p_value), p_text(row.p_adjusted)),
-                "yes" if row.p_adjusted < significance else "no",
+                "yes" if row.p_adjusted < evidence.significance else "no",
             )
-            for row in records(slices)
+            for row in records(evidence.slices)
         ],
     )
 
 
-def slices_in_words(slices: pd.DataFrame, significance: float) -> Iterable[str]:
+def slices_in_words(evidence: Evidence) -> Iterable[str]:
     """How many slices were confirmed, and the one of each arm that lacks most."""
-    confirmed = slices[slices["p_adjusted"] < significance]
+    slices = evidence.slices
+    if slices.empty:
+        return
+    confirmed = slices[slices["p_adjusted"] < evidence.significance]
     yield f"{len(confirmed)} of {len(slices)} slices that looked bad on half of the users were confirmed on the other."
     for worst in records(confirmed.sort_values("difference").drop_duplicates("arm").sort_index()):
         yield (
@@ -47,13 +46,10 @@ def slices_in_words(slices: pd.DataFrame, significance: float) -> Iterable[str]:
         )
 
 
-def audit_table(audit: pd.DataFrame) -> Table:
-    """One row per arm: what is the same for all its cells.
-
-    Args:
-        audit: from `audit.audit`, or read again from its file, where what is empty is null.
-    """
-    shown = audit[audit[SPLIT] == OVERALL].astype(object)
+def audit_table(evidence: Evidence) -> Table:
+    """One row per arm: what is the same for all its cells; what is empty is null where it was read from its file."""
+    audit = evidence.audit
+    shown = (audit if audit.empty else audit[audit[SPLIT] == OVERALL]).astype(object)
     shown = shown.where(shown.notna(), "")
     names = ["seeds", "epochs", "tuning_points", "tuned", "seconds", "total_seconds", "device", "commit", "command"]
     return Table(
