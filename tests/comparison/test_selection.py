@@ -6,9 +6,9 @@ import pytest
 
 from fairrec_pipeline.comparison.selection import (
     IncomparableArmsError,
-    comparability,
     refuse_incomparable,
     select_arms,
+    why_incomparable,
 )
 from tests.worlds import EVALUATE, FINGERPRINT, STATISTICS, record_at
 
@@ -40,14 +40,14 @@ def test_one_more_user_attribute_leaves_older_arms_comparable():
     """Attributes are for evaluation: only the labels that a loss used decide its training."""
     records = [record_at(0.5, arm) for arm in ("erm", "gdro-pop33", "gdro-atomic")]
     more = STATISTICS | {"group_fingerprints": STATISTICS["group_fingerprints"] | {"age": "c" * 64}}
-    assert comparability([record.card for record in records], more, EVALUATE) == []
+    assert [why_incomparable(record.card, more, EVALUATE) for record in records] == [None] * 3
 
 
 @pytest.mark.parametrize("changed", ["pop33", "seq33"])
 def test_arms_whose_loss_used_other_labels_are_refused(changed):
     cards = [record_at(0.5, arm).card for arm in ("erm", "gdro-pop33", "gdro-seq33", "gdro-atomic")]
     other = STATISTICS | {"group_fingerprints": STATISTICS["group_fingerprints"] | {changed: "c" * 64}}
-    reasons = comparability(cards, other, EVALUATE)
+    reasons = [reason for card in cards if (reason := why_incomparable(card, other, EVALUATE))]
     assert [reason.split(" (")[0] for reason in reasons] == [f"gdro-{changed}", "gdro-atomic"]
     assert f"was trained with the labels {'a' if changed == 'pop33' else 'b'}" in reasons[0]
     assert "the present labels are cccccccccccc" in reasons[0]
@@ -55,11 +55,11 @@ def test_arms_whose_loss_used_other_labels_are_refused(changed):
 
 def test_arms_whose_groups_are_gone_are_refused():
     card = record_at(0.5, "gdro-age", card={"groups_fingerprint": "d" * 64}).card
-    assert comparability([card], STATISTICS, EVALUATE) == [
+    assert why_incomparable(card, STATISTICS, EVALUATE) == (
         "gdro-age (seed 0) was trained with the labels dddddddddddd of age, the present data has none"
-    ]
+    )
     never_written = record_at(0.5, "gdro-pop33", card={"groups_fingerprint": None}).card
-    assert len(comparability([never_written], STATISTICS, EVALUATE)) == 1
+    assert why_incomparable(never_written, STATISTICS, EVALUATE)
 
 
 def test_arms_ranked_in_another_way_are_refused():

@@ -12,8 +12,6 @@ from fairrec_pipeline.comparison.selection import by_arm
 from fairrec_pipeline.comparison.trainings import budgets
 from fairrec_pipeline.metrics.by_group import GROUP, HEADLINE_METRIC, METRIC, N_USERS, SPLIT, VALUE
 
-_CELL = ("arm", SPLIT, GROUP, METRIC, N_USERS, VALUE)
-
 
 def audit(
     comparison: pd.DataFrame, records: Iterable[ArmRecord], trainings: pd.DataFrame, statistics: Mapping[str, Any]
@@ -37,32 +35,28 @@ def audit(
     prepared = statistics.get("prepared_with", {})
     labels = statistics.get("group_fingerprints", {})
     about = pd.DataFrame([_of_arm(arm, seeds, cost) for arm, seeds in by_arm(records).items()])
-    cells = comparison.loc[comparison[METRIC] == HEADLINE_METRIC, list(_CELL)]
+    cells = comparison.loc[comparison[METRIC] == HEADLINE_METRIC, ["arm", SPLIT, GROUP, METRIC, N_USERS, VALUE]]
     data = {
         "dataset": statistics["dataset"],
         "data_fingerprint": statistics["fingerprint"],
         "labels_fingerprint": cells[SPLIT].map(labels).fillna("").astype("string"),
-        "data_split": _pairs(prepared.get("split", {})),
+        "data_split": " ".join(f"{name}={value}" for name, value in prepared.get("split", {}).items()),
     }
     return cells.assign(**data).merge(about, on="arm", validate="many_to_one")
 
 
 def _of_arm(arm: str, seeds: Sequence[ArmRecord], cost: pd.DataFrame) -> dict[str, Any]:
     first = seeds[0]
-    points = first.tuning_runs or [run for record in seeds for run in record.tuning_runs or []]
-    spent = cost.loc[arm] if arm in cost.index else pd.Series(dtype=object)
-    budget = {name: first.parameters.get(f"train.{name}", "") for name in ("epochs", "steps_per_epoch", "batch_size")}
+    spent: Mapping[Any, Any] = cost.loc[arm].to_dict() if arm in cost.index else {}
     card = first.card
     return {
         "arm": arm,
-        "seeds": _each([record.seed for record in seeds if record.seed is not None]),
-        **budget,
+        "seeds": _each(record.seed for record in seeds),
+        **{name: first.parameters.get(f"train.{name}", "") for name in ("epochs", "steps_per_epoch", "batch_size")},
         "tuning_points": spent.get("points", ""),
-        "tuned": _each([name for point in points for name in point["options"]]),
-        "seconds": spent.get("seconds", ""),
-        "total_seconds": spent.get("total_seconds", ""),
-        "device": spent.get("device", ""),
-        **{name: _each([record.card.get(name) for record in seeds], "; ") for name in ("command", "commit")},
+        "tuned": _each(name for record in seeds for point in record.tuning_runs or [] for name in point["options"]),
+        **{name: spent.get(name, "") for name in ("seconds", "total_seconds", "device")},
+        **{name: _each((record.card.get(name) for record in seeds), "; ") for name in ("command", "commit")},
         "finished": max(str(record.card.get("finished", "")) for record in seeds),
         "file": f"{card['file']} {card['file_sha256']}" if "file" in card else "",
     }
@@ -71,7 +65,3 @@ def _of_arm(arm: str, seeds: Sequence[ArmRecord], cost: pd.DataFrame) -> dict[st
 def _each(values: Iterable[Any], between: str = ", ") -> str:
     """Every value once, in order."""
     return between.join(dict.fromkeys(str(value) for value in values if value is not None))
-
-
-def _pairs(parameters: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in parameters.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,12 @@ import pandas as pd
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.comparison.comparison import REFERENCE
 from fairrec_pipeline.comparison.selection import by_arm
-from fairrec_pipeline.comparison.user_weights import least_leaf, tree_rules, user_features
+from fairrec_pipeline.comparison.user_weights import fitted_leaves, tree_options, user_features
 from fairrec_pipeline.interactions.columns import ROLE, TIMESTAMP, TRAIN, USER
 from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC, N_USERS
 from fairrec_pipeline.metrics.significance import adjust
 
-_DEPTH, _SLICES = 3, 3
+_SLICES = 3
 _TYPES = {
     **dict.fromkeys(("arm", "rule"), "string"),
     N_USERS: "int64",
@@ -41,7 +41,7 @@ def activity(interactions: pd.DataFrame) -> tuple[pd.Series[float], pd.Series[fl
 
 
 def bad_slices(
-    records: Iterable[ArmRecord], user_groups: pd.DataFrame, features: Sequence[pd.Series[float]] = (), *, seed: int = 0
+    records: Iterable[ArmRecord], user_groups: pd.DataFrame, *features: pd.Series[float], seed: int = 0
 ) -> pd.DataFrame:
     """The slices of users that each arm serves worst, and whether other users say the same.
 
@@ -56,7 +56,7 @@ def bad_slices(
     Args:
         records: compared arms; the seeds of an arm are averaged per user.
         user_groups: see `by_group.membership`.
-        features: further ones by user_id, each with a name; a user without a value has 0.
+        features: further ones that the trees see (see `user_weights.user_features`).
         seed: draws the halves.
 
     Returns:
@@ -64,6 +64,8 @@ def bad_slices(
         other half n_users, value, elsewhere (mean of all other users), difference, erm (erm's mean in the slice; null
         without erm), p_value, p_adjusted (null where a slice has fewer than two users there).
     """
+    from sklearn.tree import DecisionTreeRegressor
+
     values = {
         arm: pd.concat([record.user_metrics.set_index(USER)[HEADLINE_METRIC] for record in seeds], axis=1).mean(axis=1)
         for arm, seeds in by_arm(records).items()
@@ -72,38 +74,24 @@ def bad_slices(
     for arm, of_users in values.items():
         users = user_groups[user_groups[USER].isin(of_users.index)].sort_values(USER, ignore_index=True)
         table = user_features(users, *features)
-        ndcg = of_users.reindex(users[USER]).to_numpy(np.float64)
+        served = pd.DataFrame({"value": of_users, "erm": values.get(REFERENCE, np.nan * of_users)}).loc[users[USER]]
+        ndcg = served["value"].to_numpy(np.float64)
         finding = np.random.default_rng(seed).permutation(len(users)) < len(users) // 2
-        erm = values[REFERENCE].reindex(users[USER]).to_numpy(np.float64) if REFERENCE in values else ndcg * np.nan
-        for rule, found_value, inside in _slices(table, ndcg, finding):
-            slice_, rest = inside & ~finding, ~inside & ~finding
-            rows.append(
-                {"arm": arm, "rule": rule, "found_value": found_value, N_USERS: int(slice_.sum())}
-                | {"value": _mean(ndcg[slice_]), "elsewhere": _mean(ndcg[rest]), "erm": _mean(erm[slice_])}
-                | {"p_value": _p_value(ndcg[slice_], ndcg[rest])}
-            )
+        tree = DecisionTreeRegressor(**tree_options(int(finding.sum())))
+        leaves = fitted_leaves(tree, table, ndcg, finding)
+        means = {rule: ndcg[finding & inside].mean() for rule, inside in leaves.items()}
+        for rule in sorted(leaves, key=means.__getitem__)[:_SLICES]:
+            if means[rule] < ndcg[finding].mean():
+                inside, outside = ~finding & leaves[rule], ~finding & ~leaves[rule]
+                rows.append(
+                    {"arm": arm, "rule": rule, "found_value": means[rule], N_USERS: inside.sum()}
+                    | {**served[inside].mean(), "elsewhere": served["value"][outside].mean()}
+                    | {"p_value": _p_value(ndcg[inside], ndcg[outside])}
+                )
     slices = pd.DataFrame(rows, columns=[name for name in _TYPES if name not in ("difference", "p_adjusted")])
     slices["difference"] = slices["value"] - slices["elsewhere"]
     slices["p_adjusted"] = adjust(slices["p_value"].to_numpy(np.float64), "holm")
     return slices[list(_TYPES)].astype(_TYPES)
-
-
-def _slices(features: pd.DataFrame, ndcg: np.ndarray, finding: np.ndarray) -> Iterable[tuple[str, float, np.ndarray]]:
-    """Rule, mean on the finding half and (n_users,) membership of the worst leaves."""
-    from sklearn.tree import DecisionTreeRegressor
-
-    known, mean = features.to_numpy(), ndcg[finding].mean()
-    tree = DecisionTreeRegressor(max_depth=_DEPTH, min_samples_leaf=least_leaf(int(finding.sum())), random_state=0)
-    leaf = tree.fit(known[finding], ndcg[finding]).apply(known)
-    means = tree.tree_.value[:, 0, 0]
-    rules = tree_rules(tree, list(features.columns))
-    for node in sorted(rules, key=lambda node: means[node])[:_SLICES]:
-        if means[node] < mean:
-            yield rules[node], float(means[node]), leaf == node
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")
 
 
 def _p_value(inside: np.ndarray, outside: np.ndarray) -> float:

@@ -16,7 +16,7 @@ Statistics (docs/statistics.md has the reasons):
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,16 +25,7 @@ from fairrec_pipeline.arms.record import FOREIGN, ArmRecord
 from fairrec_pipeline.comparison.paper.published import PUBLISHED_COLUMNS, published_cells
 from fairrec_pipeline.comparison.selection import IncomparableArmsError, by_arm
 from fairrec_pipeline.interactions.columns import USER
-from fairrec_pipeline.metrics.by_group import (
-    GROUP,
-    METRIC,
-    METRICS,
-    N_USERS,
-    REPEAT_TARGET,
-    SPLIT,
-    VALUE,
-    membership,
-)
+from fairrec_pipeline.metrics.by_group import GROUP, METRIC, METRICS, N_USERS, REPEAT_TARGET, SPLIT, VALUE, membership
 from fairrec_pipeline.metrics.significance import (
     Moments,
     adjust,
@@ -109,27 +100,29 @@ def compare_arms(
         for arm, seeds in arms.items()
     }
     cells = _cells(values, rows, groups[N_USERS].to_numpy(), evaluate.confidence)
-    per_metric = groups.loc[groups.index.repeat(len(METRICS))].reset_index(drop=True)
-    per_metric[METRIC] = np.tile(METRICS, len(groups))
-    table = pd.concat(
+    per_metric = groups.merge(pd.Series(METRICS, name=METRIC), how="cross")
+    of_users = [
+        per_metric.assign(arm=arm, **{column: cell.ravel() for column, cell in of_arm.items()})
+        for arm, of_arm in cells.items()
+    ]
+    listing = by_arm(record for record in records if record.item_metrics is not None)
+    of_lists = [groups.merge(_item_side(seeds), on=[SPLIT, GROUP]).assign(arm=arm) for arm, seeds in listing.items()]
+    about = pd.DataFrame(
         [
-            per_metric.assign(
-                arm=arm,
-                loss=seeds[0].loss,
-                loss_groups=seeds[0].loss_groups,
-                n_seeds=sum(record.seed is not None for record in seeds),
-                **{column: cell.ravel() for column, cell in cells[arm].items()},
-            )
+            {
+                "arm": arm,
+                "loss": seeds[0].loss,
+                "loss_groups": seeds[0].loss_groups,
+                "n_seeds": sum(record.seed is not None for record in seeds),
+            }
             for arm, seeds in arms.items()
-        ],
-        ignore_index=True,
-    )
-    table["loss_groups"] = table["loss_groups"].astype("string")
+        ]
+    ).astype({"loss_groups": "string"})
+    table = pd.concat([*of_users, *of_lists], ignore_index=True).merge(about, on="arm", validate="many_to_one")
     family = [table[SPLIT], table[METRIC], table["n_seeds"] > 0, table["loss"] == FOREIGN]
     for p_value, adjusted in (("p_value", "p_adjusted"), ("p_users_seeds", "p_users_seeds_adjusted")):
         table[adjusted] = table.groupby(family)[p_value].transform(lambda p: adjust(p.to_numpy(), evaluate.correction))
     table["significant"] = table["p_adjusted"] < evaluate.significance
-    table = pd.concat([table, *_item_side(arms, groups)], ignore_index=True)
     table = table.merge(
         published_cells(dataset), how="left", on=["loss", "loss_groups", SPLIT, GROUP, METRIC], validate="many_to_one"
     )
@@ -137,22 +130,10 @@ def compare_arms(
     return table[list(_COLUMNS)]
 
 
-def _item_side(arms: Mapping[str, Sequence[ArmRecord]], groups: pd.DataFrame) -> Iterable[pd.DataFrame]:
-    """Rows of the metrics of lists, means over the seeds; they are of sets of users, so that no user is a sample."""
-    for arm, seeds in arms.items():
-        tables = [record.item_metrics for record in seeds if record.item_metrics is not None]
-        if not tables:
-            continue
-        of_seeds = pd.concat(tables).groupby([SPLIT, GROUP, METRIC], sort=False)[VALUE]
-        rows = groups.merge(of_seeds.mean().reset_index(), on=[SPLIT, GROUP])
-        spread = of_seeds.std().rename("sd_seeds")
-        yield rows.merge(spread, on=[SPLIT, GROUP, METRIC]).assign(
-            arm=arm,
-            loss=seeds[0].loss,
-            loss_groups=pd.Series(seeds[0].loss_groups, index=rows.index, dtype="string"),
-            n_seeds=sum(record.seed is not None for record in seeds),
-            significant=False,
-        )
+def _item_side(seeds: Sequence[ArmRecord]) -> pd.DataFrame:
+    """Metrics of lists by group over the seeds of an arm; they are of sets of users, so that no user is a sample."""
+    values = pd.concat([seed.item_metrics for seed in seeds]).groupby([SPLIT, GROUP, METRIC], sort=False)[VALUE]
+    return values.agg(["mean", "std"]).set_axis([VALUE, "sd_seeds"], axis=1).reset_index()
 
 
 def _cells(

@@ -22,9 +22,6 @@ from fairrec_pipeline.storage import sha256
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = {"user": USER, "item": ITEM}
-_ENDINGS = (".parquet", ".csv")
-
 
 def foreign_arms(
     folder: Path, histories: PreparedHistories, user_groups: pd.DataFrame, *, filter_seen: bool
@@ -48,7 +45,7 @@ def foreign_arms(
         DataError: a file cannot be read, lacks a column, has missing values, an item twice for a user, a user that the
             data do not know, or no item of the catalogue; or its name is that of another arm.
     """
-    files = sorted(file for file in folder.glob("*") if file.suffix in _ENDINGS) if folder.is_dir() else []
+    files = sorted(file for file in folder.glob("*") if file.suffix in (".parquet", ".csv"))
     names = [file.stem for file in files]
     arms = []
     for file in files:
@@ -71,18 +68,22 @@ def _read(file: Path) -> pd.DataFrame:
     except Exception as error:  # whatever the parser says, it is the file
         message = f"{file} cannot be read: {str(error).partition(chr(10))[0]}. Allowed: Parquet, or CSV in UTF-8"
         raise DataError(message) from error
-    table = table.rename(columns=_COLUMNS)
+    table = table.rename(columns={"user": USER, "item": ITEM})
     given = next((name for name in ("rank", "score") if name in table), None)
     missing = [name for name in (USER, ITEM) if name not in table] + ([] if given else ["rank or score"])
     if missing or given is None:
-        message = f"{file} has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}"
-        message += ". Needed: user, item, and rank or score"
+        message = (
+            f"{file} has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}. Needed: user, "
+            "item, and rank or score"
+        )
         raise DataError(message)
     order = pd.to_numeric(table[given], errors="coerce").astype(np.float64)
     bad = table[[USER, ITEM]].isna().any(axis=1) | ~np.isfinite(order)
     if bad.any():
-        message = f"{file} has {bad.sum()} rows without a user, an item or a number in {given}; the first is row"
-        message += f" {int(np.flatnonzero(bad)[0]) + 1}. Leave such rows out"
+        message = (
+            f"{file} has {bad.sum()} rows without a user, an item or a number in {given}; the first is row "
+            f"{np.argmax(bad) + 1}. Leave such rows out"
+        )
         raise DataError(message)
     ids = {name: _text(table[name]) for name in (USER, ITEM)}
     return pd.DataFrame({**ids, "order": order if given == "rank" else -order})
@@ -93,26 +94,23 @@ def _placed(table: pd.DataFrame, file: Path, histories: PreparedHistories, *, fi
     twice = table.duplicated([USER, ITEM])
     if twice.any():
         first = table[twice].iloc[0]
-        message = f"{file} has {twice.sum()} items twice in a list, first item {first[ITEM]} of user {first[USER]}"
-        message += ". Give every user an item once"
+        message = (
+            f"{file} has {twice.sum()} items twice in a list, first item {first[ITEM]} of user {first[USER]}. Give "
+            "every user an item once"
+        )
         raise DataError(message)
     test, known = histories.test, _index(histories.train.users)
     users, items = pd.Index(table[USER]), pd.Index(table[ITEM])
     strangers = users[known.get_indexer(users) < 0].unique()
     if len(strangers):
         message = (
-            f"{file} has {len(strangers)} users that the data do not have, such as {strangers[0]!r}; the data have"
+            f"{file} has {len(strangers)} users that the data do not have, such as {strangers[0]!r}; the data have "
+            f"{known[0]!r}. Ids are those of the log, and users are those after split.core"
         )
-        message += f" {known[0]!r}. Ids are those of the log, and users are those after split.core"
         raise DataError(message)
-    codes = pd.DataFrame(
-        {
-            "user": _index(test.users).get_indexer(users),
-            "item": _index(test.catalogue).get_indexer(items),
-            "order": table["order"].to_numpy(),
-        }
-    )
-    outside = float(np.mean(codes["item"] == UNKNOWN)) if len(codes) else 1.0
+    user, item = _index(test.users).get_indexer(users), _index(test.catalogue).get_indexer(items)
+    codes = pd.DataFrame({"user": user, "item": item, "order": table["order"].to_numpy()})
+    outside = float(np.mean(item == UNKNOWN)) if len(item) else 1.0
     if outside == 1:
         message = (
             f"{file} has no item that training knows, such as {str(test.catalogue[0])!r}. Ids are those of the log"
@@ -138,17 +136,14 @@ def _judged(lists: pd.DataFrame, file: Path, histories: PreparedHistories, user_
     shown = np.full((test.n_users, LENGTH), UNKNOWN, dtype=np.int64)
     within = lists[lists["place"] <= LENGTH].sort_values(["user", "order"], kind="stable")
     shown[within["user"], within.groupby("user").cumcount()] = within["item"]
+    sizes = np.bincount(lists["user"], minlength=test.n_users)
     card: dict[str, Any] = {
         **{"arm": file.stem, "loss": FOREIGN, "loss_groups": None, "seed": None},
         **{"data_fingerprint": histories.fingerprint, "file": file.name, "file_sha256": sha256(file)},
-        **{"users_with_a_list": int(lists["user"].nunique()), "shortest_list": int(_sizes(lists, test.n_users).min())},
+        **{"users_with_a_list": int(np.count_nonzero(sizes)), "shortest_list": int(sizes.min())},
     }
     by_group = item_metrics(shown, histories.train, test, metrics, user_groups)
     return ArmRecord.of(card, user_metrics=metrics, item_metrics=by_group)
-
-
-def _sizes(lists: pd.DataFrame, n_users: int) -> np.ndarray:
-    return np.bincount(lists["user"], minlength=n_users)
 
 
 def _text(ids: pd.Series[Any]) -> pd.Series[str]:

@@ -39,14 +39,7 @@ class Candidate:
     @property
     def numbers(self) -> dict[str, Any]:
         """The same as JSON values; of the best seed its number."""
-        return {
-            "arm": self.arm,
-            "n_seeds": self.n_seeds,
-            "overall": self.overall,
-            "worst": self.worst,
-            "worst_group": self.worst_group,
-            "best_seed": self.best.seed,
-        }
+        return {name: value for name, value in vars(self).items() if name != "best"} | {"best_seed": self.best.seed}
 
 
 def judge(records: Sequence[ArmRecord], user_groups: pd.DataFrame) -> list[Candidate]:
@@ -60,10 +53,8 @@ def judge(records: Sequence[ArmRecord], user_groups: pd.DataFrame) -> list[Candi
     Raises:
         FairrecError: a record has no validation metrics by user.
     """
-    return [
-        _candidate(arm, seeds, user_groups)
-        for arm, seeds in by_arm(record for record in records if record.seed is not None).items()
-    ]
+    trained = by_arm(record for record in records if record.seed is not None)
+    return [_candidate(arm, seeds, user_groups) for arm, seeds in trained.items()]
 
 
 def choose(candidates: Sequence[Candidate], rule: Promote) -> Candidate:
@@ -75,10 +66,10 @@ def choose(candidates: Sequence[Candidate], rule: Promote) -> Candidate:
     if not candidates:
         message = "there is no trained arm to promote. Train one first: kedro run --pipeline=train"
         raise FairrecError(message)
-    best = max(candidate.overall for candidate in candidates)
+    best = max(candidates, key=lambda candidate: candidate.overall)
     if rule.rule == "best_overall":
-        return next(candidate for candidate in candidates if candidate.overall == best)
-    good = [candidate for candidate in candidates if candidate.overall >= best * (1 - rule.within / 100)]
+        return best
+    good = [candidate for candidate in candidates if candidate.overall >= best.overall * (1 - rule.within / 100)]
     worst = {candidate.arm: candidate.worst for candidate in good if candidate.worst is not None}
     if len(worst) < len(good):
         message = (
@@ -92,16 +83,10 @@ def choose(candidates: Sequence[Candidate], rule: Promote) -> Candidate:
 def _candidate(arm: str, seeds: Sequence[ArmRecord], user_groups: pd.DataFrame) -> Candidate:
     of_seeds = [_means(record, user_groups) for record in seeds]
     means = {group: float(np.mean([of_seed[group] for of_seed in of_seeds])) for group in of_seeds[0]}
-    extreme, overall = extremes(means), (OVERALL, OVERALL)
-    best = max(range(len(seeds)), key=lambda index: of_seeds[index][overall])
-    return Candidate(
-        arm=arm,
-        n_seeds=len(seeds),
-        overall=means[overall],
-        worst=extreme.worst if extreme else None,
-        worst_group=extreme.worst_group if extreme else None,
-        best=seeds[best],
-    )
+    worst, worst_group, _ = extremes(means) or (None, None, {})
+    overall = [of_seed[OVERALL, OVERALL] for of_seed in of_seeds]
+    best = seeds[overall.index(max(overall))]
+    return Candidate(arm, len(seeds), means[OVERALL, OVERALL], worst, worst_group, best)
 
 
 def _means(record: ArmRecord, user_groups: pd.DataFrame) -> dict[tuple[str, str], float]:

@@ -19,27 +19,17 @@ class IncomparableArmsError(FairrecError, ValueError):
     """Arms whose numbers must not stand in one table."""
 
 
-def comparability(cards: Iterable[Card], statistics: Mapping[str, Any], evaluate: Evaluate) -> list[str]:
-    """Why arms cannot stand in one table with arms of the present data; empty if all of them can.
-
-    An arm has to be trained on the present interactions, its loss on the present labels of its groups, and its targets
-    ranked in the present way. Nothing but cards is read, so this can be asked before a training.
+def refuse_incomparable(cards: Iterable[Card], statistics: Mapping[str, Any], evaluate: Evaluate) -> None:
+    """Stop if `compare` would, unless `evaluate.other_data` is `skip`.
 
     Args:
         cards: of arms, without those that are about to be trained again.
-        statistics: the `dataset_statistics` of the present data: fingerprint, group_fingerprints.
-        evaluate: how arms are ranked now.
-    """
-    return [reason for card in cards if (reason := _reason(card, statistics, evaluate))]
-
-
-def refuse_incomparable(cards: Iterable[Card], statistics: Mapping[str, Any], evaluate: Evaluate) -> None:
-    """Stop if `compare` would, unless `evaluate.other_data` is `skip`; for the arguments see `comparability`.
+        statistics, evaluate: see `why_incomparable`.
 
     Raises:
         IncomparableArmsError: some arm cannot be compared; the message has the reasons and what to do.
     """
-    reasons = comparability(cards, statistics, evaluate)
+    reasons = [reason for card in cards if (reason := why_incomparable(card, statistics, evaluate))]
     if reasons and evaluate.other_data == "refuse":
         listed = "\n".join(f"  - {reason}" for reason in reasons)
         message = (
@@ -50,16 +40,14 @@ def refuse_incomparable(cards: Iterable[Card], statistics: Mapping[str, Any], ev
 
 
 def select_arms(records: Iterable[ArmRecord], statistics: Mapping[str, Any], evaluate: Evaluate) -> list[ArmRecord]:
-    """The records that may stand in one table, in its order: that of METHODS, then untrained
-    and foreign arms, seeds ascending.
+    """The records that may stand in one table, in its order: METHODS, untrained and foreign arms; seeds ascending.
 
     Of several seeds of an arm only those count whose parameters agree with the training that finished last. A seed that
     was trained again counts once.
 
     Args:
         records: every arm of the dataset.
-        statistics: see `comparability`.
-        evaluate: see `comparability`; `other_data` says what to do with arms that are not comparable.
+        statistics, evaluate: see `why_incomparable`; `other_data` says what to do with arms that are not comparable.
 
     Raises:
         IncomparableArmsError: an arm is not comparable, and `other_data` is `refuse`.
@@ -68,7 +56,7 @@ def select_arms(records: Iterable[ArmRecord], statistics: Mapping[str, Any], eva
     refuse_incomparable((record.card for record in ordered), statistics, evaluate)
     comparable = []
     for record in ordered:
-        if reason := _reason(record.card, statistics, evaluate):
+        if reason := why_incomparable(record.card, statistics, evaluate):
             logger.warning("Left out of the comparison: %s", reason)
         else:
             comparable.append(record)
@@ -83,15 +71,23 @@ def by_arm(records: Iterable[ArmRecord]) -> dict[str, list[ArmRecord]]:
     return arms
 
 
-def _reason(card: Card, statistics: Mapping[str, Any], evaluate: Evaluate) -> str | None:
+def why_incomparable(card: Card, statistics: Mapping[str, Any], evaluate: Evaluate) -> str | None:
+    """Why an arm cannot stand in one table with arms of the present data; None if it can.
+
+    It has to be trained on the present interactions, its loss on the present labels of its groups, and its targets
+    ranked in the present way. Nothing but its card is read, so this can be asked before a training.
+
+    Args:
+        card: of the arm.
+        statistics: the `dataset_statistics` of the present data: fingerprint, group_fingerprints.
+        evaluate: how arms are ranked now.
+    """
     label, present = ArmRecord.of(card).label, statistics["fingerprint"]
     trained_on, groups = str(card["data_fingerprint"]), card["loss_groups"]
     if trained_on != present:
         return f"{label} was trained on data {trained_on[:12]}, the present data is {present[:12]}"
-    labels, present_labels = (
-        card.get("groups_fingerprint"),
-        combined_fingerprint(statistics.get("group_fingerprints", {}), groups),
-    )
+    labels = card.get("groups_fingerprint")
+    present_labels = combined_fingerprint(statistics.get("group_fingerprints", {}), groups)
     if groups is not None and (labels is None or labels != present_labels):
         now = f"the present labels are {present_labels[:12]}" if present_labels else "the present data has none"
         return f"{label} was trained with the labels {str(labels)[:12]} of {groups}, {now}"

@@ -37,20 +37,16 @@ def training_curves(records: Iterable[ArmRecord]) -> pd.DataFrame:
         start), training_loss, validation_ndcg_at_20, learning_rate, selected (the epoch whose weights were kept), and
         whatever a method reports of itself (group_weight_<g>, ...), null for the other methods.
     """
-    frames = []
-    for record in records:
-        if record.training_history is None or record.training_history.empty:
-            continue
-        history = record.training_history.rename(columns={"loss": "training_loss"})
-        steps = record.parameters.get("train.steps_per_epoch", np.nan)
-        frames.append(
-            history.assign(
-                arm=record.arm,
-                seed=record.seed,
-                step=history["epoch"] * float(steps),
-                selected=history["epoch"] == record.card.get("best_epoch"),
-            )
+    frames = [
+        record.training_history.rename(columns={"loss": "training_loss"}).assign(
+            arm=record.arm,
+            seed=record.seed,
+            step=record.training_history["epoch"] * float(record.parameters.get("train.steps_per_epoch", np.nan)),
+            selected=record.training_history["epoch"] == record.card.get("best_epoch"),
         )
+        for record in records
+        if record.training_history is not None and not record.training_history.empty
+    ]
     if not frames:
         return pd.DataFrame({name: pd.Series(dtype="float64") for name in CURVE_COLUMNS})
     curves = pd.concat(frames, ignore_index=True)
@@ -71,17 +67,15 @@ def trainings(records: Iterable[ArmRecord], user_groups: pd.DataFrame) -> pd.Dat
         validation_ndcg_at_20; on test overall, worst, worst_group (of pop33 and seq33), gap_pop33, gap_seq33 (null
         where the test was not kept); seconds, epochs, device, warm_start_steps.
     """
-    no_attributes = user_groups[
-        [USER, TRAIN_LENGTH, POPULARITY_RATIO, *(split for split in STANDARD_SPLITS if split in user_groups)]
-    ]
+    balanced = [split for split in STANDARD_SPLITS if split in user_groups]
+    no_attributes = user_groups[[USER, TRAIN_LENGTH, POPULARITY_RATIO, *balanced]]
     rows: list[dict[str, Any]] = []
     for record in records:
-        means = group_means(group_metrics(record.user_metrics, no_attributes))
         kind = UNTRAINED if record.seed is None else SEED
         about = {"arm": record.arm, "loss": record.loss, "kind": kind, "seed": record.seed, "selected": True}
-        rows.append(about | _of_card(record.card) | _of_test(means))
-        rows += _grid(record)
-    return pd.DataFrame(rows).reindex(columns=list(_TYPES)).astype(_TYPES)
+        means = group_means(group_metrics(record.user_metrics, no_attributes))
+        rows += [about | _of_card(record.card) | _of_test(means), *_grid(record)]
+    return pd.DataFrame(rows, columns=list(_TYPES)).astype(_TYPES)
 
 
 def budgets(table: pd.DataFrame) -> pd.DataFrame:
@@ -122,21 +116,16 @@ def _grid(record: ArmRecord) -> list[dict[str, Any]]:
         options = point["options"]
         only = options.get(tuned[0]) if len(tuned) == 1 else None
         numeric = isinstance(only, int | float) and not isinstance(only, bool)
-        about = {
-            "arm": record.arm,
-            "loss": record.loss,
-            "kind": GRID,
-            "seed": point["seed"],
-            "point": point["point"],
-            "option": tuned[0] if numeric else None,
-            "option_value": only if numeric else None,
-            "selected": all(
-                chosen.get(name if "." in name else f"{record.loss}.{name}") == value for name, value in options.items()
-            ),
-        }
-        named = {name.partition("/"): value for name, value in (point.get("test_ndcg_at_20") or {}).items()}
-        means = {(split, group or split): value for (split, _, group), value in named.items()}
-        rows.append(about | _of_card(point["card"]) | _of_test(means))
+        named = {name if "." in name else f"{record.loss}.{name}": value for name, value in options.items()}
+        tested = {name.partition("/"): value for name, value in (point.get("test_ndcg_at_20") or {}).items()}
+        means = {(split, group or split): value for (split, _, group), value in tested.items()}
+        rows.append(
+            {"arm": record.arm, "loss": record.loss, "kind": GRID, "seed": point["seed"], "point": point["point"]}
+            | ({"option": tuned[0], "option_value": only} if numeric else {})
+            | {"selected": named.items() <= chosen.items()}
+            | _of_card(point["card"])
+            | _of_test(means)
+        )
     return rows
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.comparison.selection import by_arm
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 REPEAT_SHARE = "repeat_share"
 _WINDOWS = 10
-_DEPTH = 3
 _SHARE_COLUMNS = {
     **dict.fromkeys(("arm", SPLIT, GROUP), "string"),
     "window": "Int64",
@@ -62,32 +62,37 @@ def weight_shares(records: Iterable[ArmRecord], user_groups: pd.DataFrame) -> pd
         draw_share, weight_share (in [0, 1]), lift (their ratio; null without draws).
     """
     parts = []
-    codes = {}
-    for split, labels in split_labels(user_groups).items():
-        names = ordered_groups(labels)
-        codes[split] = names, pd.Categorical(labels, names).codes
     for arm, weights in _user_weights(records).items():
-        sums = _sums(weights, user_groups)
-        for split, (names, of_users) in codes.items():
-            windows = pd.MultiIndex.from_product([names, [*range(_WINDOWS), None]], names=[GROUP, "window"])
-            part = windows.to_frame(index=False).assign(arm=arm, split=split)
-            part[N_USERS] = np.bincount(of_users, minlength=len(names)).repeat(_WINDOWS + 1)
-            for name, by_window in zip(("draw_share", "weight_share"), sums, strict=True):
-                groups = np.zeros((len(names), _WINDOWS))
-                np.add.at(groups, of_users, by_window)
-                groups = np.hstack([groups, groups.sum(axis=1, keepdims=True)])
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    part[name] = (groups / groups.sum(axis=0)).ravel()
-            # an arm that stopped early has windows without draws
-            parts.append(part.dropna(subset="draw_share"))
+        drawn, mass = _sums(weights, user_groups)
+        for split, labels in split_labels(user_groups).items():
+            names = ordered_groups(labels)
+            codes = pd.Categorical(labels, names).codes
+            cells = pd.MultiIndex.from_product([names, [*range(_WINDOWS), None]], names=[GROUP, "window"])
+            part = cells.to_frame(index=False).assign(arm=arm, split=split)
+            part[N_USERS] = np.bincount(codes).repeat(_WINDOWS + 1)
+            parts.append(part.assign(draw_share=_shares(drawn, codes), weight_share=_shares(mass, codes)))
     shares = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["draw_share", "weight_share"])
     shares["lift"] = shares["weight_share"] / shares["draw_share"]
-    return shares.reindex(columns=list(_SHARE_COLUMNS)).astype(_SHARE_COLUMNS)
+    # an arm that stopped early has windows without draws
+    return shares.dropna(subset="draw_share").reindex(columns=list(_SHARE_COLUMNS)).astype(_SHARE_COLUMNS)
 
 
-def weight_rules(
-    records: Iterable[ArmRecord], user_groups: pd.DataFrame, repeats: pd.Series[float] | None = None
-) -> pd.DataFrame:
+def _shares(of_users: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Share of every group in each window and, last, in the whole training, group by group.
+
+    Args:
+        of_users: (n_users, windows) what is shared.
+        groups: (n_users,) codes.
+    """
+    sums = np.zeros((groups.max() + 1, _WINDOWS + 1))
+    np.add.at(sums[:, :_WINDOWS], groups, of_users)
+    sums[:, _WINDOWS] = sums[:, :_WINDOWS].sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares: np.ndarray = sums / sums.sum(axis=0)
+    return shares.ravel()
+
+
+def weight_rules(records: Iterable[ArmRecord], user_groups: pd.DataFrame, *features: pd.Series[float]) -> pd.DataFrame:
     """Rules that say which users got more than erm's weight: a decision tree of depth 3 per arm.
 
     Erm's weight is the arm's mean: 1 where the weights of a batch sum to one, as most methods' do.
@@ -95,51 +100,62 @@ def weight_rules(
     Args:
         records: compared arms. Those without user_weights, and those in which no user is above erm, are left out.
         user_groups: see `by_group.membership`. The tree sees train_length, popularity_ratio and the attributes.
-        repeats: from `repeat_share`; None: the tree does not see it.
+        features: further ones that it sees (see `user_features`).
 
     Returns:
         One row per leaf of an arm's tree, highest lift first: arm, rule (text), n_users, above_erm (share of its users
         whose mean weight is above erm's), draw_share, weight_share, lift; above_erm_overall and accuracy (balanced, on
         the same users: 0.5 says that the tree tells nothing) are those of the arm.
     """
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.tree import DecisionTreeClassifier
+
     parts = []
     for arm, weights in _user_weights(records).items():
         drawn, mass = (each.sum(axis=1) for each in _sums(weights, user_groups))
         seen = drawn > 0
+        drawn, mass = drawn[seen], mass[seen]
         # not every method's weights sum to one: above its mean, which is erm's where they do
-        above = mass[seen] / drawn[seen] > (1 + 1e-5) * mass.sum() / drawn.sum()
+        above = mass / drawn > (1 + 1e-5) * mass.sum() / drawn.sum()
         if above.all() or not above.any():
             continue
-        part = _leaves(
-            user_features(user_groups[seen], *([] if repeats is None else [repeats])), above, drawn[seen], mass[seen]
+        # a leaf that is pure but for rounding stays one
+        tree = DecisionTreeClassifier(min_impurity_decrease=1e-6, class_weight="balanced", **tree_options(len(above)))
+        known = user_features(user_groups[seen], *features)
+        leaves = pd.DataFrame(
+            {
+                "rule": rule,
+                N_USERS: users.sum(),
+                "above_erm": above[users].mean(),
+                "draw_share": drawn[users].sum() / drawn.sum(),
+                "weight_share": mass[users].sum() / mass.sum(),
+            }
+            for rule, users in fitted_leaves(tree, known, above).items()
         )
-        parts.append(part.sort_values("lift", ascending=False).assign(arm=arm, above_erm_overall=above.mean()))
+        lift = leaves["weight_share"] / leaves["draw_share"]
+        accuracy = balanced_accuracy_score(above, tree.predict(known.to_numpy()))
+        leaves = leaves.assign(arm=arm, lift=lift, above_erm_overall=above.mean(), accuracy=accuracy)
+        parts.append(leaves.sort_values("lift", ascending=False))
     rules = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return rules.reindex(columns=list(_RULE_COLUMNS)).astype(_RULE_COLUMNS)
 
 
 def _user_weights(records: Iterable[ArmRecord]) -> dict[str, pd.DataFrame]:
     """By arm, the user_weights of all its seeds."""
-    tables = {
-        arm: [record.user_weights for record in seeds if record.user_weights is not None]
-        for arm, seeds in by_arm(records).items()
-    }
-    return {arm: pd.concat(of_seeds, ignore_index=True) for arm, of_seeds in tables.items() if of_seeds}
+    weighing = by_arm(record for record in records if record.user_weights is not None)
+    return {arm: pd.concat([seed.user_weights for seed in seeds]) for arm, seeds in weighing.items()}
 
 
 def _sums(weights: pd.DataFrame, user_groups: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Draws, and weight times draws, (n_users, windows) each."""
     user = pd.Index(user_groups[USER]).get_indexer(pd.Index(weights[USER]))
     weights, user = weights[user >= 0], user[user >= 0]
-    cell = user * _WINDOWS + weights["window"].to_numpy()
     drawn = weights["drawn"].to_numpy(np.float64)
     # weights are means of 32-bit numbers; what differs from 1 by their rounding is 1
-    weight = weights["weight"].to_numpy(np.float64).round(5)
-    size, shape = len(user_groups) * _WINDOWS, (len(user_groups), _WINDOWS)
-    return (
-        np.bincount(cell, weights=drawn, minlength=size).reshape(shape),
-        np.bincount(cell, weights=drawn * weight, minlength=size).reshape(shape),
-    )
+    mass = drawn * weights["weight"].to_numpy(np.float64).round(5)
+    cells, shape = (user, weights["window"].to_numpy()), (len(user_groups), _WINDOWS)
+    draws, masses = (sparse.coo_array((values, cells), shape=shape).toarray() for values in (drawn, mass))
+    return draws, masses
 
 
 def user_features(user_groups: pd.DataFrame, *more: pd.Series[float]) -> pd.DataFrame:
@@ -168,44 +184,28 @@ def least_leaf(n_users: int) -> int:
     return min(max(20, n_users // 100), max(1, n_users // 4))
 
 
-def _leaves(features: pd.DataFrame, above: np.ndarray, drawn: np.ndarray, mass: np.ndarray) -> pd.DataFrame:
-    from sklearn.metrics import balanced_accuracy_score
-    from sklearn.tree import DecisionTreeClassifier
-
-    tree = DecisionTreeClassifier(
-        max_depth=_DEPTH,
-        min_samples_leaf=least_leaf(len(above)),
-        min_impurity_decrease=1e-6,  # a leaf that is pure but for rounding stays one
-        class_weight="balanced",
-        random_state=0,
-    )
-    tree.fit(features.to_numpy(), above)
-    leaf = tree.apply(features.to_numpy())
-    rows = []
-    for node, rule in tree_rules(tree, list(features.columns)).items():
-        users = leaf == node
-        draw_share, weight_share = drawn[users].sum() / drawn.sum(), mass[users].sum() / mass.sum()
-        rows.append(
-            {
-                "rule": rule,
-                N_USERS: int(users.sum()),
-                "above_erm": above[users].mean(),
-                "draw_share": draw_share,
-                "weight_share": weight_share,
-                "lift": weight_share / draw_share,
-            }
-        )
-    return pd.DataFrame(rows).assign(accuracy=balanced_accuracy_score(above, tree.predict(features.to_numpy())))
+def tree_options(n_users: int) -> dict[str, Any]:
+    """What every decision tree of users has in common; `n_users` is how many it is fitted to."""
+    return {"max_depth": 3, "min_samples_leaf": least_leaf(n_users), "random_state": 0}
 
 
-def tree_rules(tree: DecisionTreeClassifier | DecisionTreeRegressor, names: list[str]) -> dict[int, str]:
-    """Conditions of every leaf, bounds of the same feature drawn together."""
+def fitted_leaves(
+    tree: DecisionTreeClassifier | DecisionTreeRegressor, features: pd.DataFrame, target: np.ndarray, chosen: Any = ...
+) -> dict[str, np.ndarray]:
+    """Fit a tree that tells the target (n_users,) of the chosen users from their features.
+
+    Returns:
+        Which users, (n_users,) bool, are in a leaf, by its rule: bounds of the same feature are drawn together.
+    """
+    known, names = features.to_numpy(), list(features.columns)
+    leaf = tree.fit(known[chosen], target[chosen]).apply(known)
     nodes = tree.tree_
-    rules: dict[int, str] = {}
+    leaves: dict[str, np.ndarray] = {}
 
     def walk(node: int, bounds: dict[str, tuple[float, float]]) -> None:
         if nodes.children_left[node] == nodes.children_right[node]:
-            rules[node] = " and ".join(_condition(name, *ends) for name, ends in bounds.items()) or "everybody"
+            rule = " and ".join(_condition(name, *ends) for name, ends in bounds.items()) or "everybody"
+            leaves[rule] = leaf == node
             return
         name, threshold = names[nodes.feature[node]], float(nodes.threshold[node])
         low, high = bounds.get(name, (-np.inf, np.inf))
@@ -213,7 +213,7 @@ def tree_rules(tree: DecisionTreeClassifier | DecisionTreeRegressor, names: list
         walk(int(nodes.children_right[node]), bounds | {name: (max(low, threshold), high)})
 
     walk(0, {})
-    return rules
+    return leaves
 
 
 def _condition(name: str, low: float, high: float) -> str:

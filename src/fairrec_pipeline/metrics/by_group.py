@@ -70,23 +70,13 @@ def membership(user_metrics: pd.DataFrame, user_groups: pd.DataFrame, *, by_targ
     Raises:
         DataError: see `split_labels`.
     """
-    known = user_groups[user_groups[USER].isin(user_metrics[USER])]
-    labels = split_labels(known)
-    repeats = user_metrics[REPEAT_TARGET].map({True: REPEAT, False: NEW}).astype("string")
-    everybody = pd.Series(OVERALL, index=user_metrics.index, dtype="string")
-    parts = [
-        _one_split(user_metrics[USER], OVERALL, everybody),
-        *(_one_split(known[USER], split, groups) for split, groups in labels.items()),
-        _one_split(user_metrics[USER], TARGET, repeats),
-    ]
-    if by_target and len(repeats.unique()) > 1:
-        of_user = known[USER].map(repeats.set_axis(user_metrics[USER]))
-        parts += [
-            _one_split(known[USER], split + BY_TARGET, labels[split] + "-" + of_user)
-            for split in STANDARD_SPLITS
-            if split in labels
-        ]
-    return pd.concat(parts, ignore_index=True)
+    targets = user_metrics.set_index(USER)[REPEAT_TARGET].map({True: REPEAT, False: NEW}).astype("string")
+    labels = split_labels(user_groups[user_groups[USER].isin(targets.index)].set_index(USER))
+    splits = {OVERALL: pd.Series(OVERALL, targets.index, dtype="string"), **labels, TARGET: targets}
+    if by_target and len(targets.unique()) > 1:
+        balanced = [split for split in STANDARD_SPLITS if split in labels]
+        splits |= {split + BY_TARGET: labels[split] + "-" + targets.loc[labels[split].index] for split in balanced}
+    return pd.concat([_one_split(split, groups) for split, groups in splits.items()], ignore_index=True)
 
 
 def split_labels(user_groups: pd.DataFrame) -> dict[str, pd.Series[str]]:
@@ -174,23 +164,15 @@ def metric_names(table: pd.DataFrame) -> dict[str, float]:
 
 
 def ordered_groups(groups: pd.Series[str]) -> list[str]:
-    """Names of the groups of one split, in the order of every table."""
-    names = pd.Series(sorted(groups.unique()), dtype="string")
-    return names.loc[_sort_key(names).sort_values(kind="stable").index].tolist()
-
-
-def _one_split(users: pd.Series[int], split: str, groups: pd.Series[str]) -> pd.DataFrame:
-    part = pd.DataFrame({USER: users, SPLIT: split, GROUP: groups})
-    # by name too: the users of a group stand back to back also where two names have the same key
-    return part.assign(_key=_sort_key(groups)).sort_values(["_key", GROUP, USER]).drop(columns="_key")
-
-
-def _sort_key(groups: pd.Series[str]) -> pd.Series[str]:
-    """Low to high for quantile groups and their crossings, alphabetical for everything else."""
+    """Names of the groups of one split: low to high for quantile groups and their crossings, others alphabetical."""
     order = {name: f"{index}" for index, name in enumerate(_GROUP_ORDER)}
-    return groups.map(
-        {group: "-".join(order.get(part, part) for part in group.split("-")) for group in groups.unique()}
-    )
+    return sorted(groups.unique(), key=lambda name: ("-".join(order.get(part, part) for part in name.split("-")), name))
+
+
+def _one_split(split: str, groups: pd.Series[str]) -> pd.DataFrame:
+    part = pd.DataFrame({USER: groups.index, SPLIT: split, GROUP: groups.array})
+    place = pd.Categorical(groups, ordered_groups(groups)).codes
+    return part.assign(_place=place).sort_values(["_place", USER]).drop(columns="_place")
 
 
 def _tracker_name(*parts: str) -> str:

@@ -131,24 +131,23 @@ def item_metrics(
             means: np.ndarray = np.where(listed, values[codes], 0).sum(axis=1) / n_listed
         return means
 
-    of_user = {
-        "arp_at_20": mean_of_list(users_of_item.astype(np.float64)),
-        "aplt_at_20": mean_of_list((~head).astype(np.float64)),
-        "miuf_at_20": mean_of_list(-np.log2(np.maximum(users_of_item, 1) / train.n_users)),
-    }
     recall = user_metrics.set_index(USER)["recall_at_20"].reindex(pd.Index(test.users)).to_numpy(np.float64)
     head_target = (test.targets != UNKNOWN) & head[np.maximum(test.targets, 0)]
-    of_user |= {
-        "recall_head_at_20": np.where(head_target, recall, np.nan),
-        "recall_tail_at_20": np.where(head_target, np.nan, recall),
-    }
+    of_user = pd.DataFrame(
+        {
+            "arp_at_20": mean_of_list(users_of_item.astype(np.float64)),
+            "aplt_at_20": mean_of_list((~head).astype(np.float64)),
+            "miuf_at_20": mean_of_list(-np.log2(np.maximum(users_of_item, 1) / train.n_users)),
+            "recall_head_at_20": np.where(head_target, recall, np.nan),
+            "recall_tail_at_20": np.where(head_target, np.nan, recall),
+        }
+    )
     discount = np.broadcast_to(1 / np.log2(np.arange(2, LENGTH + 2)), lists.shape)
     members = membership(user_metrics, user_groups, by_target=True)
-    members["row"] = pd.Index(test.users).get_indexer(pd.Index(members[USER]))
     rows = []
     for (split, group), of_group in members.groupby([SPLIT, GROUP], sort=False):
-        users = of_group["row"].to_numpy()
-        values = {name: _mean(each[users]) for name, each in of_user.items()}
+        users = pd.Index(test.users).get_indexer(pd.Index(of_group[USER]))
+        values = of_user.iloc[users].mean().to_dict()
         shown, there = codes[users], listed[users]
         counts = np.bincount(shown[there], minlength=train.n_items)
         exposure = np.bincount(shown[there], weights=discount[users][there], minlength=train.n_items)
@@ -158,8 +157,3 @@ def item_metrics(
         values["recall_tail_to_head_at_20"] = of_tail / of_head if of_head > 0 else float("nan")
         rows += [(split, group, name, len(users), values[name]) for name in ITEM_METRICS]
     return pd.DataFrame(rows, columns=[SPLIT, GROUP, METRIC, N_USERS, VALUE])
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")

@@ -12,14 +12,6 @@ from fairrec_pipeline.comparison.comparison import LEAST_SEEDS
 from fairrec_pipeline.comparison.paper.published import published_cells
 from fairrec_pipeline.metrics.by_group import GROUP, OVERALL, SPLIT
 
-OPPOSITE, NOT_STARRED, ONLY_STARRED = "starred the other way round", "not starred", "starred, not after the correction"
-CORRECTED, SURVIVES, SEEDS_UNKNOWN = (
-    "survives the correction, not another training",
-    "survives the correction and another training",
-    "survives the correction; too few seeds for more",
-)
-_VERDICTS = (SURVIVES, SEEDS_UNKNOWN, CORRECTED, ONLY_STARRED, NOT_STARRED, OPPOSITE)
-
 
 def published_stars(comparison: pd.DataFrame, *, significance: float) -> pd.DataFrame:
     """Every star of the paper for which we have the arm, and what became of it.
@@ -38,20 +30,18 @@ def published_stars(comparison: pd.DataFrame, *, significance: float) -> pd.Data
     stars = comparison[published & comparison["p_value"].notna()]
     # A difference that rounds to zero in the paper has no direction to contradict.
     same = (np.sign(stars["published_delta"].round(6)) * np.sign(stars["delta_vs_erm"])) >= 0
-    starred = same & (stars["p_value"] < significance)
+    below, seeds = stars["p_value"] < significance, stars["p_users_seeds"]
+    starred = same & below
     corrected = starred & stars["significant"]
-    over_seeds = (stars["p_users_seeds"] < significance).astype("boolean").where(stars["p_users_seeds"].notna())
-    verdict = np.select(
-        [
-            ~same & (stars["p_value"] < significance),
-            ~starred,
-            ~corrected,
-            over_seeds.isna(),
-            ~over_seeds.fillna(False).astype(bool),
-        ],
-        [OPPOSITE, NOT_STARRED, ONLY_STARRED, SEEDS_UNKNOWN, CORRECTED],
-        SURVIVES,
-    )
+    over_seeds = (seeds < significance).astype("boolean").where(seeds.notna())
+    verdicts = {  # the first that holds
+        "survives the correction and another training": corrected & (seeds < significance),
+        "survives the correction; too few seeds for more": corrected & seeds.isna(),
+        "survives the correction, not another training": corrected,
+        "starred, not after the correction": starred,
+        "not starred": ~below,
+        "starred the other way round": below,
+    }
     return pd.DataFrame(
         {
             **{name: stars[name] for name in ("arm", SPLIT, GROUP, "published_delta")},
@@ -60,7 +50,7 @@ def published_stars(comparison: pd.DataFrame, *, significance: float) -> pd.Data
             "starred": starred,
             "survives_correction": corrected,
             "survives_seeds": over_seeds & starred,
-            "verdict": verdict,
+            "verdict": pd.Categorical(np.select(list(verdicts.values()), list(verdicts), ""), list(verdicts)),
         }
     ).reset_index(drop=True)
 
@@ -96,8 +86,7 @@ def _summary(stars: pd.DataFrame) -> Iterable[str]:
     if stars.empty:
         yield "None of the paper's starred arms is here beside an erm arm, so none of its stars could be looked at."
         return
-    counts = stars["verdict"].value_counts()
-    listed = "; ".join(f"{verdict}: {counts[verdict]}" for verdict in _VERDICTS if verdict in counts)
+    listed = "; ".join(f"{verdict}: {len(cells)}" for verdict, cells in stars.groupby("verdict", observed=True))
     yield f"The {len(stars)} published stars of the arms that are here, in our runs. {listed[:1].upper()}{listed[1:]}."
     if stars["survives_seeds"].isna().any():
         yield f"A star is tested against another training from {LEAST_SEEDS} shared seeds on."
@@ -106,14 +95,11 @@ def _summary(stars: pd.DataFrame) -> Iterable[str]:
 def _arm_by_arm(stars: pd.DataFrame) -> Iterable[str]:
     for arm, of_arm in stars.groupby("arm", sort=False):
         parts = []
-        for verdict in _VERDICTS:
-            cells = of_arm[of_arm["verdict"] == verdict]
+        for verdict, cells in of_arm.groupby("verdict", observed=True):
             groups = [
-                "overall" if split == OVERALL else f"{group} of {split}"
-                for split, group in zip(cells[SPLIT], cells[GROUP], strict=True)
+                "overall" if row.split == OVERALL else f"{row.group} of {row.split}" for row in cells.itertuples()
             ]
-            if groups:
-                parts.append(f"{verdict}: {', '.join(groups)}")
+            parts.append(f"{verdict}: {', '.join(groups)}")
         yield f"{arm}, {len(of_arm)} published stars. {'. '.join(part.capitalize() for part in parts)}."
 
 

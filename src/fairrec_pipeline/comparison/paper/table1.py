@@ -43,14 +43,10 @@ def table1(statistics: Mapping[str, Any], dataset: str) -> pd.DataFrame:
         {TABLE: "1b", SPLIT: None, GROUP: None, QUANTITY: name, OURS: float(statistics[f"n_{name}"])}
         for name in ("users", "items", "interactions")
     ]
-    keys = [TABLE, SPLIT, GROUP, QUANTITY]
-    ours = pd.DataFrame(rows).astype(dict.fromkeys(keys, "string"))
-    both = ours.merge(
-        published_table("published_table1.csv", dict.fromkeys(keys, "string"), dataset), on=keys, how="left"
-    )
-    both[DIFFERENCE] = both[OURS] - both[PUBLISHED]
-    table: pd.DataFrame = both[list(COLUMNS)]
-    return table
+    keys = dict.fromkeys((TABLE, SPLIT, GROUP, QUANTITY), "string")
+    published = published_table("published_table1.csv", keys, dataset)
+    both = pd.DataFrame(rows).astype(keys).merge(published, on=list(keys), how="left")
+    return both.assign(difference=both[OURS] - both[PUBLISHED])[list(COLUMNS)]
 
 
 def markdown(table: pd.DataFrame, dataset: str) -> str:
@@ -63,10 +59,9 @@ def markdown(table: pd.DataFrame, dataset: str) -> str:
         "| table | split | group | quantity | ours | published | difference |",
         "|---|---|---|---|---:|---:|---:|",
     ]
-    for row in table.to_dict("records"):
+    for row in table.replace({QUANTITY: _NAMES}).to_dict("records"):
         shown = "{:.2f}" if row[TABLE] == "1a" else "{:.0f}"
         formats = {OURS: shown, PUBLISHED: "{:.10g}", DIFFERENCE: shown}
-        numbers = ["" if pd.isna(row[name]) else text.format(row[name]) for name, text in formats.items()]
-        names = ["" if pd.isna(row[name]) else str(row[name]) for name in (TABLE, SPLIT, GROUP)]
-        lines.append(f"| {' | '.join([*names, _NAMES[str(row[QUANTITY])], *numbers])} |")
+        cells = ["" if pd.isna(value) else formats.get(str(name), "{}").format(value) for name, value in row.items()]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])

@@ -130,8 +130,8 @@ def find_slices(
 ) -> pd.DataFrame:
     """Users whom each arm serves badly, without labels."""
     times = interactions.select(USER, TIMESTAMP, ROLE).to_pandas()
-    features = [user_weights.repeat_share(histories.train), *bad_slices.activity(times)]
-    return bad_slices.bad_slices(selected_arms, user_groups.to_pandas(), features)
+    features = (user_weights.repeat_share(histories.train), *bad_slices.activity(times))
+    return bad_slices.bad_slices(selected_arms, user_groups.to_pandas(), *features)
 
 
 def audit(
@@ -159,17 +159,14 @@ def gather_evidence(
 
 def report(
     evidence: Evidence, compared_runs: list[Card], dataset_statistics: dict[str, Any], evaluate: Evaluate
-) -> tuple[pd.DataFrame, go.Figure, go.Figure, go.Figure, go.Figure, go.Figure, str, str]:
+) -> tuple[pd.DataFrame | go.Figure | str, ...]:
     """The comparison as CSV, figures, Markdown and one HTML file."""
     subject = Subject(dataset_statistics["dataset"], dataset_statistics, compared_runs, evaluate)
     drawn = draw(evidence)
+    saved = ("relative_change", "group_values", "repeat_and_new", "trade_off", "learning_curves")
     return (
         evidence.comparison,
-        drawn["relative_change"],
-        drawn["group_values"],
-        drawn["repeat_and_new"],
-        drawn["trade_off"],
-        drawn["learning_curves"],
+        *(drawn[name] for name in saved),
         markdown_report(evidence, subject),
         html_report(evidence, subject, drawn),
     )
