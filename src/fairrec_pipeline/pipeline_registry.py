@@ -1,6 +1,8 @@
 """Every pipeline that can be run, by name; each is built, and its nodes imported, when it is asked for."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib import import_module
 
 from kedro.pipeline import Pipeline
 
@@ -34,14 +36,14 @@ def register_pipelines() -> Mapping[str, Pipeline]:
     return LazyPipelines(
         {
             "__default__": _default,
-            "data": _data,
-            "train": lambda: _train("train"),
-            "tune": lambda: _train("tune"),
+            "data": partial(_built, "data"),
+            "train": partial(_built, "train", plan="train"),
+            "tune": partial(_built, "train", plan="tune"),
             "experiment": _experiment,
-            "compare": _compare,
-            "table1": _table1,
-            "recommend": _recommend,
-            "promote": _promote,
+            "compare": partial(_built, "compare"),
+            "table1": partial(_built, "compare", "create_table1_pipeline"),
+            "recommend": partial(_built, "recommend"),
+            "promote": partial(_built, "promote"),
         }
     )
 
@@ -53,43 +55,13 @@ def _default() -> Pipeline:
     return data.create_pipeline() + trained + compare.create_pipeline(after=sorted(trained.outputs()))
 
 
-def _data() -> Pipeline:
-    from fairrec_pipeline.pipelines import data
-
-    return data.create_pipeline()
-
-
-def _train(plan: str) -> Pipeline:
-    from fairrec_pipeline.pipelines import train
-
-    return train.create_pipeline(plan)
-
-
 def _experiment() -> Pipeline:
     from fairrec_pipeline.pipelines import compare, train
 
     return train.create_checked_pipeline("experiment") + compare.create_pipeline(after=["trained_arms"])
 
 
-def _compare() -> Pipeline:
-    from fairrec_pipeline.pipelines import compare
-
-    return compare.create_pipeline()
-
-
-def _table1() -> Pipeline:
-    from fairrec_pipeline.pipelines import compare
-
-    return compare.create_table1_pipeline()
-
-
-def _recommend() -> Pipeline:
-    from fairrec_pipeline.pipelines import recommend
-
-    return recommend.create_pipeline()
-
-
-def _promote() -> Pipeline:
-    from fairrec_pipeline.pipelines import promote
-
-    return promote.create_pipeline()
+def _built(folder: str, function: str = "create_pipeline", **options: str) -> Pipeline:
+    """What a function of a folder of `pipelines` builds."""
+    pipeline: Pipeline = getattr(import_module(f"fairrec_pipeline.pipelines.{folder}"), function)(**options)
+    return pipeline

@@ -164,13 +164,14 @@ def _is_being_written(path: PurePosixPath, entry: dict[str, Any]) -> bool:
     host, _, writer = path.name.removesuffix(_PARTIAL).rpartition(".")
     process = writer.partition("-")[0]
     if host.endswith(f".{socket.gethostname()}") and process.isdecimal():
-        return _alive(int(process))
+        return is_alive(int(process))
     changed: Any = entry.get("mtime", entry.get("LastModified", entry.get("created")))
     seconds = changed.timestamp() if isinstance(changed, datetime) else changed
     return not isinstance(seconds, int | float) or time.time() - seconds < _ABANDONED
 
 
-def _alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether this machine runs a process with that id."""
     try:
         os.kill(process, 0)
     except OSError as error:

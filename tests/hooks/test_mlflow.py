@@ -186,7 +186,7 @@ def test_runs_inside_of_an_active_run_are_its_children(client: Any, runs: Callab
 def test_what_a_killed_process_has_left_running_is_closed(client: Any, runs: Callable[..., MlflowRuns]) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    experiment = runs()._experiment
+    experiment = runs().experiment
     here = socket.gethostname()
     owners = {"dead": f"{here}:{dead.pid}", "alive": f"{here}:{os.getpid()}", "elsewhere": f"another:{dead.pid}"}
     for name, owner in owners.items():

@@ -57,7 +57,11 @@ class RegisteredModel(AbstractDataset[Promotion, dict[str, Any]]):
             from mlflow import MlflowClient
 
             client = MlflowClient()
-            version = self._version_of(client, data.champion[_WEIGHTS]) or self._register(data)
+            same = client.search_model_versions(
+                f"name = '{self._name}' AND tags.{_WEIGHTS} = '{data.champion[_WEIGHTS]}'"
+            )
+            newest = max((int(each.version) for each in same), default=None)
+            version = self._register(data) if newest is None else str(newest)
             for key, value in _tags(data.champion).items():
                 client.set_model_version_tag(self._name, version, key, value)
             client.update_model_version(self._name, version, description=data.model_card)
@@ -70,12 +74,6 @@ class RegisteredModel(AbstractDataset[Promotion, dict[str, Any]]):
             version = MlflowClient().get_model_version_by_alias(self._name, self._alias).version
         uri = f"models:/{self._name}@{self._alias}"
         return {"name": self._name, "alias": self._alias, "version": str(version), "uri": uri}
-
-    def _version_of(self, client: Any, weights: str) -> str | None:
-        """Newest version with these weights; None if there is none."""
-        found = client.search_model_versions(f"name = '{self._name}' AND tags.{_WEIGHTS} = '{weights}'")
-        versions = [int(each.version) for each in found]
-        return str(max(versions)) if versions else None
 
     def _register(self, data: Promotion) -> str:
         import mlflow

@@ -38,18 +38,15 @@ def prepared_database(path: Path, experiment: str, artifacts: Path) -> Iterator[
     Raises:
         FairrecError: there is something that is no database, or it cannot be read or written.
     """
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
-        lock.acquire(timeout=_PATIENCE)
+        held = FileLock(path.with_name(f".{path.name}.lock"), timeout=_PATIENCE).acquire()
     except (OSError, Timeout) as error:
         raise FairrecError(_message(path, str(error))) from error
-    try:
+    with held:
         if not path.exists():
             _make(path)
         _check_and_move(path, experiment, artifacts)
         yield
-    finally:
-        lock.release()
 
 
 def _make(path: Path) -> None:

@@ -69,6 +69,8 @@ def headline_metrics(card: Card, by_group: pd.DataFrame | None) -> dict[str, flo
 
 def describe_run(card: Card, by_group: pd.DataFrame | None) -> str:
     """What a run is, and what came out, in Markdown; for the arguments see `headline_metrics`."""
+    from fairrec_pipeline.metrics.by_group import extremes, group_means
+
     about = f"**{card['arm']}**, seed {card['seed']}, on {card['dataset']}"
     if DIVERGED in card:
         return f"{about}: no result. {card[DIVERGED]}"
@@ -76,17 +78,11 @@ def describe_run(card: Card, by_group: pd.DataFrame | None) -> str:
         f"{card['epochs']} epochs, {card['seconds']:.0f} s on {card['device']}; kept is epoch {card['best_epoch']}"
     )
     values = headline_metrics(card, by_group)
+    worst = None if by_group is None else extremes(group_means(by_group))
     rows = [
         ("validation", values.get(_BEST)),
         ("test, all users", values.get(_COLUMNS[0])),
-        (f"test, worst group{_worst_group(by_group)}", values.get(_COLUMNS[1])),
+        (f"test, worst group ({worst.worst_group})" if worst else "", values.get(_COLUMNS[1])),
     ]
     table = "\n".join(f"| {name} | {value:.4f} |" for name, value in rows if value is not None)
     return f"{about}: {trained}.\n\n| NDCG@20 | |\n|---|---|\n{table}\n"
-
-
-def _worst_group(by_group: pd.DataFrame | None) -> str:
-    from fairrec_pipeline.metrics.by_group import extremes, group_means
-
-    extreme = None if by_group is None else extremes(group_means(by_group))
-    return f" ({extreme.worst_group})" if extreme else ""

@@ -51,8 +51,7 @@ class DataPreparation:
             raise FairrecError(message)
         if reason is not None:
             with _alone(Path(run_params["project_path"]), str(catalog.load("params:dataset"))):
-                reason = _why_prepare(catalog)  # another session may have prepared them meanwhile
-                if reason is not None:
+                if reason := _why_prepare(catalog):  # another session may have prepared them meanwhile
                     _prepare(catalog, reason)
         _pin_what_it_reads(catalog, pipeline.inputs() - set(pinned))
 
@@ -98,9 +97,8 @@ def _pin_what_it_reads(catalog: DataCatalog, names: set[str]) -> None:
     version = _versioned(catalog, "dataset_statistics").resolve_load_version() or ""
     for name in names & set(PREPARED):
         dataset = _versioned(catalog, name)
-        _pin(
-            dataset, max((each for each in dataset.list_versions(full_path=False) if each <= version), default=version)
-        )
+        older = [each for each in dataset.list_versions(full_path=False) if each <= version]
+        _pin(dataset, max(older, default=version))
 
 
 def _pin(dataset: AbstractVersionedDataset[Any, Any], version: str | None = None) -> None:

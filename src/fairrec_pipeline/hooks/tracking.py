@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 
+from fairrec_pipeline.arms.code import commit
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.hooks.check_plan import plans_of
@@ -114,7 +114,7 @@ class Tracking:
         plans = plans_of(pipeline, catalog)
         active = mlflow.active_run()
         trains_experiment = "params:plans.experiment" in pipeline.inputs()
-        tags = _code_version(Path(run_params["project_path"])) | {"dataset": dataset}
+        tags = _code_version() | {"dataset": dataset}
         self._runs = MlflowRuns(
             client,
             experiment,
@@ -124,10 +124,6 @@ class Tracking:
             active=active.info.run_id if active else None,
         )
         self._runs.close_killed()
-
-    @hook_impl
-    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        self._log(dataset_name, data)
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -149,12 +145,13 @@ class Tracking:
             store = catalog.load("arms")
             for record in self._try(store.records) or []:
                 if record.card.get("version") == store.version:
-                    self._log("trained_arms", record)
+                    self.after_dataset_saved("trained_arms", record)
         for name in _ARTIFACTS.keys() & outputs:
             if name not in self._logged and self._try(partial(catalog.exists, name)):
-                self._log(name, catalog.load(name))
+                self.after_dataset_saved(name, catalog.load(name))
 
-    def _log(self, name: str, data: Any) -> None:
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         runs = self._runs
         if runs is None or self._process != os.getpid():  # a forked worker of ParallelRunner leaves it to its parent
             return
@@ -162,9 +159,9 @@ class Tracking:
             if (data.arm, data.seed) not in self._logged:
                 self._logged.add((data.arm, data.seed))
                 self._try(lambda: runs.log_record(data))
-        elif name in _ARTIFACTS:
-            self._logged.add(name)
-            self._try(lambda: runs.log_text(*_as_text(name, data)))
+        elif dataset_name in _ARTIFACTS:
+            self._logged.add(dataset_name)
+            self._try(lambda: runs.log_text(*_as_text(dataset_name, data)))
 
     def _try(self, call: Callable[[], Any]) -> Any:
         """Whatever goes wrong in tracking is said once; the run goes on without."""
@@ -198,15 +195,9 @@ def _as_text(name: str, data: Any) -> tuple[str, str, dict[str, str]]:
     return data if isinstance(data, str) else data.to_csv(index=False), _ARTIFACTS[name], {}
 
 
-def _code_version(project: Path) -> dict[str, str]:
+def _code_version() -> dict[str, str]:
     """Commit of the project and whether the tree differs from it; empty outside of a repository."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=project, capture_output=True, text=True, check=True).stdout
-
-    try:
-        commit = git("rev-parse", "HEAD").strip()
-        dirty = str(bool(git("status", "--porcelain")))
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {"git_commit": commit, "git_dirty": dirty, "mlflow.source.git.commit": commit}
+    version = commit()
+    clean = version.removesuffix("-dirty")
+    tags = {"git_commit": clean, "git_dirty": str(version != clean), "mlflow.source.git.commit": clean}
+    return tags if version else {}

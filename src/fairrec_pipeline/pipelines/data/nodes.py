@@ -27,10 +27,8 @@ logger = logging.getLogger(__name__)
 
 WORTH_A_WARNING = 0.05
 """Share of the targets that are tied, or in nobody's training."""
-FEW_MATCHED = 0.5
-"""Share of the users with attributes."""
-FEW_TESTED = 0.5
-"""Share of the users with a target."""
+FEW = 0.5
+"""Share of the users with attributes, or with a target."""
 
 
 def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir.Table, dict[str, Any]]:
@@ -44,7 +42,7 @@ def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir
     for step in raw.steps:
         _log_step(step)
     if raw.matched_users is not None:
-        say = logger.info if raw.matched_users > FEW_MATCHED else logger.warning
+        say = logger.info if raw.matched_users > FEW else logger.warning
         say("%.1f %% of the users have attributes; the others are in the group unknown", 100 * raw.matched_users)
     ingested = {
         "raw_files": {path.relative_to(raw_folder).as_posix(): describe_file(path) for path in raw.files},
@@ -93,7 +91,7 @@ def split_leave_one_out(
     histories = PreparedHistories.of(rows)
     targets = target_statistics(rows, histories)
     _warn_of(targets, split)
-    if histories.test.n_users < FEW_TESTED * histories.train.n_users:
+    if histories.test.n_users < FEW * histories.train.n_users:
         logger.warning(
             f"only {histories.test.n_users:,} of {histories.train.n_users:,} users have interactions on both sides of "
             f"the temporal cut (split.train_share={split.train_share}), and only they are tested: differences must be "
