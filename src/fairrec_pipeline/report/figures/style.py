@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain, cycle, repeat
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,8 +13,6 @@ from plotly.subplots import make_subplots
 from fairrec_pipeline.comparison.comparison import REFERENCE
 from fairrec_pipeline.parameters.methods import METHODS
 from fairrec_pipeline.report.evidence import TRAINED, Evidence, records
-
-Key = TypeVar("Key", bound=Hashable)
 
 WIDTH, HEIGHT = 1200, 700
 _OTHER_COLOURS = ("#6a3d9a", "#b15928", "#1b9e9e", "#e7298a", "#66a61e", "#7f7f00", "#4b6cb7", "#c2185b")
@@ -39,8 +37,8 @@ def arm_colours(evidence: Evidence) -> dict[str, str]:
 
 
 def panels(
-    titles: Mapping[Key, str], *, across: int = 2, **options: Any
-) -> tuple[go.Figure, dict[Key, dict[str, int]]]:
+    titles: Mapping[Any, str], *, across: int = 2, **options: Any
+) -> tuple[go.Figure, dict[Any, dict[str, int]]]:
     """A grid of panels, filled row by row; any number of them has room.
 
     Args:
