@@ -89,7 +89,7 @@ def recommend(folder: Path) -> dict[str, float]:
     import torch
 
     from fairrec_pipeline.catalog.files import IbisParquet, ParquetFrames
-    from fairrec_pipeline.interactions.streams import stream_histories
+    from fairrec_pipeline.interactions.histories import stream_histories
     from fairrec_pipeline.serving.batch import recommend_in_frames
     from fairrec_pipeline.serving.recommender import Recommender
 

@@ -17,6 +17,7 @@ from kedro.framework.startup import bootstrap_project
 from kedro.io import DatasetError
 
 from fairrec_pipeline.hooks import prepare_data
+from fairrec_pipeline.interactions.preparation import FORMAT
 from tests.conftest import copy_project
 
 LATER = "9999-01-01T00.00.00.000Z"
@@ -105,8 +106,9 @@ def test_two_sessions_prepare_the_same_data_once(project: Path, other_data: Path
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "null", "5", '{"a": ', "", '{"prepared_with": 5}', '{"prepared_with": {"format": 2}}'],
-)  # fmt: skip
+    "content",
+    ["[]", "null", "5", '{"a": ', "", '{"prepared_with": 5}', f'{{"prepared_with": {{"format": {FORMAT}}}}}'],
+)
 def test_damaged_statistics_name_themselves(content: str, shared_project: Path, other_data: Path) -> None:
     bring(other_data, shared_project)
     (path,) = shared_project.glob("data/05_model_input/synthetic/dataset_statistics.json/*/*.json")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import ITEM, POSITION, ROLE, TEST, TRAIN, USER, VALIDATION
 
-if TYPE_CHECKING:
-    import pandas as pd  # a server has no table: 70 MB less in each of its workers
+if TYPE_CHECKING:  # a server has no table: 70 MB less in each of its workers
+    import ibis.expr.types as ir
+    import pandas as pd
 
 UNKNOWN = -1
+_ROWS_AT_ONCE = 2**17
 
 
 @dataclass(frozen=True)
@@ -62,10 +68,9 @@ class Histories:
 
 def training_histories(interactions: pd.DataFrame) -> Histories:
     """Histories of the training interactions in a table as `PreparedHistories.of` takes; they define the catalogue."""
-    train = interactions[interactions[ROLE] == TRAIN].sort_values([USER, POSITION])
-    catalogue, items = np.unique(train[ITEM].to_numpy(), return_inverse=True)
-    users, counts = np.unique(train[USER].to_numpy(), return_counts=True)
-    return Histories(users, catalogue, items.astype(np.int64), _offsets(counts))
+    train = interactions[interactions[ROLE] == TRAIN]
+    users, catalogue = (np.unique(train[column].to_numpy()) for column in (USER, ITEM))
+    return _histories(train, users, catalogue)
 
 
 def evaluation_histories(interactions: pd.DataFrame, catalogue: np.ndarray, role: str) -> Histories:
@@ -80,36 +85,58 @@ def evaluation_histories(interactions: pd.DataFrame, catalogue: np.ndarray, role
     """
     known_roles = {VALIDATION: (TRAIN,), TEST: (TRAIN, VALIDATION)}[role]
     held_out = interactions[interactions[ROLE] == role].sort_values(USER)
-    users, targets = held_out[USER].to_numpy(), held_out[ITEM].to_numpy()
-    is_known = interactions[ROLE].isin(known_roles) & interactions[USER].isin(users)
-    history = interactions[is_known].sort_values([USER, POSITION])
-    user_codes = np.searchsorted(users, history[USER].to_numpy())
-    repeats = np.zeros(len(users), dtype=bool)
-    repeats[user_codes[history[ITEM].to_numpy() == targets[user_codes]]] = True
-    items, offsets = _known_items(history, user_codes, len(users), catalogue)
-    return Histories(users, catalogue, items, offsets, _codes(targets, catalogue), repeats)
+    users = held_out[USER].to_numpy()
+    history = interactions[interactions[ROLE].isin(known_roles) & interactions[USER].isin(users)]
+    return _histories(history, users, catalogue, held_out[ITEM].to_numpy())
 
 
 def complete_histories(interactions: pd.DataFrame, catalogue: np.ndarray) -> Histories:
     """Everything that is known of every user, to recommend what comes next of a catalogue; targets are `UNKNOWN`."""
-    history = interactions.sort_values([USER, POSITION])
-    users, user_codes = np.unique(history[USER].to_numpy(), return_inverse=True)
-    items, offsets = _known_items(history, user_codes, len(users), catalogue)
-    unknown = np.full(len(users), UNKNOWN, dtype=np.int64)
-    return Histories(users, catalogue, items, offsets, unknown, np.zeros(len(users), dtype=bool))
+    users = np.unique(interactions[USER].to_numpy())
+    no_targets, no_repeats = np.full(len(users), UNKNOWN), np.zeros(len(users), dtype=bool)
+    return replace(_histories(interactions, users, catalogue), targets=no_targets, repeats=no_repeats)
 
 
-def _known_items(
-    history: pd.DataFrame, user_codes: np.ndarray, n_users: int, catalogue: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of the items of the catalogue, and the offsets of the users in them."""
-    codes = _codes(history[ITEM].to_numpy(), catalogue)
+def stream_histories(table: ir.Table) -> Iterator[tuple[Any, list[Any]]]:
+    """Every user with the items of the history, oldest first, from a table that need not fit into memory.
+
+    Args:
+        table: columns user_id and item_id; the rows of a user stand back to back in the order of time, and the users
+            ascend. A row without an item adds nothing: it is there for a user without a history.
+
+    Raises:
+        DataError: the users do not ascend.
+    """
+    previous = None
+    batches = table.select(USER, ITEM).to_pyarrow_batches(chunk_size=_ROWS_AT_ONCE)
+    rows = (row for batch in batches for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    for user, history in groupby(rows, key=itemgetter(0)):
+        if previous is not None and not previous < user:
+            message = (
+                f"the interactions are not in the order of their users: {user} follows {previous}. Prepare them again: "
+                "kedro run --pipeline=data"
+            )
+            raise DataError(message)
+        yield user, [item for _, item in history if item is not None]
+        previous = user
+
+
+def _histories(
+    interactions: pd.DataFrame, users: np.ndarray, catalogue: np.ndarray, targets: np.ndarray | None = None
+) -> Histories:
+    """Histories of the users (ascending ids) of the interactions; targets are item ids, one a user."""
+    interactions = interactions.sort_values([USER, POSITION])
+    items = interactions[ITEM].to_numpy()
+    codes, user_codes = _codes(items, catalogue), np.searchsorted(users, interactions[USER].to_numpy())
     known = codes != UNKNOWN
-    return codes[known], _offsets(np.bincount(user_codes[known], minlength=n_users))
-
-
-def _offsets(counts: np.ndarray) -> np.ndarray:
-    return np.append(0, np.cumsum(counts)).astype(np.int64)
+    counts = np.bincount(user_codes[known], minlength=len(users))
+    offsets = np.append(0, np.cumsum(counts)).astype(np.int64)
+    histories = Histories(users, catalogue, codes[known], offsets)
+    if targets is None:
+        return histories
+    repeats = np.zeros(len(users), dtype=bool)
+    repeats[user_codes[items == targets[user_codes]]] = True
+    return replace(histories, targets=_codes(targets, catalogue), repeats=repeats)
 
 
 def _codes(items: np.ndarray, catalogue: np.ndarray) -> np.ndarray:

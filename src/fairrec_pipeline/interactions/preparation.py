@@ -13,12 +13,12 @@ from fairrec_pipeline.parameters.blocks import Groups, Split
 from fairrec_pipeline.parameters.datasets import Source
 from fairrec_pipeline.storage import sha256
 
-FORMAT = 2
-"""Of the prepared data; raised when their tables, or what they mean, change."""
+FORMAT = 3
+"""Of the prepared data; raised when their files, or what they mean, change."""
 
 
 class RawFile(BaseModel):
-    """What `raw_files.describe_file` says of a file."""
+    """A raw file, as `raw_files.describe_file` says."""
 
     size: int
     mtime_ns: int
@@ -26,7 +26,7 @@ class RawFile(BaseModel):
 
 
 class PreparedWith(BaseModel):
-    """What the data depend on, as `prepared_with` gives it, and the raw files."""
+    """What the data depend on: the parameters (see `prepared_with`), and the raw files."""
 
     format: int
     dataset: str
@@ -51,12 +51,8 @@ class _Described(BaseModel):
 
 
 def check_statistics(content: Any) -> None:
-    """Make sure that the content of a file is what others rely on; that of another format is prepared again anyway.
-
-    Raises:
-        pydantic.ValidationError: it is not.
-    """
-    TypeAdapter(dict[str, Any]).validate_python(content)
+    """Raise a ValidationError if a file lacks what others rely on; other formats are prepared again anyway."""
+    TypeAdapter(dict[str, Any]).validate_python(content)  # names no class of ours in its message
     if _Described.model_validate(content).prepared_with.get("format") == FORMAT:
         Statistics.model_validate(content)
 
@@ -94,12 +90,8 @@ def why_prepare(described: Mapping[str, Any] | None, wanted: Mapping[str, Any], 
     if changed:
         return f"were prepared with other parameters ({', '.join(changed)})"
     for name, before in described.get("raw_files", {}).items():
-        if _is_replaced(folder / name, before):
+        path = folder / name
+        same = not path.exists() or file_times(path).items() <= before.items()
+        if not same and (path.stat().st_size != before["size"] or sha256(path) != before["sha256"]):
             return f"were prepared from another {name} than the one in {folder}"
     return None
-
-
-def _is_replaced(path: Path, before: Mapping[str, Any]) -> bool:
-    if not path.exists() or file_times(path).items() <= before.items():
-        return False
-    return bool(path.stat().st_size != before["size"] or sha256(path) != before["sha256"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from fairrec_pipeline.interactions.histories import Histories, evaluation_histor
 from fairrec_pipeline.interactions.statistics import fingerprint, group_fingerprints
 
 _PARTS = ("train", "validation", "test")
-_NUMBERS = ("items", "offsets", "targets", "repeats")
+_ARRAYS = ("users", "items", "offsets", "targets", "repeats")
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,10 @@ class PreparedHistories:
 
     def save(self, file: IO[bytes]) -> None:
         """Write the arrays as `numpy.savez` does."""
-        arrays = {"fingerprint": np.frombuffer(self.fingerprint.encode(), np.uint8)}
-        arrays |= _packed("catalogue", self.train.catalogue)
-        for name in _PARTS:
-            histories: Histories = getattr(self, name)
-            arrays |= _packed(f"{name}.users", histories.users)
-            numbers = {f"{name}.{key}": getattr(histories, key) for key in _NUMBERS}
-            arrays |= {key: value for key, value in numbers.items() if value is not None}
-        np.savez(file, allow_pickle=False, **arrays)
+        arrays = {f"{part}.{name}": getattr(getattr(self, part), name) for part in _PARTS for name in _ARRAYS}
+        arrays |= {"catalogue": self.train.catalogue, "fingerprint": np.array(self.fingerprint)}
+        present = {name: _packed(array) for name, array in arrays.items() if array is not None}
+        np.savez(file, allow_pickle=False, **present)
 
     @classmethod
     def load(cls, path: Path) -> PreparedHistories:
@@ -63,10 +60,10 @@ class PreparedHistories:
         """
         try:
             with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
-                arrays = dict(archive)
-            catalogue = _unpacked("catalogue", arrays)
-            train, validation, test = (_histories(name, catalogue, arrays) for name in _PARTS)
-            return cls(train, validation, test, bytes(arrays["fingerprint"]).decode())
+                arrays = {name: _unpacked(array) for name, array in archive.items()}
+            parts = ({name: arrays.get(f"{part}.{name}") for name in _ARRAYS} for part in _PARTS)
+            histories = (Histories(catalogue=arrays["catalogue"], **part) for part in parts)
+            return cls(*histories, fingerprint=str(arrays["fingerprint"]))
         except (KeyError, ValueError, EOFError, TypeError) as error:
             message = f"it does not hold prepared histories: {error}"
             raise zipfile.BadZipFile(message) from error
@@ -131,27 +128,10 @@ def combined_fingerprint(of_columns: Mapping[str, str], groups: str | None) -> s
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _histories(name: str, catalogue: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Histories:
-    numbers = {key: arrays[f"{name}.{key}"] for key in _NUMBERS if f"{name}.{key}" in arrays}
-    return Histories(_unpacked(f"{name}.users", arrays), catalogue, **numbers)
+def _packed(array: np.ndarray) -> np.ndarray:
+    """Texts as one JSON list in bytes: an array of texts would give every id the room of the longest."""
+    return np.frombuffer(json.dumps(array.tolist()).encode(), np.uint8) if array.dtype == object else array
 
 
-def _packed(name: str, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Ids as arrays without objects: numbers as they are, texts as UTF-8 with the end of each.
-
-    Not as an array of texts, where every id takes the room of the longest.
-    """
-    if ids.dtype != object:
-        return {name: ids}
-    texts = [text.encode() for text in ids]
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    return {f"{name}.text": np.frombuffer(b"".join(texts), np.uint8), f"{name}.ends": ends}
-
-
-def _unpacked(name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    if name in arrays:
-        return arrays[name]
-    text, ends = arrays[f"{name}.text"].tobytes(), arrays[f"{name}.ends"].tolist()
-    ids = np.empty(len(ends), dtype=object)
-    ids[:] = [text[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
-    return ids
+def _unpacked(array: np.ndarray) -> np.ndarray:
+    return np.array(json.loads(bytes(array)), dtype=object) if array.dtype == np.uint8 else array

@@ -15,7 +15,7 @@ from fairrec_pipeline.interactions.sources.delimited import column_names
 from fairrec_pipeline.interactions.sources.raw_files import located, readable
 from fairrec_pipeline.interactions.sources.table import read_columns
 from fairrec_pipeline.interactions.sources.values import blank_to_null, id_text, ids, times
-from fairrec_pipeline.interactions.streams import stream_histories
+from fairrec_pipeline.interactions.histories import stream_histories
 from fairrec_pipeline.parameters.datasets import Csv
 
 _TABLES = (".csv", ".tsv", ".parquet", ".pq", ".gz")
