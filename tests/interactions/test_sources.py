@@ -19,7 +19,7 @@ import requests
 
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.sources import read_source
-from fairrec_pipeline.interactions.sources.movielens import download
+from fairrec_pipeline.interactions.sources.published import download
 from fairrec_pipeline.parameters.datasets import Source
 
 RETAILROCKET = """timestamp,visitorid,event,itemid,transactionid

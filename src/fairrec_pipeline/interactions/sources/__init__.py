@@ -7,9 +7,8 @@ from pathlib import Path
 import ibis
 
 from fairrec_pipeline.interactions.columns import FILE_ROW
-from fairrec_pipeline.interactions.sources.movielens import read_movielens_1m, read_movielens_100k
+from fairrec_pipeline.interactions.sources.published import read_movielens_1m, read_movielens_100k, read_retailrocket
 from fairrec_pipeline.interactions.sources.raw_files import RawData, Step
-from fairrec_pipeline.interactions.sources.retailrocket import read_retailrocket
 from fairrec_pipeline.interactions.sources.synthetic import generate
 from fairrec_pipeline.interactions.sources.table import read_own_table
 from fairrec_pipeline.parameters.datasets import MovieLens, RetailRocket, Source, Synthetic, Table

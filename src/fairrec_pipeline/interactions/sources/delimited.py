@@ -26,15 +26,15 @@ class _Header(NamedTuple):
     blank_lines: int
 
 
-def read_delimited(path: Path, columns: Sequence[str], dialect: Csv, hint: str, *, drop: bool) -> tuple[ir.Table, int]:
+def read_delimited(
+    path: Path, columns: Sequence[str], dialect: Csv, hint: str, *, optional: Sequence[str], drop: bool
+) -> tuple[ir.Table, int]:
     """Read columns of a CSV or TSV file as text.
 
     Args:
         path: `.gz` is unpacked.
-        columns: names in its header.
         dialect: separator (None: the one of , tab ; | at which the header has the columns) and encoding.
-        hint: what to do if a column is missing.
-        drop: leave malformed rows out instead of refusing the file.
+        hint, optional, drop: see `table.read_columns`.
 
     Returns:
         The columns with row numbers, and the number of lines left out.
@@ -44,9 +44,10 @@ def read_delimited(path: Path, columns: Sequence[str], dialect: Csv, hint: str, 
     """
     with readable(path), tempfile.TemporaryDirectory() as scratch:
         header = _header(path, columns, dialect)
+        columns = [*columns, *(name for name in optional if name in header.names)]
         require_columns(header.names, columns, path, hint)
         source, n_dropped, skip = path, 0, header.blank_lines
-        if drop or not _is_utf8(dialect):
+        if drop or dialect.encoding != "utf-8":
             source = Path(scratch, "rows.csv")
             skip = 0 if drop else skip
             n_dropped = _copy(path, source, header, dialect, drop=drop)
@@ -56,24 +57,6 @@ def read_delimited(path: Path, columns: Sequence[str], dialect: Csv, hint: str, 
         )  # fmt: skip
         named = table.select(**{name: table[f"c{header.names.index(name)}"] for name in columns})
         return with_row_numbers(named), n_dropped
-
-
-def column_names(path: Path, wanted: Sequence[str]) -> list[str]:
-    """Names of the columns of a CSV, TSV or Parquet file.
-
-    Args:
-        path: of the file.
-        wanted: columns that tell at which separator the header of a text file is to be cut.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    with readable(path):
-        if path.suffix.lower() in (".parquet", ".pq"):
-            import pyarrow.parquet as pq
-
-            return list(pq.read_schema(path).names)
-        return _header(path, wanted, Csv()).names
 
 
 def _header(path: Path, columns: Sequence[str], dialect: Csv) -> _Header:
@@ -124,11 +107,7 @@ def _is_text(row: list[str]) -> bool:
     return True
 
 
-def _is_utf8(dialect: Csv) -> bool:
-    return dialect.encoding.lower().replace("-", "_") in ("utf_8", "utf8")
-
-
 def _opened(path: Path, dialect: Csv, errors: str) -> IO[str]:
-    encoding = "utf-8-sig" if _is_utf8(dialect) else dialect.encoding
+    encoding = "utf-8-sig" if dialect.encoding == "utf-8" else dialect.encoding
     opened: Callable[..., IO[str]] = gzip.open if path.suffix.lower() == ".gz" else open
     return opened(path, "rt", encoding=encoding, errors=errors, newline="")

@@ -11,15 +11,13 @@ import ibis.expr.types as ir
 
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import FILE_ROW, ITEM, TIMESTAMP, USER
-from fairrec_pipeline.interactions.sources.delimited import column_names
+from fairrec_pipeline.interactions.histories import stream_histories
+from fairrec_pipeline.interactions.sources.checks import examples
 from fairrec_pipeline.interactions.sources.raw_files import located, readable
 from fairrec_pipeline.interactions.sources.table import read_columns
 from fairrec_pipeline.interactions.sources.values import blank_to_null, id_text, ids, times
-from fairrec_pipeline.interactions.histories import stream_histories
-from fairrec_pipeline.parameters.datasets import Csv
 
 _TABLES = (".csv", ".tsv", ".parquet", ".pq", ".gz")
-_HINT = "Write the file with the columns {}"
 
 
 def read_items(folder: Path, name: str, item_type: type[int] | type[str]) -> list[Any]:
@@ -35,7 +33,7 @@ def read_items(folder: Path, name: str, item_type: type[int] | type[str]) -> lis
     """
     path = located(folder, name)
     if path.suffix.lower() in _TABLES:
-        table = read_columns(folder, name, [ITEM], _HINT.format(ITEM), csv=Csv())[0]
+        table, *_ = read_columns(folder, name, [ITEM], f"Write the file with the columns {ITEM}")
     else:
         with readable(path):
             lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -63,22 +61,13 @@ def read_histories(folder: Path, name: str, item_type: type[int] | type[str]) ->
         DataError: there is no such file, it cannot be read, a row has no user, or a time that cannot be read.
     """
     path = located(folder, name)
-    timed = TIMESTAMP in column_names(path, [USER, ITEM])
-    columns = [USER, ITEM, *([TIMESTAMP] if timed else [])]
-    rows = read_columns(folder, name, columns, _HINT.format(f"{USER}, {ITEM} and, if need be, {TIMESTAMP}"), csv=Csv())[
-        0
-    ]
+    hint = f"Write the file with the columns {USER}, {ITEM} and, if need be, {TIMESTAMP}"
+    rows, *_ = read_columns(folder, name, [USER, ITEM], hint, optional=[TIMESTAMP])
     with readable(path):
-        values = {column: blank_to_null(rows[column]) for column in columns}
-        rows = rows.select(**values, **{FILE_ROW: rows[FILE_ROW]}).cache()
-        histories = rows.select(
-            **{
-                USER: ids(rows[USER], USER, path),
-                ITEM: blank_to_null(id_text(rows[ITEM], ITEM, path)),
-                TIMESTAMP: times(rows[TIMESTAMP], None, None).values if timed else rows[FILE_ROW],
-                FILE_ROW: rows[FILE_ROW],
-            }
-        )
+        rows = rows.mutate(**{name: blank_to_null(rows[name]) for name in rows.columns}).cache()
+        items = blank_to_null(id_text(rows[ITEM], ITEM, path))
+        when = times(rows[TIMESTAMP], None, None).values if TIMESTAMP in rows.columns else rows[FILE_ROW]
+        histories = rows.mutate(**{USER: ids(rows[USER], USER, path), ITEM: items, TIMESTAMP: when})
         _refuse_gaps(histories, path)
         return stream_histories(_typed(histories, item_type, path).order_by(USER, TIMESTAMP, FILE_ROW))
 
@@ -90,27 +79,20 @@ def _refuse_gaps(histories: ir.Table, path: Path) -> None:
     if n == 0:
         message = f"{path} has no rows. Write one row an interaction, and one without an item for a new user"
         raise DataError(message)
-    if n_without_user or n_without_time:
-        what = (
-            f"{n_without_user} rows without a user"
-            if n_without_user
-            else f"{n_without_time} rows whose time cannot be read"
-        )
-        message = f"{path} has {what} among its {n} rows. Correct or remove them"
-        raise DataError(message)
+    for n_bad, what in ((n_without_user, "without a user"), (n_without_time, "whose time cannot be read")):
+        if n_bad:
+            message = f"{path} has {n_bad} rows {what} among its {n} rows. Correct or remove them"
+            raise DataError(message)
 
 
 def _typed(table: ir.Table, item_type: type[int] | type[str], path: Path) -> ir.Table:
     """The table with its texts of items as ids of the model's type; the ids of a model are all of one type."""
     if item_type is str:
         return table
-    numbers = table.mutate(number=table[ITEM].try_cast("int64"))
-    wrong = numbers.filter(numbers[ITEM].notnull() & numbers["number"].isnull())
-    examples = wrong.select(ITEM).distinct().order_by(ITEM).limit(3).to_pyarrow()[ITEM].to_pylist()
-    if examples:
-        shown = ", ".join(map(repr, examples))
+    numbers = table[ITEM].try_cast("int64")
+    if shown := examples(table.filter(table[ITEM].notnull() & numbers.isnull())[ITEM]):
         message = (
             f"{path} has item ids such as {shown}, and those of the model are whole numbers. Correct or remove them"
         )
         raise DataError(message)
-    return numbers.mutate(**{ITEM: numbers["number"]}).drop("number")
+    return table.mutate(**{ITEM: numbers})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import lzma
 import re
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,6 @@ import pyarrow as pa
 
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import FILE_ROW
-from fairrec_pipeline.interactions.engine import engine, literal_path
 from fairrec_pipeline.storage import sha256
 
 
@@ -89,35 +87,6 @@ def located(folder: Path, name: str) -> Path:
 def with_row_numbers(table: ir.Table) -> ir.Table:
     """The table, read, with the 0-based number of each row; without another order DuckDB keeps that of the files."""
     return table.mutate(**{FILE_ROW: ibis.row_number()}).cache()
-
-
-def read_text(path: Path, origin: Path | None = None, **dialect: Any) -> ir.Table:
-    """A text file of a published data set as text, with row numbers; errors name its origin."""
-    origin = origin or path
-    with readable(origin):
-        with path.open("rb") as file:
-            if not file.read(1):  # DuckDB would make up a column
-                message = f"{origin} is empty. Put a whole copy there"
-                raise DataError(message)
-        return with_row_numbers(engine().read_csv(literal_path(path), all_varchar=True, **dialect))
-
-
-def read_member(archive: Path, member: str, **dialect: Any) -> ir.Table:
-    """A text file of a zip archive; DuckDB cannot look into one, so the member is unpacked for the time of reading."""
-    name = find_member(archive, member)
-    if name is None:
-        message = f"{archive} holds no {member}. Take the archive as it is published"
-        raise DataError(message)
-    with tempfile.TemporaryDirectory() as folder:
-        with readable(archive), zipfile.ZipFile(archive) as files:
-            path = Path(files.extract(name, folder))
-        return read_text(path, archive / name, **dialect)
-
-
-def find_member(archive: Path, name: str) -> str | None:
-    """Full name of a file of the archive, in whatever folder of it."""
-    with readable(archive), zipfile.ZipFile(archive) as files:
-        return next((member for member in sorted(files.namelist()) if member.rpartition("/")[2] == name), None)
 
 
 _LINE_NEXT_STEP = "Correct that line, or let a share of the rows be malformed: `malformed` in the dataset's block"

@@ -14,13 +14,7 @@ import ibis.expr.types as ir
 
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.engine import engine, literal_path
-from fairrec_pipeline.interactions.sources.checks import (
-    LogColumns,
-    checked_attributes,
-    checked_events,
-    count_rows,
-    examples,
-)
+from fairrec_pipeline.interactions.sources.checks import checked_events, count_rows, examples, with_attributes
 from fairrec_pipeline.interactions.sources.delimited import read_delimited
 from fairrec_pipeline.interactions.sources.raw_files import (
     RawData,
@@ -33,6 +27,7 @@ from fairrec_pipeline.interactions.sources.raw_files import (
 from fairrec_pipeline.interactions.sources.values import label_text
 from fairrec_pipeline.parameters.datasets import Csv, Table
 
+_PLAIN = Csv()
 _COMPARISON = re.compile(r"\s*(>=|<=|!=|>|<|=)\s*(.+?)\s*")
 _OPERATORS = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "=": operator.eq, "!=": operator.ne,
@@ -43,37 +38,31 @@ def read_own_table(folder: Path, source: Table) -> RawData:
     """Read the files that a dataset's block names; see `read_source`."""
     columns = list(dict.fromkeys([source.user, source.item, source.timestamp, *source.where]))
     hint = f"Set user, item and timestamp of datasets.{folder.name} to columns of the file"
-    dialect: dict[str, Any] = {"csv": source.csv, "drop": source.malformed > 0}
-    log, files, n_malformed = read_columns(folder, source.interactions, columns, hint, **dialect)
-    path = folder / source.interactions
-    n_read = count_rows(log)
-    steps = [Step(f"read {source.interactions}", n_read, n_malformed, "malformed lines")]
+    drop, path = source.malformed > 0, folder / source.interactions
+    log, files, n_malformed = read_columns(folder, source.interactions, columns, hint, csv=source.csv, drop=drop)
+    steps = [Step(f"read {source.interactions}", count_rows(log), n_malformed, "malformed lines")]
     for column, wanted in source.where.items():
         log = _keep_rows(log, column, wanted, path)
         n_kept = count_rows(log)
         steps.append(Step(f"where {column} is {_shown(wanted)}", n_kept, steps[-1].kept - n_kept, "other values"))
-    names = LogColumns(source.user, source.item, source.timestamp, source.timestamp_format, source.timestamp_unit)
-    raw = checked_events(log, names, path, malformed=source.malformed, n_malformed=n_malformed)
-    raw = raw._replace(files=tuple(files), steps=(*steps, *raw.steps))
-    if source.users is None:
-        return raw
-    hint = f"Set user and user_attributes of datasets.{folder.name} to columns of the file"
-    attributes = source.user_attributes
-    users, more, _ = read_columns(folder, source.users, [source.user, *attributes], hint, **dialect)
-    labels, matched = checked_attributes(users, source.user, attributes, raw.user_attributes, folder / source.users)
-    return raw._replace(user_attributes=labels, files=(*files, *more), matched_users=matched)
+    raw = checked_events(log, source, path, steps, n_malformed)
+    if source.users is not None:
+        hint = f"Set user and user_attributes of datasets.{folder.name} to columns of the file"
+        columns = [source.user, *source.user_attributes]
+        users, more, _ = read_columns(folder, source.users, columns, hint, csv=source.csv, drop=drop)
+        raw, files = with_attributes(raw, users, source, folder / source.users), [*files, *more]
+    return raw._replace(files=tuple(files))
 
 
 def read_columns(
-    folder: Path, name: str, columns: Sequence[str], hint: str, *, csv: Csv, drop: bool = False
-) -> tuple[ir.Table, list[Path], int]:
+    folder: Path, name: str, columns: Sequence[str], hint: str, *, optional: Sequence[str] = (), csv: Csv = _PLAIN,
+    drop: bool = False,
+) -> tuple[ir.Table, list[Path], int]:  # fmt: skip
     """Columns of a file, or of a folder of Parquet files, below the data folder.
 
     Args:
-        folder: of the data.
-        name: of the file.
-        columns: that it has to have.
-        hint: what to do if it has not.
+        hint: what to do if a column is missing.
+        optional: further ones, which need not be there.
         csv: how a text file is written.
         drop: leave malformed lines out instead of refusing the file.
 
@@ -86,10 +75,9 @@ def read_columns(
     path = located(folder, name)
     suffix = next((part.lower() for part in reversed(path.suffixes) if part.lower() != ".gz"), "")
     if suffix in (".parquet", ".pq") or path.is_dir():
-        table, files = _read_parquet(path, columns, hint)
-        return table, files, 0
+        return *_read_parquet(path, columns, optional, hint), 0
     if suffix in (".csv", ".tsv"):
-        table, n_malformed = read_delimited(path, columns, csv, hint, drop=drop)
+        table, n_malformed = read_delimited(path, columns, csv, hint, optional=optional, drop=drop)
         return table, [path], n_malformed
     message = (
         f"{path} has a suffix that says nothing of its format. Allowed: .csv, .csv.gz, .tsv, .tsv.gz, and .parquet (a "
@@ -98,7 +86,9 @@ def read_columns(
     raise DataError(message)
 
 
-def _read_parquet(path: Path, columns: Sequence[str], hint: str) -> tuple[ir.Table, list[Path]]:
+def _read_parquet(
+    path: Path, columns: Sequence[str], optional: Sequence[str], hint: str
+) -> tuple[ir.Table, list[Path]]:
     import pyarrow.parquet as pq
 
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".parquet", ".pq") and file.is_file())
@@ -106,17 +96,19 @@ def _read_parquet(path: Path, columns: Sequence[str], hint: str) -> tuple[ir.Tab
     if not files:
         message = f"{path} is a folder without Parquet files. Put the parts of the log there"
         raise DataError(message)
-    types: dict[str, Any] = {}
+    schemas = {}
     for file in files:
         with readable(file):
-            schema = pq.read_schema(file)
+            schemas[file] = pq.read_schema(file)
+    first = schemas[files[0]]
+    columns = [*columns, *(name for name in optional if name in first.names)]
+    for file, schema in schemas.items():
         require_columns(schema.names, columns, file, hint)
         for name in columns:
-            dtype = schema.field(name).type
-            if dtype != types.setdefault(name, dtype):
+            if schema.field(name).type != first.field(name).type:
                 message = (
-                    f"{file} has the column {name} with the type {dtype}, but {files[0].name} has it with the type "
-                    f"{types[name]}. Write all parts with one type"
+                    f"{file} has the column {name} with the type {schema.field(name).type}, but {files[0].name} has it "
+                    f"with the type {first.field(name).type}. Write all parts with one type"
                 )
                 raise DataError(message)
     with readable(path):
@@ -139,11 +131,10 @@ def _keep_rows(log: ir.Table, column: str, wanted: Any, path: Path) -> ir.Table:
             kept = log.filter(_compared(log, column, *comparison.groups(), path=path))
         kept = kept.cache()
         if count_rows(kept) == 0 and count_rows(log) > 0:
-            found = log.group_by(column).agg(n=log.count()).order_by(log.count().desc()).limit(5).to_pandas()[column]
-            shown = ", ".join(repr(value) for value in found.astype(str))
+            found = log[column].topk(5).to_pandas()[column].astype(str)
             message = (
                 f"where: {{{column}: {_shown(wanted)}}} keeps none of the {count_rows(log)} rows of {path}; its most "
-                f"frequent values are {shown}. Name values that there are"
+                f"frequent values are {', '.join(map(repr, found))}. Name values that there are"
             )
             raise DataError(message)
     return kept
@@ -160,12 +151,12 @@ def _compared(log: ir.Table, column: str, sign: str, operand: str, *, path: Path
     else:
         message = f"where: {{{column}: '{sign}{operand}'}} compares with no number and no ISO date. Write one of them"
         raise DataError(message)
-    bad = log.filter(log[column].notnull() & (text.strip() != "") & values.isnull()).select(value=text)
+    bad = log.filter(log[column].notnull() & (text.strip() != "") & values.isnull())
     n_bad = count_rows(bad)
     if n_bad:
         message = (
             f"{path} has {n_bad} values in {column} that are no {kind}, which where: {{{column}: '{sign}{operand}'}} "
-            f"needs: {examples(bad, 'value')}. Correct them, or name the values to keep in a list"
+            f"needs: {examples(bad[column].cast('string'))}. Correct them, or name the values to keep in a list"
         )
         raise DataError(message)
     return _OPERATORS[sign](values, right)
