@@ -19,17 +19,25 @@ class Block(BaseModel):
 
 
 # Bounds above are far beyond any use: what a typing error allocates or loops over ends, or is refused by
-# `experiments.memory`. Bounds below are from where single precision can still divide by the number.
+# `experiments.memory`. A number that single precision cannot calculate with is refused too.
 MOST = 10**9
 """Of anything that is counted."""
 LARGEST_SIZE = 2**16
 """Of a dimension of a model."""
 SMALLEST = 1e-6
 """Of a divisor: a temperature, a share, a width."""
+LARGEST = 1e12
+"""Of a factor: single precision can still add up what is multiplied with it."""
 
 Count = Annotated[int, Field(strict=True, ge=1, le=MOST)]
 Size = Annotated[int, Field(strict=True, ge=1, le=LARGEST_SIZE)]
-Divisor = Annotated[float, Field(ge=SMALLEST)]
+Divisor = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
+Rate = Annotated[float, Field(gt=0, le=LARGEST)]
+Factor = Annotated[float, Field(ge=0, le=LARGEST)]
+Flag = Annotated[bool, Field(strict=True)]
+Rounds = Annotated[int, Field(strict=True, ge=1, le=10**6)]
+Steps = Annotated[int, Field(strict=True, ge=0, le=10**12)]
+Window = Annotated[int, Field(strict=True, ge=0, le=LARGEST_SIZE)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 LONGEST_NAME = 255
@@ -102,10 +110,8 @@ class Model(Block):
     dropout: float = Field(ge=0, lt=1)
     max_length: int = Field(strict=True, ge=2, le=LARGEST_SIZE)
     init_std: float = Field(gt=0, le=1e6)
-    tied_embeddings: bool = Field(strict=True, description="one table for input and output")
-    copy_window: int = Field(
-        strict=True, ge=0, le=LARGEST_SIZE, description="newest items that the copy mechanism scores; 0: none"
-    )
+    tied_embeddings: Flag = Field(description="one table for input and output")
+    copy_window: Window = Field(description="newest items that the copy mechanism scores; 0: none")
 
     @model_validator(mode="after")
     def _heads(self) -> Model:
@@ -118,21 +124,17 @@ class Model(Block):
 class Train(Block):
     """Budget and optimiser of one arm."""
 
-    epochs: int = Field(strict=True, ge=1, le=10**6)
-    steps_per_epoch: int = Field(strict=True, ge=1, le=10**6)
+    epochs: Rounds
+    steps_per_epoch: Rounds
     batch_size: int = Field(strict=True, ge=1, le=2**20)
-    learning_rate: float = Field(gt=0)
-    warm_up_steps: int = Field(
-        strict=True, ge=0, le=10**12, description="steps over which the learning rate rises from 0"
-    )
+    learning_rate: Rate
+    warm_up_steps: Steps = Field(description="steps over which the learning rate rises from 0")
     schedule: Literal["constant", "cosine"] = Field(description="of the learning rate after the warm-up")
-    warm_start_steps: int = Field(strict=True, ge=0, le=10**12, description="steps of ERM before the method itself")
-    patience: int | None = Field(strict=True, ge=1, le=10**6)
+    warm_start_steps: Steps = Field(description="steps of ERM before the method itself")
+    patience: Rounds | None
     precision: Literal["auto", "fp32", "bf16"]
-    cuda_graphs: bool = Field(strict=True, description="on CUDA, record the launches of a step and play them back")
-    item_chunk: int | None = Field(
-        strict=True, ge=1, le=MOST, description="items of the catalogue at a time; null: chosen"
-    )
+    cuda_graphs: Flag = Field(description="on CUDA, record the launches of a step and play them back")
+    item_chunk: Count | None = Field(description="items of the catalogue at a time; null: chosen")
     checkpoint_seconds: float = Field(ge=0)
 
     @model_validator(mode="after")
@@ -165,9 +167,7 @@ class Recommend(Block):
     exclude: FileName | None = Field(description="file of item ids never to recommend")
     allow: FileName | None = Field(description="file of the only item ids to recommend")
     users: FileName | None = Field(description="file of histories of users to recommend for; null: all users")
-    filter_seen: bool | None = Field(
-        strict=True, description="leave out the items of a user's history; null: as the arm was evaluated"
-    )
+    filter_seen: Flag | None = Field(description="leave out a user's history; null: as the arm was evaluated")
 
 
 class Promote(Block):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -13,6 +13,7 @@ from fairrec_pipeline.parameters.blocks import Block, Evaluate, Groups, Model, P
 from fairrec_pipeline.parameters.datasets import DatasetName, Source
 from fairrec_pipeline.parameters.methods import METHODS, Options, arm_name, parts_of_arm
 
+M = TypeVar("M", bound=BaseModel)
 MOST_POINTS = 10_000
 """Of a grid."""
 _SHOWN = 200  # characters of a value in a message
@@ -82,93 +83,75 @@ def plans(parameters: Parameters, options: Mapping[str, Options]) -> dict[str, A
     Returns:
         `train`, `tune`, `experiment`, `default` (the methods of the paper), and `methods`: a plan for each of these.
     """
-    maker = _PlanMaker(parameters, options)
-    experiment = parameters.experiments[parameters.experiment]
-    losses = [loss for loss, method in METHODS.items() if method.of_paper]
-    alone = [parameters.seed]
-    names = (
-        [arm_name(loss, parameters.loss_groups) for loss in METHODS] if experiment.arms == "all" else experiment.arms
-    )
+    experiment, groups = parameters.experiments[parameters.experiment], parameters.loss_groups
+    arms = [arm_name(loss, groups) for loss in METHODS] if experiment.arms == "all" else experiment.arms
     seeds = experiment.seeds
     if isinstance(seeds, int):
         seeds = tuple(range(parameters.seed, parameters.seed + seeds))
-    chosen = arm_name(parameters.loss, parameters.loss_groups)
+    chosen = [arm_name(parameters.loss, groups)]
+    of_paper = {loss: arm_name(loss, groups) for loss, method in METHODS.items() if method.of_paper}
+
+    def plan(
+        name: str, arms: Iterable[str], seeds: Sequence[int] = (parameters.seed,), *, tune: bool | str = False
+    ) -> dict[str, Any]:
+        problems: list[str] = []
+        specs = [spec for arm in arms for spec in _specs(arm, parameters, options, tune, problems)]
+        if problems:
+            return {"name": name, "problems": list(dict.fromkeys(problems))}
+        return {"name": name, "specs": [{**spec, "seed": seeds[0]} for spec in specs], "seeds": list(seeds)}
+
     return {
-        "train": maker.plan("train", [chosen], alone, tune=False),
-        "tune": maker.plan("tune", [chosen], alone, tune=True),
-        "experiment": maker.plan(f"experiment {parameters.experiment}", names, seeds, tune=experiment.tune),
-        "default": maker.plan("methods", [arm_name(x, parameters.loss_groups) for x in losses], alone, tune=False),
-        "methods": {x: maker.plan(x, [arm_name(x, parameters.loss_groups)], alone, tune=False) for x in losses},
+        "train": plan("train", chosen),
+        "tune": plan("tune", chosen, tune=True),
+        "experiment": plan(f"experiment {parameters.experiment}", arms, seeds, tune=experiment.tune),
+        "default": plan("methods", of_paper.values()),
+        "methods": {loss: plan(loss, [arm]) for loss, arm in of_paper.items()},
     }
 
 
-class _PlanMaker:
-    """Makes plans of the arms that names say."""
-
-    def __init__(self, parameters: Parameters, options: Mapping[str, Options]) -> None:
-        self._parameters, self._options = parameters, options
-
-    def plan(self, name: str, arms: Iterable[str], seeds: Iterable[int], *, tune: bool | str) -> dict[str, Any]:
-        """A plan, or its problems.
-
-        Args:
-            arms: names.
-            seeds: the first one tunes.
-            tune: see `Experiment`.
-        """
-        seeds = list(seeds)
-        problems: list[str] = []
-        specs = [spec for arm in arms for spec in self._specs(arm, seeds[0], tune, problems)]
-        if problems:
-            return {"name": name, "problems": list(dict.fromkeys(problems))}
-        return {"name": name, "specs": specs, "seeds": seeds}
-
-    def _specs(self, arm: str, seed: int, tune: bool | str, problems: list[str]) -> Iterator[dict[str, Any]]:
-        """Every point of an arm's grid, as values of `arms.spec.ArmSpec`."""
-        loss, groups = parts_of_arm(arm)
-        if METHODS[loss].needs_groups and groups not in self._parameters.group_names:
-            problems.append(f"loss_groups: {loss} needs groups; allowed: {', '.join(self._parameters.group_names)}")
-            return
-        grid_name = tune if isinstance(tune, str) else loss
-        grid = self._parameters.grids.get(grid_name, {}) if tune else {}
-        if math.prod(map(len, grid.values())) > MOST_POINTS:
-            problems.append(f"grids.{grid_name}: more than {MOST_POINTS} points; take fewer values")
-            return
-        for values in itertools.product(*grid.values()):
-            point = dict(zip(grid, values, strict=True))
-            blocks: dict[str, BaseModel] = {
-                "": self._options[loss], "model": self._parameters.model, "train": self._parameters.train,
-            }  # fmt: skip
-            valid: dict[str, Any] = {}
-            for block, model in blocks.items():
-                changes = {n.rpartition(".")[2]: v for n, v in point.items() if n.rpartition(".")[0] == block}
-                prefix = ".".join(filter(None, ["grids", grid_name, block])) if changes else block or loss
-                try:
-                    valid[block] = type(model).model_validate({**model.model_dump(), **changes}).model_dump()
-                except ValidationError as error:
-                    problems += messages(error, prefix)
-            if len(valid) < len(blocks):
-                continue
-            if loss == "causald" and valid["model"]["copy_window"] and valid[""]["weight"]:
-                problems.append("model.copy_window: causald does not distil copied scores; set it to 0")
-            yield {
-                "objective": {"loss": loss, "groups": groups, "options": valid[""]},
-                "model": valid["model"],
-                "train": valid["train"],
-                "filter_seen": self._parameters.evaluate.filter_seen,
-                "seed": seed,
-                "device": self._parameters.device,
-                "point": point,
-            }
+def _specs(
+    arm: str, parameters: Parameters, options: Mapping[str, Options], tune: bool | str, problems: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Every point of an arm's grid, as values of `arms.spec.ArmSpec` without the seed."""
+    loss, groups = parts_of_arm(arm)
+    if METHODS[loss].needs_groups and groups not in parameters.group_names:
+        problems.append(f"loss_groups: {loss} needs groups; allowed: {', '.join(parameters.group_names)}")
+        return
+    grid_name = tune if isinstance(tune, str) else loss
+    grid = parameters.grids.get(grid_name, {}) if tune else {}
+    if math.prod(map(len, grid.values())) > MOST_POINTS:
+        problems.append(f"grids.{grid_name}: more than {MOST_POINTS} points; take fewer values")
+        return
+    blocks = {"": options[loss], "model": parameters.model, "train": parameters.train}
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        valid: dict[str, Any] = {}
+        for block, model in blocks.items():
+            changes = {n.rpartition(".")[2]: v for n, v in point.items() if n.rpartition(".")[0] == block}
+            prefix = ".".join(filter(None, ["grids", grid_name, block])) if changes else block or loss
+            found = validated(type(model), {**model.model_dump(), **changes}, prefix, problems)
+            valid[block] = found and found.model_dump()
+        if None in valid.values():
+            continue
+        if loss == "causald" and valid["model"]["copy_window"] and valid[""]["weight"]:
+            problems.append("model.copy_window: causald does not distil copied scores; set it to 0")
+        yield {
+            "objective": {"loss": loss, "groups": groups, "options": valid[""]},
+            "model": valid["model"],
+            "train": valid["train"],
+            "filter_seen": parameters.evaluate.filter_seen,
+            "device": parameters.device,
+            "point": point,
+        }
 
 
-def messages(error: ValidationError, prefix: str = "") -> list[str]:
-    """What a failed validation says, one message a parameter.
-
-    Args:
-        prefix: name of the block that was validated.
-    """
-    return [message_of(problem, prefix) for problem in error.errors()]
+def validated(model: type[M], value: Any, prefix: str, problems: list[str]) -> M | None:
+    """The block, or None and one problem a parameter, named with the prefix."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problems += [message_of(problem, prefix) for problem in error.errors()]
+        return None
 
 
 def message_of(problem: Any, prefix: str) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any, get_origin
 
 from click import ClickException
 from kedro.config import MissingConfigException, OmegaConfigLoader
@@ -21,26 +21,17 @@ from yaml import YAMLError, safe_load
 
 from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.parameters.blocks import CHAMPION, Model, Train
-from fairrec_pipeline.parameters.experiments import Parameters, message_of, messages, plans
-from fairrec_pipeline.parameters.methods import METHODS, Options, arm_name, parts_of_arm
-
-__all__ = ["ParameterError", "ParameterLoader", "arm_name", "complete"]
+from fairrec_pipeline.parameters.experiments import Parameters, message_of, plans, validated
+from fairrec_pipeline.parameters.methods import METHODS, Options, parts_of_arm
 
 NAMES_OF_FOLDERS = ("dataset", "loss", "loss_groups", "seed", "recommend.arm")
-M = TypeVar("M", bound=BaseModel)
-_BLOCKS = (
-    "datasets",
-    "split",
-    "groups",
-    "model",
-    "train",
-    "grids",
-    "experiments",
-    "evaluate",
-    "recommend",
-    "promote",
-    *METHODS,
-)
+
+
+def _is_block(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel))
+
+
+_BLOCKS = [*(name for name, field in Parameters.model_fields.items() if _is_block(field.annotation)), *METHODS]
 
 
 class ParameterError(FairrecError, ClickException):
@@ -123,14 +114,13 @@ def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) ->
     problems: list[str] = []
     tree = _merged(layers, problems)
     _raise(problems)
-    problems += [
-        f"{name}: {_at(tree, name)!r} here but {_at(folders, name)!r} in the folders of the catalog; "
-        "set it in globals.yml or with --params"
-        for name in NAMES_OF_FOLDERS
-        if str(_at(tree, name)) != str(_at(folders, name))
-    ]
+    for name in NAMES_OF_FOLDERS:
+        here, there = (_at(values, *name.split(".")) for values in (tree, folders))
+        if str(here) != str(there):
+            in_both = "in the folders of the catalog; set it in globals.yml or with --params"
+            problems.append(f"{name}: {here!r} here but {there!r} {in_both}")
     options = _options(tree, problems)
-    parameters = _validated(Parameters, {name: tree[name] for name in Parameters.model_fields}, "", problems)
+    parameters = validated(Parameters, {name: tree[name] for name in Parameters.model_fields}, "", problems)
     if parameters is not None:
         problems += [*_group_errors(parameters), *_grid_errors(parameters, options), *_experiment_errors(parameters)]
         if parameters.recommend.arm not in (None, CHAMPION):
@@ -145,11 +135,19 @@ def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) ->
 def _merged(layers: Sequence[Mapping[str, Any]], problems: list[str]) -> dict[str, Any]:
     """One tree of all layers, whose blocks are blocks and whose names are known; else there are problems."""
     known = {*Parameters.model_fields, *METHODS}
+    settable = known - {"dataset", "datasets"}
     layers = [_with_text_keys(layer) for layer in layers]
-    problems += [_unknown(name, known) for layer in layers for name in layer if name not in known]
     tree: dict[str, Any] = {name: {} for name in _BLOCKS}
+    dataset = str(next((layer["dataset"] for layer in reversed(layers) if "dataset" in layer), None))
     for layer in layers:
+        special, where = _at(layer, "datasets", dataset, "parameters") or {}, f"datasets.{dataset}.parameters"
+        problems += [_unknown(name, known) for name in layer if name not in known]
         _lay(tree, layer, "", problems)
+        if isinstance(special, Mapping):
+            problems += [f"{where}: {_unknown(name, known)}" for name in special if name not in settable]
+            _lay(tree, special, where, problems)
+        else:
+            problems.append(f"{where}: a block is expected, got {special!r}")
     missing = sorted(known - {name for layer in layers for name in layer})
     problems += [f"{name}: no value in conf/base" for name in missing]
     for name, allowed in (("dataset", tree["datasets"]), ("loss", METHODS)):
@@ -160,21 +158,7 @@ def _merged(layers: Sequence[Mapping[str, Any]], problems: list[str]) -> dict[st
         for name, block in tree["datasets"].items()
         if not isinstance(block, Mapping)
     ]
-    if problems:
-        return tree
-    tree["dataset"] = dataset = str(tree["dataset"])
-    merged: dict[str, Any] = {name: {} for name in _BLOCKS}
-    for layer in layers:
-        _lay(merged, {**layer, "dataset": dataset} if "dataset" in layer else layer, "", problems)
-        block = (layer.get("datasets") or {}).get(dataset) or {}
-        special = block.get("parameters") or {} if isinstance(block, Mapping) else {}
-        where = f"datasets.{dataset}.parameters"
-        if not isinstance(special, Mapping):
-            problems.append(f"{where}: a block is expected, got {special!r}")
-            continue
-        problems += [f"{where}: {_unknown(name, known)}" for name in special if name not in known - {"datasets"}]
-        _lay(merged, special, where, problems)
-    return merged
+    return {**tree, "dataset": dataset}
 
 
 def _lay(tree: dict[str, Any], layer: Mapping[str, Any], where: str, problems: list[str]) -> None:
@@ -207,7 +191,7 @@ def _options(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Options]
             if name in block:
                 problems.append(f"{loss}.{name}: set {top} instead")
                 del block[name]
-        options = _validated(method.options, block, loss, problems)
+        options = validated(method.options, block, loss, problems)
         if options is not None:
             found[loss] = options
     return found
@@ -293,19 +277,10 @@ def _arm_errors(parameters: Parameters, where: str, arms: Sequence[str], *, know
             yield f"{where}: {arm}: unknown groups {groups!r}; {allowed}"
 
 
-def _validated(model: type[M], value: Any, prefix: str, problems: list[str]) -> M | None:
-    """The block, or None and its problems."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        problems += messages(error, prefix)
-        return None
-
-
-def _at(tree: Any, name: str) -> Any:
-    """The value of a dotted name; None if there is none."""
-    for part in name.split("."):
-        tree = tree.get(part) if isinstance(tree, Mapping) else None
+def _at(tree: Any, *names: str) -> Any:
+    """The value of nested names; None if there is none."""
+    for name in names:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
     return tree
 
 

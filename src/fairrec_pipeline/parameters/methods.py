@@ -14,7 +14,9 @@ from urllib.parse import quote
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from fairrec_pipeline.parameters.blocks import CHAMPION, LARGEST_SIZE, SMALLEST, Block, Count, Divisor, Size
+from fairrec_pipeline.parameters.blocks import (
+    CHAMPION, SMALLEST, Block, Count, Divisor, Factor, Flag, Rate, Rounds, Size, Window,
+)  # fmt: skip
 
 
 class Options(Block):
@@ -26,12 +28,10 @@ class InversePropensity(Options):
 
 
 class GroupDro(Options):
-    eta: float = Field(gt=0, description="step of the exponentiated gradient")
-    absent_groups: Literal["climb", "keep", "decay"] = Field(
-        description="weight of a group without a user in the batch"
-    )
-    adjustment: float = Field(ge=0, description="C / sqrt(users of the group) is added to a group's loss, in nats")
-    balanced_batches: bool = Field(strict=True, description="every group has an equal share of every batch")
+    eta: Rate = Field(description="step of the exponentiated gradient")
+    absent_groups: Literal["climb", "keep", "decay"] = Field(description="weight of a group without a user in a batch")
+    adjustment: Factor = Field(description="C / sqrt(users of the group) is added to a group's loss, in nats")
+    balanced_batches: Flag = Field(description="every group has an equal share of every batch")
 
 
 class StreamingDro(GroupDro):
@@ -59,13 +59,13 @@ class Kl(Options):
 
 
 class Arl(Options):
-    adversary_learning_rate: float = Field(gt=0)
+    adversary_learning_rate: Rate
 
 
 class _Rsr(Options):
     clusters: Size
     temperature: Divisor = Field(description="of the softmax that gives the clusters their weights")
-    weight_learning_rate: float = Field(gt=0)
+    weight_learning_rate: Rate
 
 
 class RsrHard(_Rsr):
@@ -73,8 +73,8 @@ class RsrHard(_Rsr):
 
 
 class RsrSoft(_Rsr):
-    prototype_learning_rate: float = Field(gt=0)
-    clustering_weight: float = Field(ge=0, description="of the clustering loss of the prototypes")
+    prototype_learning_rate: Rate
+    clustering_weight: Factor = Field(description="of the clustering loss of the prototypes")
 
 
 class Causald(Options):
@@ -82,13 +82,9 @@ class Causald(Options):
     temperature: Divisor = Field(description="of target and student")
     teachers: Literal["activity", "random", "seeds"] = Field(description="what the teachers differ by")
     n_teachers: int = Field(strict=True, ge=1, le=1000)
-    samples: int = Field(
-        strict=True, ge=0, le=LARGEST_SIZE, description="x' a position and teacher; 0 is plain distillation"
-    )
-    positions: int | None = Field(
-        strict=True, ge=1, le=LARGEST_SIZE, description="of each user, distilled in a step; null: all"
-    )
-    predictor_epochs: int = Field(strict=True, ge=1, le=10**6)
+    samples: Window = Field(description="x' a position and teacher; 0 is plain distillation")
+    positions: Size | None = Field(description="of each user, distilled in a step; null: all")
+    predictor_epochs: Rounds
 
 
 @dataclass(frozen=True)
