@@ -207,15 +207,56 @@ def test_a_record_can_be_sent_to_another_process(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(sent.user_metrics, found.user_metrics)
 
 
-def test_the_card_of_a_training_needs_its_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+KEY = "cvar-seed-0-a"
+TRAINED: dict[str, Any] = {
+    "arm": "cvar", "loss": "cvar", "loss_groups": None, "seed": 0, "dataset": "shop", "data_fingerprint": "f",
+    "groups_fingerprint": None, "training": KEY, "parameters": {"seed": 0}, "device": "cpu x1", "started": "2026",
+    "finished": "2026", "seconds": 1.0, "epochs": 3, "best_epoch": 2, "validation_ndcg_at_20": 0.25,
+}  # fmt: skip
+
+
+def test_the_card_of_a_training_needs_its_checkpoint(tmp_path: Path) -> None:
     store = store_at(tmp_path)
-    assert store.training("cvar-seed-0-a") is None
-    store.keep("cvar-seed-0-a", {"training": "cvar-seed-0-a", "seconds": 1.0})
-    assert store.training("cvar-seed-0-a") is None
-    Path(store.checkpoint("cvar-seed-0-a")).touch()
-    assert store.training("cvar-seed-0-a") == {"training": "cvar-seed-0-a", "seconds": 1.0}
-    for text in ("[]", "{}", "null", "{"):
-        Path(store.checkpoint("cvar-seed-0-a")).with_suffix(".json").write_text(text)
-        with caplog.at_level(logging.WARNING):
-            assert store.training("cvar-seed-0-a") is None
-        assert "is damaged" in caplog.text
+    assert store.training(KEY) is None
+    store.keep(KEY, TRAINED)
+    assert store.training(KEY) is None
+    Path(store.checkpoint(KEY)).touch()
+    assert store.training(KEY) == TRAINED
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("[]", "its content: Input should be"),
+        ("{}", "arm: Field required"),
+        ("null", "its content"),
+        ("{", "Expecting property name"),
+        ({"training": "cvar-seed-0-b"}, "it is that of cvar-seed-0-b"),
+        ({"validation_ndcg_at_20": None}, "validation_ndcg_at_20: Input should be a valid number"),
+        ({"validation_ndcg_at_20": "0.25"}, "validation_ndcg_at_20: Input should be a valid number"),
+        ({"validation_ndcg_at_20": float("nan")}, "validation_ndcg_at_20: Input should be a finite number"),
+        ({"seconds": "1"}, "seconds: Input should be a valid number"),
+        ({"epochs": 2.5}, "epochs: Input should be a valid integer"),
+        ({"parameters": []}, "parameters: Input should be a valid dictionary"),
+    ],
+)
+def test_a_damaged_card_of_a_training_is_not_used(
+    tmp_path: Path, text: str | dict[str, Any], cause: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its checkpoint says the same, so a warning with the file and the cause is enough."""
+    store = store_at(tmp_path)
+    store.keep(KEY, TRAINED)
+    Path(store.checkpoint(KEY)).touch()
+    path = Path(store.checkpoint(KEY)).with_suffix(".json")
+    path.write_text(text if isinstance(text, str) else json.dumps(TRAINED | text))
+    with caplog.at_level(logging.WARNING):
+        assert store.training(KEY) is None
+    assert f"{path} is damaged ({cause}" in caplog.text
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_card_of_a_training_has_every_value(tmp_path: Path, name: str) -> None:
+    store = store_at(tmp_path)
+    store.keep(KEY, {key: value for key, value in TRAINED.items() if key != name})
+    Path(store.checkpoint(KEY)).touch()
+    assert store.training(KEY) is None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import pandas as pd
+
+T = TypeVar("T")
 
 Card = dict[str, Any]
 """JSON-able description of a training: its parameters, data, device, times and validation NDCG@20."""
@@ -24,6 +26,13 @@ class SavedModel(NamedTuple):
 
     weights: Mapping[str, Any]
     config: Mapping[str, Any]
+
+
+class _Part(cached_property[T]):
+    """A part of a record, opened when it is first asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda record: record.open_part(self.attrname))
 
 
 @dataclass(frozen=True)
@@ -55,14 +64,12 @@ class ArmRecord:
 
     @property
     def loss_groups(self) -> str | None:
-        groups: str | None = self.card["loss_groups"]
-        return groups
+        return cast(str | None, self.card["loss_groups"])
 
     @property
     def seed(self) -> int | None:
         """Of the training; None for an untrained arm."""
-        seed: int | None = self.card["seed"]
-        return seed
+        return cast(int | None, self.card["seed"])
 
     @property
     def label(self) -> str:
@@ -73,61 +80,27 @@ class ArmRecord:
         """Parameters of the training with dots in their names, without the seed."""
         return {name: value for name, value in flat(self.card.get("parameters", {})).items() if name != "seed"}
 
-    @cached_property
-    def model(self) -> SavedModel | None:
-        """Weights of the epoch with the best validation NDCG@20; None for an untrained arm."""
-        model: SavedModel | None = self.open_part("model")
-        return model
-
-    @cached_property
-    def training_history(self) -> pd.DataFrame | None:
-        """One row per epoch: epoch, loss, validation_ndcg_at_20, seconds and what the method reports of itself."""
-        return self._table("training_history")
-
-    @cached_property
-    def user_weights(self) -> pd.DataFrame | None:
-        """Whom the arm trained on: user_id, window (0 to 9, a tenth of the budget each), drawn (how often), weight
-        (mean; 1 as in erm)."""
-        return self._table("user_weights")
-
-    @cached_property
-    def user_metrics(self) -> pd.DataFrame:
-        """One row per test user (see `metrics.ranking.user_metrics`)."""
-        table = self._table("user_metrics")
-        assert table is not None  # no record is without
-        return table
-
-    @cached_property
-    def validation_user_metrics(self) -> pd.DataFrame | None:
-        """The same of every validation user, ranked with the weights that are kept; None for an untrained arm."""
-        return self._table("validation_user_metrics")
-
-    @cached_property
-    def group_metrics(self) -> pd.DataFrame | None:
-        """Mean of every metric over every group (see `metrics.by_group.group_metrics`)."""
-        return self._table("group_metrics")
-
-    @cached_property
-    def item_metrics(self) -> pd.DataFrame | None:
-        """What the arm's lists do to the items (see `metrics.item_side.item_metrics`)."""
-        return self._table("item_metrics")
-
-    @cached_property
-    def tuning_runs(self) -> list[dict[str, Any]] | None:
-        """Every point of the grid that the arm was chosen from: point, options, seed, card, history and
-        test_ndcg_at_20 ({overall, <split>/<group>, ...}); None where it was not tuned."""
-        runs: list[dict[str, Any]] | None = self.open_part("tuning_runs")
-        return runs
-
-    def _table(self, name: str) -> pd.DataFrame | None:
-        table: pd.DataFrame | None = self.open_part(name)
-        return table
+    model = _Part[SavedModel | None]()
+    """Weights of the epoch with the best validation NDCG@20; None for an untrained arm."""
+    training_history = _Part[pd.DataFrame | None]()
+    """One row per epoch: epoch, loss, validation_ndcg_at_20, seconds and what the method reports of itself."""
+    user_weights = _Part[pd.DataFrame | None]()
+    """Whom the arm trained on: user_id, window (0 to 9, a tenth of the budget each), drawn (how often), weight (mean; 1
+    as in erm)."""
+    user_metrics = _Part[pd.DataFrame]()
+    """One row per test user (see `metrics.ranking.user_metrics`); no record is without."""
+    validation_user_metrics = _Part[pd.DataFrame | None]()
+    """The same of every validation user, ranked with the weights that are kept; None for an untrained arm."""
+    group_metrics = _Part[pd.DataFrame | None]()
+    """Mean of every metric over every group (see `metrics.by_group.group_metrics`)."""
+    item_metrics = _Part[pd.DataFrame | None]()
+    """What the arm's lists do to the items (see `metrics.item_side.item_metrics`)."""
+    tuning_runs = _Part[list[dict[str, Any]] | None]()
+    """Every point of the grid that the arm was chosen from: point, options, seed, card, history and test_ndcg_at_20
+    ({overall, <split>/<group>, ...}); None where it was not tuned."""
 
 
-PARTS = (
-    *("model", "training_history", "user_weights", "user_metrics", "validation_user_metrics", "group_metrics"),
-    *("item_metrics", "tuning_runs"),
-)
+PARTS = tuple(name for name, value in vars(ArmRecord).items() if isinstance(value, _Part))
 """What a record may hold beside its card."""
 
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from fairrec_pipeline import storage
 from fairrec_pipeline.arms.record import PARTS, ArmRecord, Card, SavedModel
@@ -27,15 +27,8 @@ FORMAT = 2
 """Of a card. Cards of format 1 do not name their parts, so that nobody can know which belong together."""
 
 _CARD = "run_card.json"
-_TABLES = (
-    *("training_history", "user_weights", "user_metrics", "validation_user_metrics", "group_metrics", "item_metrics"),
-)
-_FILES = {
-    "model": "model.safetensors",
-    "config": "config.json",
-    "tuning_runs": "tuning_runs.json",
-    **{name: f"{name}.parquet" for name in _TABLES},
-}
+_FILES = {"model": "model.safetensors", "config": "config.json", "tuning_runs": "tuning_runs.json"}
+"""Of the parts that are no tables."""
 
 
 class _Identity(BaseModel):
@@ -59,6 +52,24 @@ class _Card(_Identity):
     seconds: float = 0
     epochs: int = 0
     best_epoch: int = 0
+
+
+class _Training(_Identity):
+    """The card of a complete training."""
+
+    model_config = ConfigDict(strict=True)
+
+    training: str
+    dataset: str
+    groups_fingerprint: str | None
+    parameters: dict[str, Any]
+    device: str
+    started: str
+    finished: str
+    seconds: FiniteFloat
+    epochs: int
+    best_epoch: int
+    validation_ndcg_at_20: FiniteFloat
 
 
 class DamagedArmError(FairrecError):
@@ -142,16 +153,13 @@ class ArmStore:
     def _read(self, folder: str, version: str) -> ArmRecord | None:
         """The record of a card; None if it is of an earlier format."""
         path = self._card(folder, version)
-        card = _json(path, f"Delete {Path(path).parent} or train the arm again")
-        older = isinstance(card, dict) and card.get("format") != FORMAT
         try:
+            card = json.loads(storage.read_text(path))
+            older = isinstance(card, dict) and card.get("format") != FORMAT
             (_Identity if older else _Card).model_validate(card)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"])) or "its content"
+        except ValueError as error:
             message = (
-                f"{path} is not the card of an arm ({where}: {problem['msg']}). Delete {Path(path).parent} or "
-                "train the arm again"
+                f"{path} is not the card of an arm ({_cause(error)}). Delete {Path(path).parent} or train the arm again"
             )
             raise DamagedArmError(message) from error
         if older:
@@ -183,9 +191,9 @@ class ArmStore:
 
     def _path(self, folder: str, part: str, version: str) -> str:
         root = self.models if part in ("model", "config") else self.outputs
+        file = _FILES.get(part, f"{part}.parquet")
         # config.json lies beside the weights: who serves a model takes one folder
-        file = _FILES["model"] if part == "config" else _FILES[part]
-        return f"{root}/{folder}/{file}/{version}/{_FILES[part]}"
+        return f"{root}/{folder}/{_FILES['model'] if part == 'config' else file}/{version}/{file}"
 
     def _card(self, folder: str, version: str) -> str:
         return f"{self.outputs}/{folder}/{_CARD}/{version}/{_CARD}"
@@ -202,11 +210,13 @@ class ArmStore:
         if not (storage.exists(path) and storage.exists(self.checkpoint(key))):
             return None
         try:
-            card = json.loads(storage.read_text(path))
-        except ValueError:
-            card = None
-        if not isinstance(card, dict) or card.get("training") != key:
-            logger.warning("%s is damaged; the training is looked up in its checkpoint", path)
+            card: Card = json.loads(storage.read_text(path))
+            _Training.model_validate(card)
+            if card["training"] != key:
+                message = f"it is that of {card['training']}"
+                raise ValueError(message)
+        except ValueError as error:
+            logger.warning("%s is damaged (%s); the training is looked up in its checkpoint", path, _cause(error))
             return None
         return card
 
@@ -244,9 +254,9 @@ def _read_part(path: Path) -> Any:
     return load_file(path)
 
 
-def _json(path: str, next_step: str) -> Any:
-    try:
-        return json.loads(storage.read_text(path))
-    except ValueError as error:
-        message = f"{path} cannot be read ({error}). {next_step}"
-        raise DamagedArmError(message) from error
+def _cause(error: ValueError) -> str:
+    """What is wrong with the content of a card."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'its content'}: {problem['msg']}"
