@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +16,7 @@ from kedro.io import DatasetError
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.histories import complete_histories
-from fairrec_pipeline.training.scoring import ModelScorer, restore_model
+from fairrec_pipeline.training.scoring import ModelScorer, restored
 
 OUTPUTS = "data/07_model_output/synthetic"
 
@@ -43,14 +44,14 @@ def test_the_lists_are_those_of_the_model(trained: Path) -> None:
     record = ArmStore(str(trained / "data/06_models/synthetic"), str(trained / OUTPUTS), "").find("erm", 0)
     assert record is not None
     assert record.model is not None
-    model = restore_model(record.model, torch.device("cpu"))
-    histories = complete_histories(pd.read_parquet(path), model.catalogue)
-    best = torch.topk(ModelScorer(model.model, histories)(torch.arange(histories.n_users)), 10, dim=1)
+    model = restored(record.model.weights, torch.device("cpu"), **record.model.config["backbone"])
+    histories = complete_histories(pd.read_parquet(path), np.array(record.model.config["catalogue"]))
+    best = torch.topk(ModelScorer(model, histories)(torch.arange(histories.n_users)), 10, dim=1)
     expected = pd.DataFrame(
         {
             "user_id": histories.users.repeat(10),
             "rank": list(range(1, 11)) * histories.n_users,
-            "item_id": model.catalogue[best.indices.numpy().ravel()],
+            "item_id": histories.catalogue[best.indices.numpy().ravel()],
             "score": best.values.numpy().ravel(),
         }
     )

@@ -30,7 +30,7 @@ from fairrec_pipeline.training.checkpoint import Checkpoint
 from fairrec_pipeline.training.divergence import DivergenceError
 from fairrec_pipeline.training.fit import Fitted, TrainingData, resolve_device
 from fairrec_pipeline.training.loss_groups import group_codes, population
-from fairrec_pipeline.training.scoring import ModelScorer, restore_model
+from fairrec_pipeline.training.scoring import ModelScorer, restored
 
 _ONE_AT_A_TIME = threading.Lock()
 """What draws from torch's random numbers, which belong to the process: a training, and every new model."""
@@ -68,14 +68,8 @@ def train(spec: ArmSpec, data: PreparedData, store: ArmStore) -> tuple[Card, Fit
         fitted: Fitted = trainer(spec, histories, objective, checkpoint, description=spec.label)
     card = store.training(key)
     if card is None:
-        outcome = {
-            "started": fitted.started,
-            "finished": fitted.finished,
-            "seconds": fitted.seconds,
-            "epochs": len(fitted.history),
-            "best_epoch": fitted.best_epoch,
-            "validation_ndcg_at_20": fitted.best_ndcg,
-        }
+        outcome = {name: getattr(fitted, name) for name in ("started", "finished", "seconds", "best_epoch")}
+        outcome |= {"epochs": len(fitted.history), "validation_ndcg_at_20": fitted.best_ndcg}
         card = store.keep(key, _card(spec, data) | outcome | _clusters(fitted, data))
     return card, fitted
 
@@ -123,12 +117,13 @@ def record_of(
 
 def evaluate(model: SavedModel, spec: ArmSpec, data: PreparedData) -> dict[str, pd.DataFrame]:
     """Rank every held-out target: user_metrics, validation_user_metrics, group_metrics, item_metrics of a record."""
+    device = resolve_device(spec.device)
     with _ONE_AT_A_TIME:
-        trained = restore_model(model, resolve_device(spec.device))
-    options: dict[str, Any] = {"filter_seen": spec.filter_seen, "device": trained.device}
-    lists = ListKeeper(ModelScorer(trained.model, data.test), data.test, **options)
+        trained = restored(model.weights, device, **model.config["backbone"])
+    options: dict[str, Any] = {"filter_seen": spec.filter_seen, "device": device.type}
+    lists = ListKeeper(ModelScorer(trained, data.test), data.test, **options)
     tested = user_metrics(data.test, *rank_and_loss(lists, data.test, **options))
-    scorer = ModelScorer(trained.model, data.validation)
+    scorer = ModelScorer(trained, data.validation)
     validated = user_metrics(data.validation, *rank_and_loss(scorer, data.validation, **options))
     return {
         "user_metrics": tested,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +13,6 @@ from fairrec_pipeline.models.copying import CopiedItems
 from fairrec_pipeline.models.packing import Buckets
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.training.batches import Batch, Batches
-
-if TYPE_CHECKING:
-    from fairrec_pipeline.arms.record import SavedModel
 
 TOKENS_AT_ONCE = 2**15
 """Of a batch of histories on the CPU."""
@@ -96,20 +91,8 @@ class ModelScorer:
         return self._histories.copied_of(users.cpu())
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model in evaluation mode on its device, and its catalogue: (n_items,) item id of every code."""
-
-    model: SASRec
-    catalogue: np.ndarray
-
-    @property
-    def device(self) -> str:
-        return self.model.output_table.device.type
-
-
-def restore_model(saved: SavedModel, device: torch.device) -> TrainedModel:
-    """The model of a saved arm; its `config` names the `backbone` (arguments of `SASRec`) and the `catalogue`."""
-    model = SASRec(**saved.config["backbone"])
-    model.load_state_dict(saved.weights)
-    return TrainedModel(model.to(device).eval(), np.asarray(saved.config["catalogue"]))
+def restored(weights: Mapping[str, Tensor], device: torch.device, **backbone: Any) -> SASRec:
+    """A trained model in evaluation mode on the device; `backbone` are the arguments of `SASRec`."""
+    model = SASRec(**backbone)
+    model.load_state_dict(weights)
+    return model.to(device).eval().requires_grad_(False)

@@ -26,7 +26,6 @@ from tqdm.auto import tqdm
 
 from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead, SoftmaxLosses
 from fairrec_pipeline.objectives.base import Objective
 from fairrec_pipeline.objectives.erm import Erm
@@ -42,7 +41,7 @@ from fairrec_pipeline.training.distillation.front_door import (
 )
 from fairrec_pipeline.training.divergence import DivergenceError, advice
 from fairrec_pipeline.training.fit import Fitted, TrainingData, fit, resolve_device
-from fairrec_pipeline.training.scoring import encode
+from fairrec_pipeline.training.scoring import encode, restored
 from fairrec_pipeline.training.step import TrainingStep
 
 if TYPE_CHECKING:
@@ -140,7 +139,9 @@ def fit_distilled(
         raise OptionError(message)
     chain = _Chain(spec, data, checkpoint)
     trainings = chain.fit_teachers(description)
-    front_door = FrontDoor([chain.model(fitted.weights) for fitted in trainings[-how.n_teachers :]])
+    backbone = {"n_items": data.train.n_items, **vars(spec.model)}
+    teachers = [restored(fitted.weights, chain.device, **backbone) for fitted in trainings[-how.n_teachers :]]
+    front_door = FrontDoor(teachers)
     seconds = sum(fitted.seconds for fitted in trainings)
     if how.samples:
         seconds += chain.fit_predictor(front_door)
@@ -228,12 +229,6 @@ class _Chain:
         if checkpoint:
             checkpoint.save(Snapshot(sections(predictor=predictor.state_dict()), {"seconds": seconds}))
         return seconds
-
-    def model(self, weights: Mapping[str, Tensor]) -> SASRec:
-        """A teacher in evaluation mode on the device."""
-        model = SASRec(self.data.train.n_items, **vars(self.spec.model))
-        model.load_state_dict(weights)
-        return model.to(self.device).eval().requires_grad_(False)
 
     @property
     def _shared(self) -> tuple[str, ...]:
