@@ -12,7 +12,7 @@ from pydantic import Field
 from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.parameters.blocks import Block, Model, Seed, Train
-from fairrec_pipeline.parameters.methods import Objective
+from fairrec_pipeline.parameters.methods import Objective, arm_name
 
 
 class ArmSpec(Block):
@@ -34,7 +34,7 @@ class ArmSpec(Block):
     @property
     def name(self) -> str:
         """Name of the arm, such as `cvar` or `gdro-pop33`."""
-        return self.objective.arm
+        return arm_name(self.objective.loss, self.objective.groups)
 
     @property
     def label(self) -> str:

@@ -44,16 +44,12 @@ def core_events(events: ir.Table, core: int) -> ir.Table:
     """
     pairs = events.select(USER, ITEM).distinct().cache()
     n_before = n_pairs = pairs.count().execute()
-    while True:
-        counted = pairs.mutate(
-            items_of_user=ibis._.count().over(group_by=USER), users_of_item=ibis._.count().over(group_by=ITEM)
-        )
-        enough = counted.filter(ibis._.items_of_user >= core, ibis._.users_of_item >= core)
-        kept = enough.select(USER, ITEM).cache()
+    n_last = None
+    while n_pairs != n_last:
+        items_of_user, users_of_item = (ibis._.count().over(group_by=column) for column in (USER, ITEM))
+        kept = pairs.filter(items_of_user >= core, users_of_item >= core).cache()
         pairs.release()
         pairs, n_last, n_pairs = kept, n_pairs, kept.count().execute()
-        if n_pairs == n_last:
-            break
     if n_pairs == 0:
         n_users, n_items = events[USER].nunique().execute(), events[ITEM].nunique().execute()
         message = (

@@ -94,11 +94,7 @@ def label_columns(user_groups: pd.DataFrame) -> list[str]:
 
 
 def _shares(user_groups: pd.DataFrame, split: str) -> dict[str, dict[str, float]]:
-    counts = user_groups.groupby(split)[TRAIN_LENGTH].agg(["size", "sum"])
-    percent = 100 * counts / counts.sum()
+    counts = user_groups.groupby(split)[TRAIN_LENGTH].agg(users="size", interactions="sum")
     low_to_high = (*POPULARITY_GROUPS, *LENGTH_GROUPS)
-    names = sorted(percent.index, key=lambda name: (low_to_high.index(name) if name in low_to_high else -1, name))
-    return {
-        str(name): {"users": float(percent["size"][name]), "interactions": float(percent["sum"][name])}
-        for name in names
-    }
+    names = sorted(counts.index, key=lambda name: (low_to_high.index(name) if name in low_to_high else -1, name))
+    return {str(name): share for name, share in (100 * counts / counts.sum()).loc[names].to_dict("index").items()}

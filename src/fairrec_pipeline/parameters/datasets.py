@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, RootModel, model_validator
 
@@ -11,43 +11,33 @@ from fairrec_pipeline.parameters.blocks import Block, FileName, Seed
 
 
 class Dataset(Block):
-    """What every dataset says of itself."""
+    """What every dataset says of itself; `attributes` are the columns of user attributes that it brings."""
 
     parameters: dict[str, Any] = Field(default={}, description="parameters that differ for this dataset")
-
-    @property
-    def attributes(self) -> tuple[str, ...]:
-        """Names of the user attribute columns that the dataset brings."""
-        return ()
 
 
 class RetailRocket(Dataset):
     """Item views of a shop: events.csv, events.csv.gz or a zip that holds it."""
 
     adapter: Literal["retailrocket"]
+    attributes: ClassVar[tuple[str, ...]] = ()
 
 
 class MovieLens(Dataset):
     """ratings and users of a GroupLens archive."""
 
     adapter: Literal["movielens-1m", "movielens-100k"]
-
-    @property
-    def attributes(self) -> tuple[str, ...]:
-        return ("age", "gender")
+    attributes: ClassVar[tuple[str, ...]] = ("age", "gender")
 
 
 class Synthetic(Dataset):
     """A generated world; see interactions/sources/synthetic.py."""
 
     adapter: Literal["synthetic"]
+    attributes: ClassVar[tuple[str, ...]] = ("segment",)
     n_users: int = Field(strict=True, ge=10, le=10**6)
     n_items: int = Field(strict=True, ge=10, le=10**7)
     seed: Seed
-
-    @property
-    def attributes(self) -> tuple[str, ...]:
-        return ("segment",)
 
 
 RESERVED_NAMES = ("user_id", "train_length", "popularity_ratio", "overall", "target", "atomic")
@@ -100,7 +90,7 @@ class Table(Dataset):
     user_attributes: tuple[str, ...] = Field(default=(), description="columns of that file to report by")
 
     @model_validator(mode="after")
-    def _columns(self) -> Table:
+    def _fit_together(self) -> Table:
         for names in ((self.user, self.item, self.timestamp), (self.user, *self.user_attributes)):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
@@ -109,10 +99,6 @@ class Table(Dataset):
         if self.timestamp_format and self.timestamp_unit:
             message = "timestamp_format is for dates and timestamp_unit for numbers; set one of them"
             raise ValueError(message)
-        return self
-
-    @model_validator(mode="after")
-    def _users_file(self) -> Table:
         if self.user_attributes and self.users is None:
             message = f"user_attributes {list(self.user_attributes)} are columns of the file `users`, which is not set"
             raise ValueError(message)

@@ -156,14 +156,9 @@ class Objective(Block):
     def method(self) -> Method:
         return METHODS[self.loss]
 
-    @property
-    def arm(self) -> str:
-        """Name of the arm: the loss, with its groups where it uses them (`cvar`, `gdro-pop33`)."""
-        return arm_name(self.loss, self.groups)
-
 
 def arm_name(loss: str, groups: str | None) -> str:
-    """Name of an arm; groups that the loss does not use are left out."""
+    """Name of an arm: the loss, with its groups where it uses them (`cvar`, `gdro-pop33`)."""
     return f"{loss}-{groups}" if METHODS[loss].needs_groups else loss
 
 

@@ -15,14 +15,14 @@ from fairrec_pipeline.interactions.columns import UNKNOWN_LABEL
 from fairrec_pipeline.interactions.engine import engine, literal_path
 from fairrec_pipeline.interactions.sources.checks import checked_events, count_rows, with_attributes
 from fairrec_pipeline.interactions.sources.raw_files import RawData, Step, readable, require_columns, with_row_numbers
-from fairrec_pipeline.parameters.datasets import Table
+from fairrec_pipeline.parameters.datasets import MovieLens, Table
 
 _RETAILROCKET = Table(
     adapter="table", interactions="events.csv", user="visitorid", item="itemid", timestamp="timestamp"
 )
 _MOVIELENS = Table(
     adapter="table", interactions="ratings", user="user", item="item", timestamp="timestamp", users="users",
-    user_attributes=("age", "gender"),
+    user_attributes=MovieLens.attributes,
 )  # fmt: skip
 _RATING = ["user", "item", "rating", "timestamp"]
 _GROUPLENS = "https://files.grouplens.org/datasets/movielens"
