@@ -11,8 +11,8 @@ import pytest
 
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.engine import engine
-from fairrec_pipeline.interactions.sources.lists import read_histories, read_items
 from fairrec_pipeline.interactions.histories import stream_histories
+from fairrec_pipeline.interactions.sources.lists import read_histories, read_items
 
 
 def written(folder: Path, name: str, content: str | pd.DataFrame) -> str:

@@ -52,8 +52,8 @@ def assign_groups(
         DataError: an attribute bears a reserved name.
     """
     attributes = [name for name in user_attributes.columns if name != USER]
-    reserved = {*RESERVED_NAMES, *splits}
-    clashes = [name for name in attributes if name.casefold() in {other.casefold() for other in reserved}]
+    reserved = {name.casefold() for name in (*RESERVED_NAMES, *splits)}
+    clashes = [name for name in attributes if name.casefold() in reserved]
     if clashes:
         message = (
             f"the user attribute {', '.join(clashes)} bears a reserved name; reserved are "

@@ -26,9 +26,8 @@ def causal_attention(qkv: Tensor, layout: Layout, heads: int, mask_source: MaskS
         parts = []
         # one split: the backward pass of a slice would fill a tensor of the whole size with zeros
         for bucket, rows in zip(layout, qkv.split([bucket.rows for bucket in layout]), strict=True):
-            q, k, v = (
-                pad(rows, bucket).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-            )  # (b, heads, l, dim / heads)
+            # (b, heads, l, dim / heads)
+            q, k, v = pad(rows, bucket).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
             attended = functional.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
             parts.append(unpad(attended.transpose(1, 2), bucket))
         return torch.cat(parts)

@@ -137,10 +137,8 @@ class SASRec(nn.Module):
         return self.mask_source.dropout(self.output_table, self.dropout if self.training else 0.0)
 
     def _embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        of_positions, of_items = (
-            lookup(self.position_embedding.weight, positions),
-            lookup(self.item_embedding.weight, tokens),
-        )
+        of_positions = lookup(self.position_embedding.weight, positions)
+        of_items = lookup(self.item_embedding.weight, tokens)
         # in one pass, and in none for the scale where it is 1
         return torch.add(of_positions, of_items, alpha=self.input_scale)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from fairrec_pipeline.parameters.blocks import Block, Evaluate, Groups, Model, Promote, Recommend, Seed, Split, Train
 from fairrec_pipeline.parameters.datasets import DatasetName, Source
@@ -36,7 +36,7 @@ Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 
 
 class Parameters(Block):
-    """The whole tree, beside the blocks of the losses."""
+    """The whole tree, beside the blocks of the losses; see `Tree`."""
 
     dataset: str
     loss: str
@@ -69,16 +69,21 @@ class Parameters(Block):
         """What a loss can be told: the splits, their crossing, the attributes."""
         return [*self.groups.splits, "atomic", *self.source.root.attributes]
 
+    def options(self, loss: str) -> Options:
+        """The block of a loss, in a `Tree`."""
+        return cast(Options, getattr(self, loss))
 
-def plans(parameters: Parameters, options: Mapping[str, Options]) -> dict[str, Any]:
+
+_OPTIONS: dict[str, Any] = {loss: (method.options, ...) for loss, method in METHODS.items()}
+Tree: type[Parameters] = create_model("Tree", __base__=Parameters, **_OPTIONS)
+"""The whole tree, with a block of options for every loss."""
+
+
+def plans(parameters: Parameters) -> dict[str, Any]:
     """What every pipeline trains, as values of `arms.spec.Plan`.
 
     A grid that the run does not use need not fit the rest of the parameters. So a plan that cannot be run holds its
     `problems` instead, and is refused when it is wanted.
-
-    Args:
-        parameters: the whole tree.
-        options: of every loss.
 
     Returns:
         `train`, `tune`, `experiment`, `default` (the methods of the paper), and `methods`: a plan for each of these.
@@ -95,7 +100,7 @@ def plans(parameters: Parameters, options: Mapping[str, Options]) -> dict[str, A
         name: str, arms: Iterable[str], seeds: Sequence[int] = (parameters.seed,), *, tune: bool | str = False
     ) -> dict[str, Any]:
         problems: list[str] = []
-        specs = [spec for arm in arms for spec in _specs(arm, parameters, options, tune, problems)]
+        specs = [spec for arm in arms for spec in _specs(arm, parameters, tune, problems)]
         if problems:
             return {"name": name, "problems": list(dict.fromkeys(problems))}
         return {"name": name, "specs": [{**spec, "seed": seeds[0]} for spec in specs], "seeds": list(seeds)}
@@ -109,9 +114,7 @@ def plans(parameters: Parameters, options: Mapping[str, Options]) -> dict[str, A
     }
 
 
-def _specs(
-    arm: str, parameters: Parameters, options: Mapping[str, Options], tune: bool | str, problems: list[str]
-) -> Iterator[dict[str, Any]]:
+def _specs(arm: str, parameters: Parameters, tune: bool | str, problems: list[str]) -> Iterator[dict[str, Any]]:
     """Every point of an arm's grid, as values of `arms.spec.ArmSpec` without the seed."""
     loss, groups = parts_of_arm(arm)
     if METHODS[loss].needs_groups and groups not in parameters.group_names:
@@ -122,7 +125,7 @@ def _specs(
     if math.prod(map(len, grid.values())) > MOST_POINTS:
         problems.append(f"grids.{grid_name}: more than {MOST_POINTS} points; take fewer values")
         return
-    blocks = {"": options[loss], "model": parameters.model, "train": parameters.train}
+    blocks = {"": parameters.options(loss), "model": parameters.model, "train": parameters.train}
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
         valid: dict[str, Any] = {}
@@ -162,7 +165,8 @@ def message_of(problem: Any, prefix: str) -> str:
     parts = [part for part in parts if not part.startswith(("constrained-", "tuple[", "literal["))]  # kinds of a union
     name = ".".join(filter(None, [prefix, *parts]))
     if problem["type"] == "extra_forbidden":
-        return f"unknown parameter {name}"
+        instead = {"loss": "loss", "groups": "loss_groups"}.get(parts[-1]) if parts[0] in METHODS else None
+        return f"{name}: set {instead} instead" if instead else f"unknown parameter {name}"
     text = problem["msg"].removeprefix("Value error, ")
     if isinstance(problem["input"], Mapping):
         return f"{name}: {text}"

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ValidationError
 from yaml import YAMLError, safe_load
 
 from fairrec_pipeline.errors import FairrecError
-from fairrec_pipeline.parameters.blocks import CHAMPION, Model, Train
-from fairrec_pipeline.parameters.experiments import Parameters, message_of, plans, validated
-from fairrec_pipeline.parameters.methods import METHODS, Options, parts_of_arm
+from fairrec_pipeline.parameters.blocks import CHAMPION, Block
+from fairrec_pipeline.parameters.experiments import Parameters, Tree, message_of, plans, validated
+from fairrec_pipeline.parameters.methods import METHODS, parts_of_arm
 
 NAMES_OF_FOLDERS = ("dataset", "loss", "loss_groups", "seed", "recommend.arm")
 
@@ -31,7 +31,7 @@ def _is_block(annotation: Any) -> bool:
     return get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel))
 
 
-_BLOCKS = [*(name for name, field in Parameters.model_fields.items() if _is_block(field.annotation)), *METHODS]
+_BLOCKS = [name for name, field in Tree.model_fields.items() if _is_block(field.annotation)]
 
 
 class ParameterError(FairrecError, ClickException):
@@ -119,22 +119,21 @@ def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) ->
         if str(here) != str(there):
             in_both = "in the folders of the catalog; set it in globals.yml or with --params"
             problems.append(f"{name}: {here!r} here but {there!r} {in_both}")
-    options = _options(tree, problems)
-    parameters = validated(Parameters, {name: tree[name] for name in Parameters.model_fields}, "", problems)
+    parameters = validated(Tree, tree, "", problems)
     if parameters is not None:
-        problems += [*_group_errors(parameters), *_grid_errors(parameters, options), *_experiment_errors(parameters)]
+        problems += [*_group_errors(parameters), *_grid_errors(parameters), *_experiment_errors(parameters)]
         if parameters.recommend.arm not in (None, CHAMPION):
             problems += _arm_errors(parameters, "recommend.arm", [parameters.recommend.arm])
     _raise(problems)
     assert parameters is not None  # else there was a problem
-    found = plans(parameters, options)
+    found = plans(parameters)
     _raise(found["train"].get("problems", []))
     return {**tree, "source": tree["datasets"][parameters.dataset], "plans": found}
 
 
 def _merged(layers: Sequence[Mapping[str, Any]], problems: list[str]) -> dict[str, Any]:
     """One tree of all layers, whose blocks are blocks and whose names are known; else there are problems."""
-    known = {*Parameters.model_fields, *METHODS}
+    known = set(Tree.model_fields)
     settable = known - {"dataset", "datasets"}
     layers = [_with_text_keys(layer) for layer in layers]
     tree: dict[str, Any] = {name: {} for name in _BLOCKS}
@@ -182,21 +181,6 @@ def _with_text_keys(tree: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(name): _with_text_keys(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
 
 
-def _options(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Options]:
-    """The options of every loss that are valid."""
-    found = {}
-    for loss, method in METHODS.items():
-        block = dict(tree[loss])
-        for name, top in {"loss": "loss", "groups": "loss_groups"}.items():
-            if name in block:
-                problems.append(f"{loss}.{name}: set {top} instead")
-                del block[name]
-        options = validated(method.options, block, loss, problems)
-        if options is not None:
-            found[loss] = options
-    return found
-
-
 def _group_errors(parameters: Parameters) -> Iterable[str]:
     source = parameters.source
     names = {name.casefold() for name in parameters.groups.splits}
@@ -210,40 +194,40 @@ def _group_errors(parameters: Parameters) -> Iterable[str]:
         yield f"loss_groups: unknown groups {groups!r}; {allowed}"
 
 
-def _grid_errors(parameters: Parameters, options: Mapping[str, Options]) -> Iterable[str]:
+def _grid_errors(parameters: Parameters) -> Iterable[str]:
     """Grids and options that there are not, and values that are out of bounds by themselves.
 
     How a value goes with others is asked of the grid that a run uses, by `experiments.plans`.
     """
     tuned_by = {experiment.tune for experiment in parameters.experiments.values()}
-    blocks: dict[str, BaseModel] = {"model": parameters.model, "train": parameters.train}
-    dotted = {
-        f"{block}.{option}" for block, model in (("model", Model), ("train", Train)) for option in model.model_fields
-    }
     for name, grid in parameters.grids.items():
         # a grid of another name is that of an experiment, so that a mistyped loss does not pass for one
         if name not in METHODS and name not in tuned_by:
             yield f"grids: {_unknown(name, METHODS)}"
             continue
-        own = set(METHODS[name].options.model_fields) if name in METHODS else set()
+        blocks = {"model.": parameters.model, "train.": parameters.train}
+        if name in METHODS:
+            blocks[""] = parameters.options(name)
+        known = {
+            prefix + field: (prefix, field) for prefix, block in blocks.items() for field in type(block).model_fields
+        }
         for option, values in grid.items():
-            block, _, field = option.rpartition(".")
-            if option not in dotted | own:
-                yield f"grids.{name}: {_unknown(option, dotted | own)}"
+            if option not in known:
+                yield f"grids.{name}: {_unknown(option, known)}"
                 continue
-            model = blocks[block] if block else options.get(name)
-            for value in values if model is not None else ():
-                yield from _value_errors(model, field, value, f"grids.{name}{'.' if block else ''}{block}")
+            prefix, field = known[option]
+            for value in values:
+                yield from _value_errors(blocks[prefix], field, value, f"grids.{name}.{prefix}".rstrip("."))
 
 
-def _value_errors(block: BaseModel | None, field: str, value: Any, prefix: str) -> Iterable[str]:
+def _value_errors(block: Block, field: str, value: Any, where: str) -> list[str]:
     """What is wrong with one value of a block by itself."""
-    assert block is not None  # asked for blocks only
     try:
         type(block).model_validate({**block.model_dump(), field: value})
     except ValidationError as error:
         # without a location it is about several values
-        yield from (message_of(problem, prefix) for problem in error.errors() if problem["loc"])
+        return [message_of(problem, where) for problem in error.errors() if problem["loc"]]
+    return []
 
 
 def _experiment_errors(parameters: Parameters) -> Iterable[str]:

@@ -15,7 +15,17 @@ from urllib.parse import quote
 from pydantic import Field, SerializeAsAny, field_validator
 
 from fairrec_pipeline.parameters.blocks import (
-    CHAMPION, SMALLEST, Block, Count, Divisor, Factor, Flag, Rate, Rounds, Size, Window,
+    CHAMPION,
+    SMALLEST,
+    Block,
+    Count,
+    Divisor,
+    Factor,
+    Flag,
+    Rate,
+    Rounds,
+    Size,
+    Window,
 )  # fmt: skip
 
 

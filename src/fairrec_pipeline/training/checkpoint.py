@@ -7,7 +7,7 @@ import json
 import logging
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,23 +92,18 @@ class Checkpoint:
         Raises:
             CheckpointError: the file is damaged or no checkpoint; the message names it.
         """
-        try:
-            with storage.as_local(self.path) as local, self.reading(), safe_open(local, framework="pt") as file:
+        with suppress(FileNotFoundError), storage.as_local(self.path) as local, self.reading():
+            with safe_open(local, framework="pt") as file:
                 metadata = file.metadata()
-                text = metadata["description"]
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it has no iterator
-        except FileNotFoundError:
-            return None
-        with self.reading():
-            if metadata["sha256"] != _sha256(tensors, text):
+            if metadata["sha256"] != _sha256(tensors, metadata["description"]):
                 message = "its content does not have the checksum that was written with it"
                 raise CheckpointError(message)
-            saved = json.loads(text)
-            description, identity = saved["description"], saved["identity"]
-        if identity != json.loads(json.dumps(self.identity)):
+            saved = json.loads(metadata["description"])
+            if saved["identity"] == json.loads(json.dumps(self.identity)):
+                return Snapshot(tensors, saved["description"])
             logger.info("Of another training, so it is not continued: %s", self.path)
-            return None
-        return Snapshot(tensors, description)
+        return None
 
     def save(self, snapshot: Snapshot) -> None:
         """Replace what was saved before, whole or not at all, also after kill -9.

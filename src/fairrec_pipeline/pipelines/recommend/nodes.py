@@ -11,8 +11,8 @@ import ibis
 import pandas as pd
 
 from fairrec_pipeline.errors import DataError
-from fairrec_pipeline.interactions.sources.lists import read_histories, read_items
 from fairrec_pipeline.interactions.histories import stream_histories
+from fairrec_pipeline.interactions.sources.lists import read_histories, read_items
 from fairrec_pipeline.parameters.blocks import Recommend
 from fairrec_pipeline.serving.batch import recommend_in_frames
 from fairrec_pipeline.serving.recommender import Recommender
