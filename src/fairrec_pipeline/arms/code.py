@@ -52,12 +52,12 @@ def imported_files(package: Path, *modules: str) -> list[Path]:
     The `parameters` are left out: names and bounds decide nothing, and the values are part of every identity.
     """
     found: set[Path] = set()
-    waiting = [file for module in modules for file in _files_of(package, module)]
+    waiting = list(modules)
     while waiting:
-        file = waiting.pop()
-        if file not in found:
-            found.add(file)
-            waiting += [new for name in _imports(file, package.name) for new in _files_of(package, name)]
+        for file in _files_of(package, waiting.pop()):
+            if file not in found:
+                found.add(file)
+                waiting += _imports(file, package.name)
     return sorted(found)
 
 
@@ -73,31 +73,27 @@ def _files_of(package: Path, module: str) -> list[Path]:
 
 def _imports(file: Path, package: str) -> Iterator[str]:
     """Names within the package that a file imports, wherever in it but for types only; some are of functions."""
-    prefix = f"{package}."
     tree = ast.parse(file.read_bytes())
     tree.body = [
         node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
     ]
     for node in ast.walk(tree):
+        names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
-        else:
-            continue
-        yield from (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        yield from (name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}."))
 
 
 def _meaning(file: Path) -> str:
     """The code of a file without comments, layout and docstrings."""
-    tree = ast.parse(file.read_bytes())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
+    return ast.dump(_WithoutTexts().visit(ast.parse(file.read_bytes())))
 
 
-def _is_text(node: ast.AST) -> bool:
-    """A string that stands by itself: a docstring, or the comment on a constant."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+class _WithoutTexts(ast.NodeTransformer):
+    """Takes out strings that stand by themselves: docstrings, and the comments on constants."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node

@@ -10,7 +10,7 @@ from kedro.io import AbstractDataset, DatasetError, Version
 from fairrec_pipeline import storage
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.store import ArmStore, DamagedArmError
-from fairrec_pipeline.parameters.blocks import CHAMPION
+from fairrec_pipeline.parameters.methods import CHAMPION
 
 if TYPE_CHECKING:
     from fairrec_pipeline.serving.recommender import Recommender

@@ -6,7 +6,6 @@ on test is looked at afterwards, for the curve in the report, and never decides 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,13 +24,12 @@ def best_point(cards: Sequence[Card]) -> int:
     Raises:
         DivergenceError: no point has a result.
     """
-    scores = [-math.inf if DIVERGED in card else float(card["validation_ndcg_at_20"]) for card in cards]
-    best = max(range(len(scores)), key=scores.__getitem__)
-    if scores[best] == -math.inf:
+    scores = {n: float(card["validation_ndcg_at_20"]) for n, card in enumerate(cards) if DIVERGED not in card}
+    if not scores:
         card = cards[0]
         message = f"no training of {card['arm']} with seed {card['seed']} has a result. {card[DIVERGED]}"
         raise DivergenceError(message)
-    return best
+    return max(scores, key=scores.__getitem__)
 
 
 def tuning_runs(

@@ -31,6 +31,7 @@ LARGEST = 1e12
 
 Count = Annotated[int, Field(strict=True, ge=1, le=MOST)]
 Size = Annotated[int, Field(strict=True, ge=1, le=LARGEST_SIZE)]
+Share = Annotated[float, Field(ge=SMALLEST, le=1)]
 Divisor = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
 Rate = Annotated[float, Field(gt=0, le=LARGEST)]
 Factor = Annotated[float, Field(ge=0, le=LARGEST)]
@@ -153,10 +154,6 @@ class Evaluate(Block):
     significance: float = Field(gt=0, lt=1)
     correction: Literal["holm", "fdr_bh"]
     other_data: Literal["refuse", "skip"]
-
-
-CHAMPION = "champion"
-"""What `recommend.arm` calls the arm that was promoted last; also the alias of its registered model."""
 
 
 class Recommend(Block):

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ValidationError
 from yaml import YAMLError, safe_load
 
 from fairrec_pipeline.errors import FairrecError
-from fairrec_pipeline.parameters.blocks import CHAMPION, Block
+from fairrec_pipeline.parameters.blocks import Block
 from fairrec_pipeline.parameters.experiments import Parameters, Tree, message_of, plans, validated
-from fairrec_pipeline.parameters.methods import METHODS, parts_of_arm
+from fairrec_pipeline.parameters.methods import CHAMPION, METHODS, parts_of_arm
 
 NAMES_OF_FOLDERS = ("dataset", "loss", "loss_groups", "seed", "recommend.arm")
 

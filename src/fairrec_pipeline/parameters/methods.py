@@ -14,19 +14,7 @@ from urllib.parse import quote
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from fairrec_pipeline.parameters.blocks import (
-    CHAMPION,
-    SMALLEST,
-    Block,
-    Count,
-    Divisor,
-    Factor,
-    Flag,
-    Rate,
-    Rounds,
-    Size,
-    Window,
-)  # fmt: skip
+from fairrec_pipeline.parameters.blocks import Block, Count, Divisor, Factor, Flag, Rate, Rounds, Share, Size, Window
 
 
 class Options(Block):
@@ -49,7 +37,7 @@ class StreamingDro(GroupDro):
 
 
 class CVaR(Options):
-    alpha: float = Field(ge=SMALLEST, le=1, description="share of the worst users of a batch")
+    alpha: Share = Field(description="share of the worst users of a batch")
 
 
 class CVaRDoro(CVaR):
@@ -61,7 +49,7 @@ class CVaRSmooth(CVaR):
 
 
 class Chi2(Options):
-    alpha: float = Field(ge=SMALLEST, le=1, description="share of the smallest group that the ball is to hold")
+    alpha: Share = Field(description="share of the smallest group that the ball is to hold")
 
 
 class Kl(Options):
@@ -178,6 +166,8 @@ def parts_of_arm(name: str) -> tuple[str, str | None]:
     return loss, groups or None
 
 
+CHAMPION = "champion"
+"""What `recommend.arm` calls the arm that was promoted last; also the alias of its registered model."""
 _LONGEST_NAME = 200  # file systems take 255 bytes
 
 
