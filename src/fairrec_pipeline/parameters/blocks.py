@@ -18,8 +18,8 @@ class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-# Bounds above are far beyond any use: what a typing error allocates or loops over ends, or is refused by
-# `experiments.memory`. A number that single precision cannot calculate with is refused too.
+# Upper bounds are far beyond any use: what a typing error allocates or loops over ends, or is refused by
+# `experiments.memory`; and single precision can calculate with every number within its bounds.
 MOST = 10**9
 """Of anything that is counted."""
 LARGEST_SIZE = 2**16
@@ -31,7 +31,6 @@ LARGEST = 1e12
 
 Count = Annotated[int, Field(strict=True, ge=1, le=MOST)]
 Size = Annotated[int, Field(strict=True, ge=1, le=LARGEST_SIZE)]
-Share = Annotated[float, Field(ge=SMALLEST, le=1)]
 Divisor = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
 Rate = Annotated[float, Field(gt=0, le=LARGEST)]
 Factor = Annotated[float, Field(ge=0, le=LARGEST)]

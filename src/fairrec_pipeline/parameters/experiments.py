@@ -167,8 +167,9 @@ def message_of(problem: Any, prefix: str) -> str:
     if problem["type"] == "extra_forbidden":
         instead = {"loss": "loss", "groups": "loss_groups"}.get(parts[-1]) if parts[0] in METHODS else None
         return f"{name}: set {instead} instead" if instead else f"unknown parameter {name}"
-    text = problem["msg"].removeprefix("Value error, ")
-    if isinstance(problem["input"], Mapping):
-        return f"{name}: {text}"
     shown = repr(problem["input"])
-    return f"{name}: {text} (got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + ' ...'})"
+    shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + " ..."
+    if problem["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        return f"{name}: a block is expected, got {shown}"
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {text}" if isinstance(problem["input"], Mapping) else f"{name}: {text} (got {shown})"

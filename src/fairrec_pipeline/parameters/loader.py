@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_origin
+from typing import Any
 
 from click import ClickException
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from yaml import YAMLError, safe_load
 
 from fairrec_pipeline.errors import FairrecError
@@ -25,13 +25,6 @@ from fairrec_pipeline.parameters.experiments import Parameters, Tree, message_of
 from fairrec_pipeline.parameters.methods import CHAMPION, METHODS, parts_of_arm
 
 NAMES_OF_FOLDERS = ("dataset", "loss", "loss_groups", "seed", "recommend.arm")
-
-
-def _is_block(annotation: Any) -> bool:
-    return get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel))
-
-
-_BLOCKS = [name for name, field in Tree.model_fields.items() if _is_block(field.annotation)]
 
 
 class ParameterError(FairrecError, ClickException):
@@ -49,10 +42,7 @@ class ParameterLoader(OmegaConfigLoader):
                 config: dict[str, Any] = super().__getitem__(key)
                 return config
         runtime = dict(self.runtime_params or {})
-        folders: dict[str, Any] = {}
-        for layer in (self["globals"], runtime):
-            _lay(folders, layer, "", [])
-        return complete([*self._files(), runtime], folders)
+        return complete([*self._files(), runtime], _laid(self["globals"], runtime))
 
     def _files(self) -> list[dict[str, Any]]:
         """Parameters of conf/base and of the environment, each by itself."""
@@ -113,14 +103,17 @@ def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) ->
     """
     problems: list[str] = []
     tree = _merged(layers, problems)
-    _raise(problems)
+    for name, allowed in (("dataset", _block(tree, "datasets")), ("loss", METHODS)):
+        if str(tree.get(name)) not in allowed:
+            problems.append(f"{name}: " + _unknown(str(tree.get(name)), allowed))
     for name in NAMES_OF_FOLDERS:
         here, there = (_at(values, *name.split(".")) for values in (tree, folders))
         if str(here) != str(there):
             in_both = "in the folders of the catalog; set it in globals.yml or with --params"
             problems.append(f"{name}: {here!r} here but {there!r} {in_both}")
-    parameters = validated(Tree, tree, "", problems)
-    if parameters is not None:
+    are_known = not problems
+    parameters = validated(Tree, {name: tree[name] for name in Tree.model_fields if name in tree}, "", problems)
+    if parameters is not None and are_known:
         problems += [*_group_errors(parameters), *_grid_errors(parameters), *_experiment_errors(parameters)]
         if parameters.recommend.arm not in (None, CHAMPION):
             problems += _arm_errors(parameters, "recommend.arm", [parameters.recommend.arm])
@@ -132,48 +125,26 @@ def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) ->
 
 
 def _merged(layers: Sequence[Mapping[str, Any]], problems: list[str]) -> dict[str, Any]:
-    """One tree of all layers, whose blocks are blocks and whose names are known; else there are problems."""
-    known = set(Tree.model_fields)
-    settable = known - {"dataset", "datasets"}
+    """One tree of all layers; unknown names are problems."""
     layers = [_with_text_keys(layer) for layer in layers]
-    tree: dict[str, Any] = {name: {} for name in _BLOCKS}
     dataset = str(next((layer["dataset"] for layer in reversed(layers) if "dataset" in layer), None))
+    known, where = set(Tree.model_fields), f"datasets.{dataset}.parameters: "
+    special_names = known - {"dataset", "datasets"}
+    tree: dict[str, Any] = {}
     for layer in layers:
-        special, where = _at(layer, "datasets", dataset, "parameters") or {}, f"datasets.{dataset}.parameters"
+        special = _block(layer, "datasets", dataset, "parameters")
         problems += [_unknown(name, known) for name in layer if name not in known]
-        _lay(tree, layer, "", problems)
-        if isinstance(special, Mapping):
-            problems += [f"{where}: {_unknown(name, known)}" for name in special if name not in settable]
-            _lay(tree, special, where, problems)
-        else:
-            problems.append(f"{where}: a block is expected, got {special!r}")
-    missing = sorted(known - {name for layer in layers for name in layer})
-    problems += [f"{name}: no value in conf/base" for name in missing]
-    for name, allowed in (("dataset", tree["datasets"]), ("loss", METHODS)):
-        if str(tree.get(name)) not in allowed:
-            problems.append(f"{name}: " + _unknown(str(tree.get(name)), allowed))
-    problems += [
-        f"datasets.{name}: a block with an adapter is expected, got {block!r}"
-        for name, block in tree["datasets"].items()
-        if not isinstance(block, Mapping)
-    ]
+        problems += [where + _unknown(name, special_names) for name in special if name not in special_names]
+        tree = _laid(_laid(tree, layer), special)
     return {**tree, "dataset": dataset}
 
 
-def _lay(tree: dict[str, Any], layer: Mapping[str, Any], where: str, problems: list[str]) -> None:
-    """Lay a layer over a tree, block by block; a block stays one."""
-    for name, value in layer.items():
-        path = f"{where}.{name}" if where else name
-        if isinstance(tree.get(name), dict):
-            if isinstance(value, Mapping):
-                _lay(tree[name], value, path, problems)
-            else:
-                problems.append(f"{path}: a block is expected, got {value!r}")
-        elif isinstance(value, Mapping):
-            tree[name] = {}
-            _lay(tree[name], value, path, problems)
-        else:
-            tree[name] = value
+def _laid(tree: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer over a tree, block by block."""
+    blocks = {
+        name for name, value in layer.items() if isinstance(value, Mapping) and isinstance(tree.get(name), Mapping)
+    }
+    return {**tree, **layer, **{name: _laid(tree[name], layer[name]) for name in blocks}}
 
 
 def _with_text_keys(tree: Mapping[Any, Any]) -> dict[str, Any]:
@@ -259,6 +230,12 @@ def _arm_errors(parameters: Parameters, where: str, arms: Sequence[str], *, know
             yield f"{where}: {arm}: {loss} uses no groups; write {loss}"
         elif know_groups and groups and groups not in parameters.group_names:
             yield f"{where}: {arm}: unknown groups {groups!r}; {allowed}"
+
+
+def _block(tree: Any, *names: str) -> Mapping[str, Any]:
+    """The block of nested names; empty if there is none."""
+    block = _at(tree, *names)
+    return block if isinstance(block, Mapping) else {}
 
 
 def _at(tree: Any, *names: str) -> Any:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from fairrec_pipeline.parameters.blocks import Block, Count, Divisor, Factor, Flag, Rate, Rounds, Share, Size, Window
+from fairrec_pipeline.parameters.blocks import SMALLEST, Block, Count, Divisor, Factor, Flag, Rate, Rounds, Size, Window
 
 
 class Options(Block):
@@ -37,7 +37,7 @@ class StreamingDro(GroupDro):
 
 
 class CVaR(Options):
-    alpha: Share = Field(description="share of the worst users of a batch")
+    alpha: float = Field(ge=SMALLEST, le=1, description="share of the worst users of a batch")
 
 
 class CVaRDoro(CVaR):
@@ -49,7 +49,7 @@ class CVaRSmooth(CVaR):
 
 
 class Chi2(Options):
-    alpha: Share = Field(description="share of the smallest group that the ball is to hold")
+    alpha: float = Field(ge=SMALLEST, le=1, description="share of the smallest group that the ball is to hold")
 
 
 class Kl(Options):
