@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairrec_pipeline.models.packing import buckets_of
-from fairrec_pipeline.models.sasrec import SASRec, lookup, rows_of_table
+from fairrec_pipeline.models.packing import buckets_of, rows_of_table
+from fairrec_pipeline.models.sasrec import SASRec, lookup
 
 
 def small_model() -> SASRec:

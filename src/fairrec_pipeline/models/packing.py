@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -123,22 +124,29 @@ def buckets_of(lengths: Tensor, device: torch.device) -> Buckets:
     return buckets
 
 
-class _Unpad(torch.autograd.Function):
-    """The cells of a rectangle (b * l, d) as packed rows (n, d); autograd's backward pass would add row by row."""
+class _Rows(torch.autograd.Function):
+    """Rows (m, d) of a table (n, d) by index, with a backward pass in one operation.
+
+    That of autograd goes row by row. On a GPU that of `torch.nn.functional.embedding` takes many times as long: there
+    one block of threads walks all indices for every few columns. Its sums have an order, these have none. Where no
+    index comes twice there is nothing to add up.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rectangle: Tensor, cells: Tensor) -> Tensor:
-        ctx.save_for_backward(cells)
-        ctx.n_cells = rectangle.shape[0]
-        return rectangle.index_select(0, cells)
+    def forward(ctx: Any, table: Tensor, indices: Tensor, unique: bool = False) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.n, ctx.unique = len(table), unique
+        return table.index_select(0, indices)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (cells,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.n_cells, grad.shape[1]).index_copy_(0, cells, grad), None
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (indices,) = ctx.saved_tensors
+        total = grad.new_zeros(ctx.n, grad.shape[1])
+        return (total.index_copy_ if ctx.unique else total.index_add_)(0, indices, grad), None, None
 
 
-_unpad: Callable[..., Tensor] = _Unpad.apply
+rows_of_table: Callable[..., Tensor] = _Rows.apply
 
 
 def pad(rows: Tensor, bucket: Bucket) -> Tensor:
@@ -152,4 +160,4 @@ def pad(rows: Tensor, bucket: Bucket) -> Tensor:
 def unpad(rectangle: Tensor, bucket: Bucket) -> Tensor:
     """Inverse of `pad`: (b, l, ...) to packed rows (rows, d)."""
     rows = rectangle.reshape(bucket.sequences * bucket.length, -1)
-    return rows if bucket.cells is None else _unpad(rows, bucket.cells)
+    return rows if bucket.cells is None else rows_of_table(rows, bucket.cells, True)

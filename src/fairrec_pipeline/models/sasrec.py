@@ -6,42 +6,17 @@ and the output layer is left to `softmax_head`, which needs no logits tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from fairrec_pipeline.models.attention import causal_attention
 from fairrec_pipeline.models.copying import CopyMechanism
 from fairrec_pipeline.models.dropout import MaskSource
-from fairrec_pipeline.models.packing import Buckets, Layout, pad
-
-
-class _Rows(torch.autograd.Function):
-    """Rows of a table, whose gradients are added where they belong.
-
-    On a GPU the gradient of `torch.nn.functional.embedding` takes many times as long: there one block of threads walks
-    all indices for every few columns. Its sums have an order, these have none.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, indices: Tensor) -> Tensor:
-        ctx.save_for_backward(indices)
-        ctx.n = len(table)
-        return table.index_select(0, indices)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (indices,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.n, grad.shape[1]).index_add_(0, indices, grad), None
-
-
-rows_of_table: Callable[[Tensor, Tensor], Tensor] = _Rows.apply
+from fairrec_pipeline.models.packing import Buckets, Layout, pad, rows_of_table
 
 
 def lookup(table: Tensor, indices: Tensor) -> Tensor:
