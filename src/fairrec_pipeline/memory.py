@@ -47,11 +47,7 @@ def in_words(size: int) -> str:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that a process can have now, within the limits of its container; None where Linux does not say.
-
-    Args:
-        root: of the file system.
-    """
+    """Bytes that a process can have now, within the limits of its container; None where Linux does not say."""
     found = [*_of_the_machine(root), *_of_the_container(root)]
     return min(found, default=None)
 

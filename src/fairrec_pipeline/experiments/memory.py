@@ -67,17 +67,7 @@ def training_memory(spec: ArmSpec, data: PreparedData) -> dict[str, int]:
     states = tokens * of_a_token + 4 * pairs * model.blocks * model.heads
     of_an_evaluation = max(data.validation.n_users, data.test.n_users)
     evaluation_tokens = min(TOKENS_AT_ONCE, of_an_evaluation * model.max_length)
-    step = {
-        "states of a batch [train.batch_size, model.max_length, model.dim, model.blocks]": _FLOAT * states,
-        "logits of a batch [train.batch_size, train.item_chunk]": logits,
-        "embeddings with dropout, and their gradients [model.dim]": 3 * table,
-    }
-    evaluation = {
-        "scores of the validation users [model.dim, model.feed_forward]": max(SCORES_AT_ONCE, n_items) * (_FLOAT + 1)
-        + _FLOAT * (of_an_evaluation * model.dim + evaluation_tokens * (6 * model.dim + model.feed_forward)),
-    }
-    checkpoint = {"a checkpoint while it is written [model.dim, model.feed_forward, model.blocks]": 8 * weights}
-    always = {
+    needs = {
         "libraries": _LIBRARIES,
         _WEIGHTS: 5 * weights,
         "losses and weights of an epoch [train.steps_per_epoch, train.batch_size]": 28
@@ -87,8 +77,14 @@ def training_memory(spec: ArmSpec, data: PreparedData) -> dict[str, int]:
         "histories in tensors, and whom the arm trained on": 2 * _bytes(data.validation)
         + _FLOAT * 2 * WINDOWS * data.train.n_users,
         **_of_the_method(spec, data, weights, lengths),
+        "states of a batch [train.batch_size, model.max_length, model.dim, model.blocks]": _FLOAT * states,
+        "logits of a batch [train.batch_size, train.item_chunk]": logits,
+        "embeddings with dropout, and their gradients [model.dim]": 3 * table,
+        "scores of the validation users [model.dim, model.feed_forward]": max(SCORES_AT_ONCE, n_items) * (_FLOAT + 1)
+        + _FLOAT * (of_an_evaluation * model.dim + evaluation_tokens * (6 * model.dim + model.feed_forward)),
+        "a checkpoint while it is written [model.dim, model.feed_forward, model.blocks]": 8 * weights,
     }
-    return {name: int(size) for name, size in {**always, **step, **evaluation, **checkpoint}.items()}
+    return {name: int(size) for name, size in needs.items()}
 
 
 def n_parameters(model: Model, n_items: int) -> int:

@@ -61,9 +61,11 @@ class PreparedHistories:
         try:
             with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
                 arrays = {name: _unpacked(array) for name, array in archive.items()}
-            parts = ({name: arrays.get(f"{part}.{name}") for name in _ARRAYS} for part in _PARTS)
-            histories = (Histories(catalogue=arrays["catalogue"], **part) for part in parts)
-            return cls(*histories, fingerprint=str(arrays["fingerprint"]))
+            fields: dict[str, Any] = {"fingerprint": str(arrays["fingerprint"])}
+            for part in _PARTS:
+                of_part: dict[str, Any] = {name: arrays.get(f"{part}.{name}") for name in _ARRAYS}
+                fields[part] = Histories(catalogue=arrays["catalogue"], **of_part)
+            return cls(**fields)
         except (KeyError, ValueError, EOFError, TypeError) as error:
             message = f"it does not hold prepared histories: {error}"
             raise zipfile.BadZipFile(message) from error
@@ -92,10 +94,6 @@ def prepare_data(
     histories: PreparedHistories, user_groups: pd.DataFrame, statistics: Mapping[str, Any], dataset: str
 ) -> PreparedData:
     """Put together what training and evaluation read.
-
-    Args:
-        histories, user_groups, statistics: of the data pipeline.
-        dataset: the name that is asked for.
 
     Raises:
         DataError: the statistics describe another dataset, other interactions or other groups.

@@ -94,7 +94,9 @@ def label_columns(user_groups: pd.DataFrame) -> list[str]:
 
 
 def _shares(user_groups: pd.DataFrame, split: str) -> dict[str, dict[str, float]]:
-    counts = user_groups.groupby(split)[TRAIN_LENGTH].agg(users="size", interactions="sum")
+    lengths = user_groups.groupby(split)[TRAIN_LENGTH]
+    counts = pd.DataFrame({"users": lengths.size(), "interactions": lengths.sum()})
     low_to_high = (*POPULARITY_GROUPS, *LENGTH_GROUPS)
     names = sorted(counts.index, key=lambda name: (low_to_high.index(name) if name in low_to_high else -1, name))
-    return {str(name): share for name, share in (100 * counts / counts.sum()).loc[names].to_dict("index").items()}
+    percent = (100 * counts / counts.sum()).loc[names]
+    return {str(name): {str(of): float(share) for of, share in row.items()} for name, row in percent.iterrows()}

@@ -172,10 +172,6 @@ class FixedSizeBatches:
 
     What is left of a size are more sequences, of start tokens, whose positions are not `real`. The batches of an epoch
     are cut at once, since each of the many small operators costs more than its numbers.
-
-    Args:
-        batches: holds the histories on the device.
-        batch_size: B users a batch.
     """
 
     def __init__(self, batches: Batches, batch_size: int) -> None:

@@ -41,7 +41,6 @@ def encode(model: SASRec, histories: Histories | CutHistories, *, bf16: bool = F
 
     Args:
         model: is put into evaluation mode.
-        histories: of the users.
         bf16: run the products in bfloat16, as a training on a GPU does.
     """
     if isinstance(histories, Histories):
@@ -63,7 +62,6 @@ class ModelScorer:
 
     Args:
         model: is put into evaluation mode.
-        histories: of the users.
         bf16: find the users' states with products in bfloat16; the scores are single precision all the same.
     """
 

@@ -15,8 +15,6 @@ class Validation:
     """Validates a model again and again; what its weights do not change is made once, when it is first wanted.
 
     Args:
-        model: in training.
-        histories: with the targets to rank.
         filter_seen: items of the history are not ranked.
         bf16: find the users' states with products in bfloat16. Ranks are those of these states, exactly.
     """

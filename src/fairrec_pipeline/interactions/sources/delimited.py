@@ -14,7 +14,7 @@ import ibis.expr.types as ir
 
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.engine import engine, literal_path
-from fairrec_pipeline.interactions.sources.raw_files import readable, require_columns, with_row_numbers
+from fairrec_pipeline.interactions.sources.raw_files import numbered, readable, require_columns
 from fairrec_pipeline.parameters.datasets import Csv
 
 _SEPARATORS = (",", "\t", ";", "|")
@@ -56,7 +56,7 @@ def read_delimited(
             escape='"', columns={f"c{n}": "VARCHAR" for n in range(len(header.names))},
         )  # fmt: skip
         named = table.select(**{name: table[f"c{header.names.index(name)}"] for name in columns})
-        return with_row_numbers(named), n_dropped
+        return numbered(named), n_dropped
 
 
 def _header(path: Path, columns: Sequence[str], dialect: Csv) -> _Header:

@@ -24,9 +24,7 @@ def read_items(folder: Path, name: str, item_type: type[int] | type[str]) -> lis
     """Item ids of a file.
 
     Args:
-        folder: of the data.
         name: of the file. CSV, TSV and Parquet have a column item_id; any other file has one id a line.
-        item_type: type of the ids.
 
     Raises:
         DataError: there is no such file, it cannot be read, names no item, or has ids of another type.
@@ -52,10 +50,8 @@ def read_histories(folder: Path, name: str, item_type: type[int] | type[str]) ->
     """Users, ascending, with the items of their histories, oldest first.
 
     Args:
-        folder: of the data.
         name: of a CSV, TSV or Parquet file with the columns user_id and item_id, and timestamp where the rows are not
             in the order of time. A row without an item stands for a user without a history.
-        item_type: type of the item ids.
 
     Raises:
         DataError: there is no such file, it cannot be read, a row has no user, or a time that cannot be read.

@@ -84,14 +84,9 @@ def located(folder: Path, name: str) -> Path:
     return path
 
 
-def with_row_numbers(table: ir.Table) -> ir.Table:
+def numbered(table: ir.Table) -> ir.Table:
     """The table, read, with the 0-based number of each row; without another order DuckDB keeps that of the files."""
     return table.mutate(**{FILE_ROW: ibis.row_number()}).cache()
-
-
-_LINE_NEXT_STEP = "Correct that line, or let a share of the rows be malformed: `malformed` in the dataset's block"
-_LINE_ENDS = "If its lines end in different ways (\\r\\n and \\n), save it again, or set `malformed` above 0"
-_WHOLE_COPY = "The file is damaged or of another format; put a whole copy there"
 
 
 # zipfile says RuntimeError of an encrypted member, NotImplementedError of a compression that it does not know
@@ -106,6 +101,7 @@ _DAMAGE = (
     EOFError,
     RuntimeError,
     OverflowError,
+    UnicodeError,
 )
 
 
@@ -114,24 +110,10 @@ def readable(path: Path) -> Iterator[None]:
     """Turn what a library says of a file that cannot be read into an error that names the file, cause and next step."""
     try:
         yield
-    except PermissionError as error:
-        message = f"{path} cannot be read: {error.strerror}. Give yourself the right to read it"
-        raise DataError(message) from error
-    except IsADirectoryError as error:
-        message = f"{path} is a folder. Put the file itself there"
-        raise DataError(message) from error
-    except UnicodeError as error:
-        raise DataError(_encoding_message(path, str(error))) from error
     except DataError:
         raise
     except _DAMAGE as error:
-        reason = _reason(error)
-        if "not utf-8 encoded" in reason:
-            raise DataError(_encoding_message(path, reason)) from error
-        next_step = _LINE_NEXT_STEP if re.search(r"on Line: \d+", reason) else _WHOLE_COPY
-        next_step = _LINE_ENDS if "state machine" in reason else next_step
-        message = f"{path} cannot be read: {reason}. {next_step}"
-        raise DataError(message) from error
+        raise DataError(_what_is_wrong(path, error)) from error
 
 
 def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, hint: str) -> None:
@@ -147,16 +129,24 @@ def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, h
         raise DataError(message)
 
 
-def _reason(error: BaseException) -> str:
-    """What DuckDB says, with the line and its text, without its advice on options that nobody here can set."""
+def _what_is_wrong(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"{path} cannot be read: {error.strerror}. Give yourself the right to read it"
+    if isinstance(error, IsADirectoryError):
+        return f"{path} is a folder. Put the file itself there"
+    # what DuckDB says, with the line and its text, without its advice on options that nobody here can set
     text = re.split(r"^\s*(?:Possible|file =|LINE \d)", str(error).strip(), maxsplit=1, flags=re.MULTILINE)[0]
     lines = [line.strip()[:200] for line in text.splitlines() if line.strip()]
-    return "; ".join(lines).rstrip(".") or type(error).__name__
-
-
-def _encoding_message(path: Path, reason: str) -> str:
-    return (
-        f"{path} has another encoding than the one that it is read with, utf-8 unless the dataset's block names one: "
-        f"{reason}. Set csv: {{encoding: latin-1}} (or cp1252, utf-16, ...) in datasets.{path.parent.name}, or save "
-        f"the file as UTF-8"
-    )
+    reason = "; ".join(lines).rstrip(".") or type(error).__name__
+    if isinstance(error, UnicodeError) or "not utf-8 encoded" in reason:
+        return (
+            f"{path} has another encoding than the one that it is read with, utf-8 unless the dataset's block names "
+            f"one: {reason}. Set csv: {{encoding: latin-1}} (or cp1252, utf-16, ...) in datasets.{path.parent.name}, "
+            f"or save the file as UTF-8"
+        )
+    next_step = "The file is damaged or of another format; put a whole copy there"
+    if "state machine" in reason:
+        next_step = "If its lines end in different ways (\\r\\n and \\n), save it again, or set `malformed` above 0"
+    elif re.search(r"on Line: \d+", reason):
+        next_step = "Correct that line, or let a share of the rows be malformed: `malformed` in the dataset's block"
+    return f"{path} cannot be read: {reason}. {next_step}"

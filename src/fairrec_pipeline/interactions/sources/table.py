@@ -16,18 +16,10 @@ from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.engine import engine, literal_path
 from fairrec_pipeline.interactions.sources.checks import checked_events, count_rows, examples, with_attributes
 from fairrec_pipeline.interactions.sources.delimited import read_delimited
-from fairrec_pipeline.interactions.sources.raw_files import (
-    RawData,
-    Step,
-    located,
-    readable,
-    require_columns,
-    with_row_numbers,
-)
+from fairrec_pipeline.interactions.sources.raw_files import RawData, Step, located, numbered, readable, require_columns
 from fairrec_pipeline.interactions.sources.values import label_text
 from fairrec_pipeline.parameters.datasets import Csv, Table
 
-_PLAIN = Csv()
 _COMPARISON = re.compile(r"\s*(>=|<=|!=|>|<|=)\s*(.+?)\s*")
 _OPERATORS = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "=": operator.eq, "!=": operator.ne,
@@ -38,8 +30,8 @@ def read_own_table(folder: Path, source: Table) -> RawData:
     """Read the files that a dataset's block names; see `read_source`."""
     columns = list(dict.fromkeys([source.user, source.item, source.timestamp, *source.where]))
     hint = f"Set user, item and timestamp of datasets.{folder.name} to columns of the file"
-    drop, path = source.malformed > 0, folder / source.interactions
-    log, files, n_malformed = read_columns(folder, source.interactions, columns, hint, csv=source.csv, drop=drop)
+    path = folder / source.interactions
+    log, files, n_malformed = read_columns(folder, source.interactions, columns, hint, source)
     steps = [Step(f"read {source.interactions}", count_rows(log), n_malformed, "malformed lines")]
     for column, wanted in source.where.items():
         log = _keep_rows(log, column, wanted, path)
@@ -49,22 +41,25 @@ def read_own_table(folder: Path, source: Table) -> RawData:
     if source.users is not None:
         hint = f"Set user and user_attributes of datasets.{folder.name} to columns of the file"
         columns = [source.user, *source.user_attributes]
-        users, more, _ = read_columns(folder, source.users, columns, hint, csv=source.csv, drop=drop)
+        users, more, _ = read_columns(folder, source.users, columns, hint, source)
         raw, files = with_attributes(raw, users, source, folder / source.users), [*files, *more]
     return raw._replace(files=tuple(files))
 
 
 def read_columns(
-    folder: Path, name: str, columns: Sequence[str], hint: str, *, optional: Sequence[str] = (), csv: Csv = _PLAIN,
-    drop: bool = False,
-) -> tuple[ir.Table, list[Path], int]:  # fmt: skip
+    folder: Path,
+    name: str,
+    columns: Sequence[str],
+    hint: str,
+    source: Table | None = None,
+    optional: Sequence[str] = (),
+) -> tuple[ir.Table, list[Path], int]:
     """Columns of a file, or of a folder of Parquet files, below the data folder.
 
     Args:
         hint: what to do if a column is missing.
-        optional: further ones, which need not be there.
-        csv: how a text file is written.
-        drop: leave malformed lines out instead of refusing the file.
+        source: how a text file is written, and whether malformed lines are left out or the file is refused.
+        optional: further columns, which need not be there.
 
     Returns:
         The columns with row numbers, the files they are from, and how many malformed lines were left out.
@@ -77,7 +72,8 @@ def read_columns(
     if suffix in (".parquet", ".pq") or path.is_dir():
         return *_read_parquet(path, columns, optional, hint), 0
     if suffix in (".csv", ".tsv"):
-        table, n_malformed = read_delimited(path, columns, csv, hint, optional=optional, drop=drop)
+        dialect, drop = (source.csv, source.malformed > 0) if source else (Csv(), False)
+        table, n_malformed = read_delimited(path, columns, dialect, hint, optional=optional, drop=drop)
         return table, [path], n_malformed
     message = (
         f"{path} has a suffix that says nothing of its format. Allowed: .csv, .csv.gz, .tsv, .tsv.gz, and .parquet (a "
@@ -113,7 +109,7 @@ def _read_parquet(
                 raise DataError(message)
     with readable(path):
         table = engine().read_parquet([literal_path(file) for file in files])
-        return with_row_numbers(table.select(*columns)), files
+        return numbered(table.select(*columns)), files
 
 
 def _keep_rows(log: ir.Table, column: str, wanted: Any, path: Path) -> ir.Table:
