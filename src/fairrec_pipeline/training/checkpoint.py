@@ -100,8 +100,9 @@ class Checkpoint:
                 message = "its content does not have the checksum that was written with it"
                 raise CheckpointError(message)
             saved = json.loads(metadata["description"])
+            snapshot = Snapshot(tensors, saved["description"])
             if saved["identity"] == json.loads(json.dumps(self.identity)):
-                return Snapshot(tensors, saved["description"])
+                return snapshot
             logger.info("Of another training, so it is not continued: %s", self.path)
         return None
 
