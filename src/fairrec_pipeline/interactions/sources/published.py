@@ -20,6 +20,7 @@ from fairrec_pipeline.parameters.datasets import MovieLens, Table
 _RETAILROCKET = Table(
     adapter="table", interactions="events.csv", user="visitorid", item="itemid", timestamp="timestamp"
 )
+# its files have other names in every version
 _MOVIELENS = Table(
     adapter="table", interactions="ratings", user="user", item="item", timestamp="timestamp", users="users",
     user_attributes=MovieLens.attributes,
