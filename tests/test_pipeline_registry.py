@@ -37,7 +37,7 @@ def test_the_methods_of_the_paper() -> None:
 
 def test_the_default_pipeline_is_the_chain_of_the_card_with_one_node_a_method() -> None:
     pipeline = register_pipelines()["__default__"]
-    order = [node.name for node in pipeline.nodes]
+    order = [node.name.rpartition(".")[2] for node in pipeline.nodes]
     places = {name: order.index(name) for name in CHAIN}
     stages = ["ingest", "filter_core", "assign_groups", "split_leave_one_out", "check_arms"]
     trained = [places[f"train_{method}"] for method in PAPER_METHODS]

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
 
 from fairrec_pipeline.parameters.methods import arm_name
 from fairrec_pipeline.pipeline_registry import PAPER_METHODS
-from tests.conftest import Kedro
+from tests.conftest import ROOT, Kedro, copy_project
 
 pytestmark = pytest.mark.e2e
 
@@ -23,12 +24,25 @@ def tiny_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEDRO_ENV", "test")
 
 
+class Compared(NamedTuple):
+    """A project after `kedro run`, and what that printed."""
+
+    project: Path
+    run: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, kedro: Kedro) -> Compared:
+    project = copy_project(tmp_path_factory.mktemp("compared"))
+    return Compared(project, kedro(project, "run", "--env=test"))
+
+
 def newest(folder: Path, pattern: str) -> Path:
     return sorted(folder.glob(pattern))[-1]
 
 
-def test_kedro_run_compares_the_methods_of_the_paper_with_the_baselines(project: Path, kedro: Kedro) -> None:
-    run = kedro(project, "run")
+def test_kedro_run_compares_the_methods_of_the_paper_with_the_baselines(compared: Compared) -> None:
+    project, run = compared
     assert run.returncode == 0, run.stderr
     reports = project / "data/08_reporting/synthetic"
     comparison = pd.read_parquet(newest(reports, "comparison.parquet/*/comparison.parquet"))
@@ -57,6 +71,40 @@ def test_kedro_run_compares_the_methods_of_the_paper_with_the_baselines(project:
     assert len(client.get_metric_history(children["cvar"].info.run_id, "validation/ndcg_at_20")) == 2
     statistics = json.loads(newest(project, "data/05_model_input/synthetic/*/*/dataset_statistics.json").read_text())
     assert {r.data.tags["data_fingerprint"] for r in children.values()} == {statistics["fingerprint"]}
+
+
+RUN_CELLS = """
+import json, sys
+import plotly.io
+from IPython.core.interactiveshell import InteractiveShell
+plotly.io.renderers.render_on_display = False  # showing a figure needs what `pip install notebook` brings
+shell = InteractiveShell.instance()
+shown = []
+for cell in json.load(open(sys.argv[1]))["cells"]:
+    if cell["cell_type"] == "code":
+        done = shell.run_cell("".join(cell["source"]))
+        done.raise_error()
+        if done.result is not None:
+            shown.append((type(done.result).__name__, len(getattr(done.result, "data", done.result))))
+print(json.dumps(shown))
+"""
+
+
+def test_the_notebook_tells_its_story_in_tables_and_plots(compared: Compared) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", RUN_CELLS, str(ROOT / "notebooks/one_dataset.ipynb")],
+        cwd=compared.project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    shown = json.loads(run.stdout.splitlines()[-1])
+    assert [kind for kind, _ in shown] == [
+        *("DataFrame", "Figure", "DataFrame", "Figure", "Figure"),
+        *("Figure", "DataFrame", "DataFrame", "Figure", "Styler"),
+    ]
+    assert all(size > 0 for _, size in shown)
 
 
 def test_processes_train_what_one_process_trains(project: Path, kedro: Kedro) -> None:

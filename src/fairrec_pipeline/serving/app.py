@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from fairrec_pipeline.serving.recommender import Recommender
 from fairrec_pipeline.serving.requests import MAX_QUERIES, Predictions, Queries, RequestError, first_error
 from fairrec_pipeline.serving.settings import SETTINGS, Settings
+from fairrec_pipeline.serving.together import Together
 
 _DRAINED = 8
 """Up to so many times the limit, a body is read to its end before it is refused."""
@@ -28,16 +29,17 @@ def create_app(recommender: Recommender, body_bytes: int) -> FastAPI:
         recommender: the model.
         body_bytes: largest body of a request.
     """
+    together = Together(recommender)
     app = FastAPI(title="fairrec_pipeline", description=f"Recommendations of {recommender.config.label}")
     queries_of_model = Queries[recommender.config.item_type]  # type: ignore[name-defined]
     body = {"required": True, "content": {"application/json": {"schema": _schema(queries_of_model)}}}
 
     @app.post("/recommend", response_model=Predictions, openapi_extra={"requestBody": body})
     async def recommend(request: Request) -> Response:
-        # not in a thread: on one core a request takes milliseconds, and threads would only wait for each other
+        # not in a thread: on one core threads would only wait for each other
         try:
             queries = queries_of_model.model_validate_json(await _body(request, body_bytes))
-            answers = recommender.answer(queries.inputs)
+            answers = await together.answer(queries.inputs)
         except ValidationError as error:
             malformed = error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid"
             return _refusal(400 if malformed else 422, first_error(error))

@@ -14,6 +14,15 @@ def create_pipeline(after: Sequence[str] = ()) -> Pipeline:
     """Compare every trained arm of the dataset with erm and with the untrained arms.
 
     Args:
+        after: see `create_selection_pipeline`.
+    """
+    return create_selection_pipeline(after) + create_comparison_pipeline()
+
+
+def create_selection_pipeline(after: Sequence[str] = ()) -> Pipeline:
+    """The arms that may stand in one table: trained, untrained and foreign ones.
+
+    Args:
         after: datasets that have to be there first, such as the arms that are trained in the same run. Which arms there
             are is only known from the store, so the order has to be said.
     """
@@ -38,6 +47,14 @@ def create_pipeline(after: Sequence[str] = ()) -> Pipeline:
                 ],
                 outputs="selected_arms",
             ),
+        ]
+    )
+
+
+def create_comparison_pipeline() -> Pipeline:
+    """The selected arms beside each other: tables, tests, figures and a report."""
+    return Pipeline(
+        [
             _node(
                 nodes.compare_arms,
                 inputs=["selected_arms", "user_groups", "dataset_statistics", "params:evaluate"],
