@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,18 @@ def test_a_column_that_is_there_twice(tmp_path: Path, name: str) -> None:
         Source.model_validate({**BLOCK, "item": "who"})
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_names_that_differ_in_case_only_and_the_name_of_the_row_numbers(tmp_path: Path, suffix: str) -> None:
+    name, row = f"log.{suffix}", {"who": [1], "what": [2], "when": [3], "File_Row": [4], "WHEN": [5]}
+    pd.DataFrame(row).to_csv(tmp_path / name, index=False) if suffix == "csv" else pq.write_table(
+        pa.table(row), tmp_path / name
+    )
+    with pytest.raises(DataError, match=rf"{name} has columns whose names differ in case only: when, WHEN. Rename"):
+        read(tmp_path, interactions=name, where={"WHEN": 5})
+    with pytest.raises(DataError, match=rf"{name} has a column called file_row, as the numbers .* Rename it"):
+        read(tmp_path, interactions=name, item="File_Row")
+
+
 def test_a_column_with_a_blank_in_its_name_is_shown_as_such(tmp_path: Path) -> None:
     write(tmp_path, "who ,what,when\n1,2,3\n")
     with pytest.raises(DataError, match=r"has no column who; its columns are 'who ', what, when"):
@@ -254,6 +267,8 @@ def frame(**columns: Any) -> pd.DataFrame:
         (pa.array([2**63 + 1, 7], pa.uint64()), ["9223372036854775809", "7"]),
         (pa.array([3, 7], pa.uint64()), [3, 7]),
         (pa.array([1.0, 2.0]), [1, 2]),
+        (pa.array([Decimal(1), Decimal(2)], pa.decimal128(20, 2)), [1, 2]),
+        (pa.array([Decimal(1), Decimal("2.5")], pa.decimal128(20, 2)), ["1", "2.50"]),
         (pa.array([1.0, 0.6]), ["1", "0.6"]),
         (pa.array([True, False]), ["true", "false"]),
         (pa.array(["1.0", "2"]), ["1.0", "2"]),
@@ -271,10 +286,18 @@ def test_lists_and_structures_are_no_ids(tmp_path: Path, ids: pa.Array) -> None:
         read(tmp_path, interactions="log.parquet")
 
 
-def test_lists_are_no_times(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"who": [1], "what": [5], "when": pa.array([[1]])}), tmp_path / "log.parquet")
-    with pytest.raises(DataError, match=r"log.parquet has times of type array<int64> in when. Allowed: one a row"):
+@pytest.mark.parametrize(("time", "dtype"), [([1], "array<int64>"), (True, "boolean")])
+def test_lists_and_booleans_are_no_times(tmp_path: Path, time: Any, dtype: str) -> None:
+    pq.write_table(pa.table({"who": [1], "what": [5], "when": pa.array([time])}), tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=rf"log.parquet has times of type {dtype} in when. Allowed: one number, date"):
         read(tmp_path, interactions="log.parquet")
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Q", ""])
+def test_what_is_no_form_of_dates_is_named(tmp_path: Path, form: str) -> None:
+    write(tmp_path, GOOD)
+    with pytest.raises(DataError, match=r"timestamp_format is no form of dates: .*Write one such as %d/%m/%Y"):
+        read(tmp_path, timestamp_format=form)
 
 
 def test_times_of_a_form(tmp_path: Path) -> None:
@@ -382,6 +405,22 @@ def attributes(folder: Path, log_ids: list[Any], users: pd.DataFrame, name: str 
     return read(folder, users=name, user_attributes=["plan"])
 
 
+def test_attributes_may_be_called_as_columns_of_ours(tmp_path: Path) -> None:
+    names = ["id_text", "label_0", "item_id", "n", "value"]
+    frame().to_csv(tmp_path / "log.csv", index=False)
+    pd.DataFrame({"who": [1, 2], **{name: [f"{name} a", "b"] for name in names}}).to_csv(
+        tmp_path / "users.csv", index=False
+    )
+    labels = read(tmp_path, users="users.csv", user_attributes=names).user_attributes.to_pandas()
+    assert {name: labels[name].tolist() for name in names} == {name: [f"{name} a", "b"] for name in names}
+
+
+def test_an_attribute_that_nobody_has_is_refused(tmp_path: Path) -> None:
+    users = pd.DataFrame({"who": [1, 2, 3], "plan": [None, "", "a"]})
+    with pytest.raises(DataError, match=r"users.csv has no value in plan for any user of the log. Fill the column"):
+        attributes(tmp_path, [1, 2], users)
+
+
 def test_attributes_of_nobody_are_refused(tmp_path: Path) -> None:
     users = pd.DataFrame({"who": [1, 2], "plan": ["a", "b"]})
     said = (
@@ -432,9 +471,10 @@ def test_not_a_number_is_no_id_and_no_label(tmp_path: Path) -> None:
     frame().to_csv(tmp_path / "log.csv", index=False)
     raw = read(tmp_path, users="users.parquet", user_attributes=["plan"])
     assert raw.user_attributes.to_pandas().plan.tolist() == ["unknown", "2"]
-    pq.write_table(pa.table({"who": nan, "what": [5, 6], "when": [10, 20]}), tmp_path / "log.parquet")
-    with pytest.raises(DataError, match=r"log.parquet has null or blank values in who \(1\)"):
-        read(tmp_path, interactions="log.parquet")
+    for number in (nan, pa.array([float("inf"), 2.0])):
+        pq.write_table(pa.table({"who": number, "what": [5, 6], "when": [10, 20]}), tmp_path / "log.parquet")
+        with pytest.raises(DataError, match=r"log.parquet has null or blank values in who \(1\)"):
+            read(tmp_path, interactions="log.parquet")
 
 
 def test_times_beyond_int64_are_not_read(tmp_path: Path) -> None:

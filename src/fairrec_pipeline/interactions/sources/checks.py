@@ -28,8 +28,8 @@ def checked_events(log: ir.Table, source: Table, path: Path, steps: Sequence[Ste
     """
     names = {USER: source.user, ITEM: source.item, TIMESTAMP: source.timestamp}
     dtype = log[source.timestamp].type()
-    if dtype.is_nested():
-        message = f"{path} has times of type {dtype} in {source.timestamp}. Allowed: one a row"
+    if dtype.is_nested() or dtype.is_boolean():
+        message = f"{path} has times of type {dtype} in {source.timestamp}. Allowed: one number, date or text a row"
         raise DataError(message)
     with readable(path):
         rows = log.select(FILE_ROW, **{column: blank_to_null(log[name]) for column, name in names.items()}).cache()
@@ -86,11 +86,11 @@ def with_attributes(raw: RawData, users: ir.Table, source: Table, path: Path) ->
         users: the user column of the source and its user_attributes, a row per user.
 
     Raises:
-        DataError: two rows for a user, or a row for no user of the log.
+        DataError: two rows for a user, or a row or a label for no user of the log.
     """
     of_log, attributes = raw.user_attributes, source.user_attributes
     with readable(path):
-        labels = {name: label_text(users[name], name, path) for name in attributes}
+        labels = {f"label_{number}": label_text(users[name], name, path) for number, name in enumerate(attributes)}
         texts = blank_to_null(id_text(blank_to_null(users[source.user]), source.user, path))
         if of_log[USER].type().is_integer():  # 1.0 is the number 1, 001 may be a code
             texts = texts.re_replace(r"^(-?(?:0|[1-9]\d*))\.0+$", r"\1")
@@ -110,8 +110,16 @@ def with_attributes(raw: RawData, users: ir.Table, source: Table, path: Path) ->
         )
         raise DataError(message)
     joined = keyed.left_join(table, "id_text").order_by(keyed[USER])
-    known = {name: table[name].fill_null(UNKNOWN_LABEL) for name in attributes}
-    return raw._replace(user_attributes=joined.select(keyed[USER], **known).cache(), matched_users=n_matched / n_users)
+    known = {name: joined[label].fill_null(UNKNOWN_LABEL) for name, label in zip(attributes, labels, strict=True)}
+    found = joined.select(USER, **known).cache()
+    n_known = found.agg(**{name: (found[name] != UNKNOWN_LABEL).sum() for name in attributes}).to_pandas().iloc[0]
+    if nameless := [name for name in attributes if n_known[name] == 0]:
+        message = (
+            f"{path} has no value in {', '.join(nameless)} for any user of the log. Fill the column, or take it out of "
+            f"user_attributes"
+        )
+        raise DataError(message)
+    return raw._replace(user_attributes=found, matched_users=n_matched / n_users)
 
 
 def count_rows(table: ir.Table) -> int:

@@ -117,7 +117,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, hint: str) -> None:
-    """Make sure that a file has every column, and once."""
+    """Make sure that a file has every column, and once; to DuckDB names that differ in case only are the same."""
     missing = [column for column in wanted if column not in columns]
     if missing:
         shown = ", ".join(name if name.isprintable() and name == name.strip() else repr(name) for name in columns)
@@ -126,6 +126,14 @@ def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, h
     twice = [column for column in wanted if list(columns).count(column) > 1]
     if twice:
         message = f"{path} has the column {', '.join(twice)} more than once. Rename all but one"
+        raise DataError(message)
+    folded = [column.casefold() for column in wanted]
+    alike = [column for column in wanted if folded.count(column.casefold()) > 1]
+    if alike:
+        message = f"{path} has columns whose names differ in case only: {', '.join(alike)}. Rename all but one"
+        raise DataError(message)
+    if FILE_ROW in folded:
+        message = f"{path} has a column called {FILE_ROW}, as the numbers of the rows are called here. Rename it"
         raise DataError(message)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import duckdb
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from fairrec_pipeline.errors import DataError
+from fairrec_pipeline.interactions.engine import engine
 
 _MILLIONTHS = 1_000_000
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -29,7 +31,7 @@ def is_finite(value):  # type: ignore[no-untyped-def]
 def blank_to_null(column: ir.Column) -> ir.Column:
     """Blank texts, and numbers that are none, as null; other values as they are."""
     if column.type().is_floating():
-        return ibis.ifelse(column.isnan(), ibis.null(column.type()), column)
+        return ibis.ifelse(column.isnan() | column.isinf(), ibis.null(column.type()), column)
     return column.strip().nullif("") if column.type().is_string() else column
 
 
@@ -90,7 +92,9 @@ def times(column: ir.Column, form: str | None, unit: str | None) -> Times:
     """
     dtype = column.type()
     if form is not None:
-        return Times(_microseconds(try_strptime(column.cast("string"), form)), f"dates such as {form} says", 0)
+        _require_form(form)
+        allowed = f"dates such as {form} says, in the signs of strptime (%d/%m/%Y %H:%M:%S)"
+        return Times(_microseconds(try_strptime(column.cast("string"), form)), allowed, 0)
     if unit is not None:
         number = column.try_cast("decimal(38, 9)")
         per_unit = number * _MICROSECONDS[unit] if unit in _MICROSECONDS else number / 1000
@@ -104,6 +108,15 @@ def times(column: ir.Column, form: str | None, unit: str | None) -> Times:
         n_cut = int((instants.cast(dtype) != column).sum().execute() or 0) if is_finer else 0
         return Times(_microseconds(instants), "dates that are not infinite", n_cut)
     return _numbers_or_dates(column)
+
+
+def _require_form(form: str) -> None:
+    try:
+        engine().con.execute("SELECT try_strptime('', ?)", [form]).fetchall()
+    except duckdb.Error as error:
+        reason = str(error).partition("\n")[0].strip()
+        message = f"timestamp_format is no form of dates: {reason}. Write one such as %d/%m/%Y %H:%M:%S"
+        raise DataError(message) from error
 
 
 def _numbers_or_dates(column: ir.Column) -> Times:
@@ -129,11 +142,12 @@ def _numbers_or_dates(column: ir.Column) -> Times:
 
 def _plain_text(column: ir.Column) -> ir.Column:
     """A column as text; whole numbers without a point."""
-    text = column.cast("string")
-    if not column.type().is_floating():
+    text, dtype = column.cast("string"), column.type()
+    if not (dtype.is_floating() or dtype.is_decimal()):
         return text
     whole = column.try_cast("int64")
-    return ibis.ifelse((whole.cast("float64") == column).fill_null(False), whole.cast("string"), text)
+    same = whole.cast("float64" if dtype.is_floating() else dtype) == column
+    return ibis.ifelse(same.fill_null(False), whole.cast("string"), text)
 
 
 def _microseconds(instant: Any) -> ir.IntegerColumn:
