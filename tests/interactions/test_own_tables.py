@@ -97,6 +97,9 @@ def test_a_folder_of_parquet_files_is_one_log(tmp_path: Path) -> None:
     frame[:15].to_parquet(folder / "part-0.parquet")
     frame[15:].to_parquet(folder / "day=2" / "part-1.parquet")
     (folder / "_SUCCESS").touch()
+    for name in (".part.parquet", "_delta/a.parquet"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        frame.to_parquet(folder / name)
     raw = read(tmp_path, interactions="log.parquet")
     nested_first = pd.concat([frame[15:], frame[:15]])
     assert [row[2] for row in rows(raw)] == nested_first["when"].tolist()
@@ -120,6 +123,10 @@ def test_parts_that_do_not_fit_or_are_damaged_are_named(tmp_path: Path) -> None:
         read(tmp_path, interactions="log.parquet")
     (folder / "b.parquet").write_bytes((folder / "a.parquet").read_bytes()[:-9])
     with pytest.raises(DataError, match=r"b.parquet cannot be read: .*damaged"):
+        read(tmp_path, interactions="log.parquet")
+    (folder / "b.parquet").unlink()
+    (folder / "b.parquet").symlink_to("/etc/hosts")
+    with pytest.raises(DataError, match=r"b.parquet is a link to /etc/hosts, outside of the data folder"):
         read(tmp_path, interactions="log.parquet")
 
 
@@ -153,6 +160,31 @@ def test_encodings(tmp_path: Path, encoding: str, name: str) -> None:
     assert [row[1] for row in rows(read(tmp_path, interactions=name, csv={"encoding": encoding}))] == ["5", "6", "café"]
     with pytest.raises(ValidationError, match="no encoding is called 'utf-9'"):
         Source.model_validate({**BLOCK, "csv": {"encoding": "utf-9"}})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(GOOD.encode()), "is compressed by gzip: name it .csv.gz"),
+        (b"PK\x03\x04rest", "is a zip archive"),
+        (b"PAR1rest", "is a Parquet file: name it .parquet"),
+        (GOOD.encode("utf-16"), r"it begins with the byte order mark of utf-16. Set csv: {encoding: .*utf-16"),
+    ],
+)
+def test_what_is_no_csv_is_called_what_it_is(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(DataError, match=rf"log.csv .*{said}"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("block", [{}, {"malformed": 0.9}])
+def test_a_log_that_is_cut_off_is_not_read_in_part(tmp_path: Path, block: dict[str, Any]) -> None:
+    whole = gzip.compress((GOOD + "1,5,30\n" * 20_000 + "1,7,40\n2,8,50\n" * 999).encode())
+    (tmp_path / "LOG.CSV.GZ").write_bytes(whole)
+    assert len(rows(read(tmp_path, interactions="LOG.CSV.GZ", **block))) == 22_000
+    (tmp_path / "LOG.CSV.GZ").write_bytes(whole[:-20])
+    with pytest.raises(DataError, match=r"LOG.CSV.GZ cannot be read: Compressed file ended .*put a whole copy there"):
+        read(tmp_path, interactions="LOG.CSV.GZ", **block)
 
 
 def test_byte_order_mark_blank_lines_and_quotes(tmp_path: Path) -> None:
@@ -349,7 +381,7 @@ def test_repeated_rows_are_counted_and_kept(tmp_path: Path) -> None:
     assert len(rows(raw)) == 5
 
 
-EVENTS = frame(kind=["view", "cart"], rating=[4.0, 3.5], on=["2020-01-01", "2021-06-01 12:00:00"], live=[True, False])
+EVENTS = frame(n=[1, 1], kind=["view", "cart"], rating=[4.0, 3.5], on=["2020-01-01", "2021-06-01 12:00:00"], live=[True, False])
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
@@ -362,6 +394,7 @@ EVENTS = frame(kind=["view", "cart"], rating=[4.0, 3.5], on=["2020-01-01", "2021
         ({"rating": ">=4"}, [1]),
         ({"rating": "< 4"}, [2]),
         ({"rating": 4}, [1]),
+        ({"rating": "== 4"}, [1]),
         ({"rating": [3.5, 9]}, [2]),
         ({"live": True}, [1]),
         ({"on": ">2020-12-31"}, [2]),
@@ -388,6 +421,8 @@ def test_rows_are_kept_by_their_values(tmp_path: Path, name: str, where: dict[st
         ({"kind": ">=4"}, r"2 values in kind that are no numbers, which where: {kind: '>=4'} needs: 'cart', 'view'"),
         ({"kind": ">b"}, r"where: {kind: '>b'} compares with no number and no ISO date. Write one of them"),
         ({"stars": 4}, r"log.csv has no column stars; its columns are"),
+        ({"n": 7}, r"where: {n: 7} keeps none of the 2 rows of .*; its most frequent values are '1'"),
+        ({"": 7}, r"log.csv has no column ''; its columns are"),
     ],
 )
 def test_a_filter_that_cannot_be(tmp_path: Path, where: dict[str, Any], said: str) -> None:

@@ -14,10 +14,23 @@ import ibis.expr.types as ir
 
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.engine import engine, literal_path
-from fairrec_pipeline.interactions.sources.raw_files import numbered, readable, require_columns
+from fairrec_pipeline.interactions.sources.raw_files import (
+    is_gzipped,
+    numbered,
+    readable,
+    require_columns,
+    require_whole,
+)
 from fairrec_pipeline.parameters.datasets import Csv
 
 _SEPARATORS = (",", "\t", ";", "|")
+_OTHER_FORMATS = {
+    b"\x1f\x8b": "compressed by gzip: name it .csv.gz",
+    b"PK\x03\x04": "a zip archive (or a spreadsheet): unpack it, or save the table as CSV",
+    b"PAR1": "a Parquet file: name it .parquet",
+    b"BZh": "compressed by bzip2: unpack it, or compress it by gzip",
+}
+"""What a file is by its first bytes, whatever its name says."""
 
 
 class _Header(NamedTuple):
@@ -43,6 +56,7 @@ def read_delimited(
         DataError: the file is empty, has no such column, another encoding, or a malformed row.
     """
     with readable(path), tempfile.TemporaryDirectory() as scratch:
+        _require_text(path, dialect)
         header = _header(path, columns, dialect)
         columns = [*columns, *(name for name in optional if name in header.names)]
         require_columns(header.names, columns, path, hint)
@@ -51,12 +65,27 @@ def read_delimited(
             source = Path(scratch, "rows.csv")
             skip = 0 if drop else skip
             n_dropped = _copy(path, source, header, dialect, drop=drop)
+        require_whole(source)
         table = engine().read_csv(
             literal_path(source), auto_detect=False, header=True, skip=skip, delim=header.separator, quote='"',
             escape='"', columns={f"c{n}": "VARCHAR" for n in range(len(header.names))},
+            compression="gzip" if is_gzipped(source) else "none",
         )  # fmt: skip
         named = table.select(**{name: table[f"c{header.names.index(name)}"] for name in columns})
         return numbered(named), n_dropped
+
+
+def _require_text(path: Path, dialect: Csv) -> None:
+    """Name what is no text at all, or another one than it is read as, by its first bytes."""
+    with path.open("rb") as file:
+        first = file.read(4)
+    other = next((what for magic, what in _OTHER_FORMATS.items() if first.startswith(magic)), None)
+    if other and not is_gzipped(path):
+        message = f"{path} is {other}"
+        raise DataError(message)
+    if dialect.encoding == "utf-8" and first.startswith((b"\xff\xfe", b"\xfe\xff")):
+        message = "it begins with the byte order mark of utf-16"
+        raise UnicodeError(message)
 
 
 def _header(path: Path, columns: Sequence[str], dialect: Csv) -> _Header:
@@ -109,5 +138,5 @@ def _is_text(row: list[str]) -> bool:
 
 def _opened(path: Path, dialect: Csv, errors: str) -> IO[str]:
     encoding = "utf-8-sig" if dialect.encoding == "utf-8" else dialect.encoding
-    opened: Callable[..., IO[str]] = gzip.open if path.suffix.lower() == ".gz" else open
+    opened: Callable[..., IO[str]] = gzip.open if is_gzipped(path) else open
     return opened(path, "rt", encoding=encoding, errors=errors, newline="")

@@ -14,7 +14,14 @@ from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import UNKNOWN_LABEL
 from fairrec_pipeline.interactions.engine import engine, literal_path
 from fairrec_pipeline.interactions.sources.checks import checked_events, count_rows, with_attributes
-from fairrec_pipeline.interactions.sources.raw_files import RawData, Step, numbered, readable, require_columns
+from fairrec_pipeline.interactions.sources.raw_files import (
+    RawData,
+    Step,
+    numbered,
+    readable,
+    require_columns,
+    require_whole,
+)
 from fairrec_pipeline.parameters.datasets import MovieLens, Table
 
 _RETAILROCKET = Table(
@@ -135,6 +142,7 @@ def _read(path: Path, member: str, **dialect: Any) -> ir.Table:
                 if not content.read(1):  # DuckDB would make up a column
                     message = f"{origin} is empty. Put a whole copy there"
                     raise DataError(message)
+            require_whole(file)
             return numbered(engine().read_csv(literal_path(file), all_varchar=True, **dialect))
 
 

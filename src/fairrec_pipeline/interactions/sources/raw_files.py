@@ -7,6 +7,7 @@ into an error that names neither the file nor the column.
 from __future__ import annotations
 
 import csv
+import gzip
 import lzma
 import re
 import zipfile
@@ -84,6 +85,23 @@ def located(folder: Path, name: str) -> Path:
     return path
 
 
+def require_whole(path: Path) -> None:
+    """Read a .gz file to its end: of one that is cut off DuckDB reads the first part and says nothing.
+
+    Raises:
+        EOFError: it is cut off.
+    """
+    if is_gzipped(path):
+        with gzip.open(path) as file:
+            while file.read(1 << 20):
+                pass
+
+
+def is_gzipped(path: Path) -> bool:
+    """Whether the name of a file says so."""
+    return path.suffix.lower() == ".gz"
+
+
 def numbered(table: ir.Table) -> ir.Table:
     """The table, read, with the 0-based number of each row; without another order DuckDB keeps that of the files."""
     return table.mutate(**{FILE_ROW: ibis.row_number()}).cache()
@@ -118,10 +136,8 @@ def readable(path: Path) -> Iterator[None]:
 
 def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, hint: str) -> None:
     """Make sure that a file has every column, and once; to DuckDB names that differ in case only are the same."""
-    missing = [column for column in wanted if column not in columns]
-    if missing:
-        shown = ", ".join(name if name.isprintable() and name == name.strip() else repr(name) for name in columns)
-        message = f"{path} has no column {', '.join(missing)}; its columns are {shown}. {hint}"
+    if missing := [column for column in wanted if column not in columns or not column]:
+        message = f"{path} has no column {_shown(missing)}; its columns are {_shown(columns)}. {hint}"
         raise DataError(message)
     twice = [column for column in wanted if list(columns).count(column) > 1]
     if twice:
@@ -135,6 +151,10 @@ def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, h
     if FILE_ROW in folded:
         message = f"{path} has a column called {FILE_ROW}, as the numbers of the rows are called here. Rename it"
         raise DataError(message)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(name if name and name.isprintable() and name == name.strip() else repr(name) for name in names)
 
 
 def _what_is_wrong(path: Path, error: Exception) -> str:

@@ -20,9 +20,10 @@ from fairrec_pipeline.interactions.sources.raw_files import RawData, Step, locat
 from fairrec_pipeline.interactions.sources.values import label_text
 from fairrec_pipeline.parameters.datasets import Csv, Table
 
-_COMPARISON = re.compile(r"\s*(>=|<=|!=|>|<|=)\s*(.+?)\s*")
+_COMPARISON = re.compile(r"\s*(>=|<=|!=|==|>|<|=)\s*(.+?)\s*")
 _OPERATORS = {
-    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "=": operator.eq, "!=": operator.ne,
+    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "=": operator.eq, "==": operator.eq,
+    "!=": operator.ne,
 }  # fmt: skip
 
 
@@ -87,8 +88,10 @@ def _read_parquet(
 ) -> tuple[ir.Table, list[Path]]:
     import pyarrow.parquet as pq
 
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".parquet", ".pq") and file.is_file())
-    files = [path] if path.is_file() else files
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".parquet", ".pq") and file.is_file())
+    # as Spark and Arrow have it, what begins with a dot or an underscore is not of the data
+    files = [file for file in found if not any(part[0] in "._" for part in file.relative_to(path).parts)]
+    files = [path] if path.is_file() else [located(path, file.relative_to(path).as_posix()) for file in files]
     if not files:
         message = f"{path} is a folder without Parquet files. Put the parts of the log there"
         raise DataError(message)
@@ -127,7 +130,8 @@ def _keep_rows(log: ir.Table, column: str, wanted: Any, path: Path) -> ir.Table:
             kept = log.filter(_compared(log, column, *comparison.groups(), path=path))
         kept = kept.cache()
         if count_rows(kept) == 0 and count_rows(log) > 0:
-            found = log[column].topk(5).to_pandas()[column].astype(str)
+            texts = log.select(value=log[column].cast("string"))["value"]
+            found = texts.topk(5, name="n").to_pandas()["value"].astype(str)
             message = (
                 f"where: {{{column}: {_shown(wanted)}}} keeps none of the {count_rows(log)} rows of {path}; its most "
                 f"frequent values are {', '.join(map(repr, found))}. Name values that there are"
@@ -142,7 +146,7 @@ def _compared(log: ir.Table, column: str, sign: str, operand: str, *, path: Path
         values, kind = log[column].try_cast("float64"), "numbers"
     elif right is not None:
         values, kind = text.try_cast("timestamp('UTC')"), "dates"
-    elif sign in ("=", "!="):
+    elif sign in ("=", "==", "!="):
         return _OPERATORS[sign](label_text(log[column], column, path), operand)
     else:
         message = f"where: {{{column}: '{sign}{operand}'}} compares with no number and no ISO date. Write one of them"

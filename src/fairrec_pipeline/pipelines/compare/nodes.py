@@ -157,19 +157,29 @@ def gather_evidence(
     return Evidence(comparison, all_trainings, training_curves, weight_shares, weight_rules, bad_slices, audit_csv)
 
 
-def report(
-    evidence: Evidence, compared_runs: list[Card], dataset_statistics: dict[str, Any], evaluate: Evaluate
-) -> tuple[pd.DataFrame | go.Figure | str, ...]:
-    """The comparison as CSV, figures, Markdown and one HTML file."""
-    subject = Subject(dataset_statistics["dataset"], dataset_statistics, compared_runs, evaluate)
+def draw_figures(
+    evidence: Evidence,
+) -> tuple[dict[str, go.Figure], go.Figure, go.Figure, go.Figure, go.Figure, go.Figure]:
+    """Every figure of the report by name, and those that are kept by themselves."""
     drawn = draw(evidence)
-    saved = ("relative_change", "group_values", "repeat_and_new", "trade_off", "learning_curves")
-    return (
-        evidence.comparison,
-        *(drawn[name] for name in saved),
-        markdown_report(evidence, subject),
-        html_report(evidence, subject, drawn),
-    )
+    kept = ("relative_change", "group_values", "repeat_and_new", "trade_off", "learning_curves")
+    return drawn, *(drawn[name] for name in kept)  # type: ignore[return-value]
+
+
+def report(
+    evidence: Evidence,
+    figures: dict[str, go.Figure],
+    compared_runs: list[Card],
+    dataset_statistics: dict[str, Any],
+    evaluate: Evaluate,
+    *after: Any,
+) -> tuple[pd.DataFrame, str, str]:
+    """The comparison as CSV, Markdown and one HTML file.
+
+    `after` is there for the order of the nodes only: who has the page finds its figures, too.
+    """
+    subject = Subject(dataset_statistics["dataset"], dataset_statistics, compared_runs, evaluate)
+    return evidence.comparison, markdown_report(evidence, subject), html_report(evidence, subject, figures)
 
 
 def table1(dataset_statistics: dict[str, Any], dataset: str) -> tuple[pd.DataFrame, str]:

@@ -9,6 +9,11 @@ from kedro.pipeline import Node, Pipeline
 
 from fairrec_pipeline.pipelines.compare import nodes
 
+_FIGURES = (
+    *("relative_change_figure", "group_values_figure", "repeat_and_new_figure"),
+    *("trade_off_figure", "learning_curves_figure"),
+)
+
 
 def create_pipeline(after: Sequence[str] = ()) -> Pipeline:
     """Compare every trained arm of the dataset with erm and with the untrained arms.
@@ -88,13 +93,11 @@ def create_comparison_pipeline() -> Pipeline:
                 ],
                 outputs="evidence",
             ),
+            _node(nodes.draw_figures, inputs=["evidence"], outputs=["figures", *_FIGURES]),
             _node(
                 nodes.report,
-                inputs=["evidence", "compared_runs", "dataset_statistics", "params:evaluate"],
-                outputs=[
-                    *("comparison_csv", "relative_change_figure", "group_values_figure", "repeat_and_new_figure"),
-                    *("trade_off_figure", "learning_curves_figure", "report_markdown", "report_html"),
-                ],
+                inputs=["evidence", "figures", "compared_runs", "dataset_statistics", "params:evaluate", *_FIGURES],
+                outputs=["comparison_csv", "report_markdown", "report_html"],
             ),
         ]
     )
