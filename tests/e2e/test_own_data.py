@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,12 @@ pytestmark = pytest.mark.e2e
 def masked(text: str) -> str:
     """Without what another machine may compute otherwise, or lay out otherwise."""
     return " ".join(re.sub(r"[-+]?\d[\d.,]*", "#", re.sub(r"[*†‡↓]", "", text)).split())
+
+
+def cpu_seconds() -> float:
+    """Of the processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_the_page_is_walked_to_an_answer_over_http(project: Path, kedro: Kedro) -> None:
@@ -37,13 +45,14 @@ def test_the_page_is_walked_to_an_answer_over_http(project: Path, kedro: Kedro) 
         elif first == "kedro":
             said = ""
             for command in block.splitlines():
+                begun, used = time.monotonic(), cpu_seconds()
                 run = kedro(project, *shlex.split(command)[1:])
+                print(f"{time.monotonic() - begun:.1f} s, {cpu_seconds() - used:.1f} s of CPU: {command}")
                 assert run.returncode == 0, run.stdout + run.stderr
                 said += run.stdout + run.stderr
                 walked.append(command)
-        elif first == "export":
-            _, command = (shlex.split(line) for line in block.splitlines())
-            served = [sys.executable, *command[1:], "--port"]
+        elif first == "python":
+            served = [sys.executable, *shlex.split(block)[1:], "--port"]
         elif first == "curl":
             body = json.loads(shlex.split(block)[-1])
             with server(project, served, "health") as address:

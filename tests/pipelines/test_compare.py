@@ -20,6 +20,7 @@ from fairrec_pipeline.comparison.selection import IncomparableArmsError
 from fairrec_pipeline.interactions.histories import evaluation_histories, training_histories
 from fairrec_pipeline.metrics.ranking import user_metrics
 from fairrec_pipeline.pipelines.compare import create_pipeline, create_table1_pipeline
+from fairrec_pipeline.pipelines.compare.nodes import draw_figures
 from fairrec_pipeline.report.evidence import Evidence
 from fairrec_pipeline.report.verdict import verdict
 from tests.worlds import EVALUATE, N_ITEMS, N_USERS, STATISTICS, interactions, record_of, user_groups, with_parts
@@ -69,9 +70,16 @@ def test_everything_a_reader_wants_comes_out(inputs):
     }
     assert "recency" in outputs["report_markdown"]
     assert "plotly-graph-div" in outputs["report_html"]
-    for name in ("relative_change_figure", "group_values_figure", "repeat_and_new_figure", "trade_off_figure"):
-        assert outputs[name].data
-    assert outputs["learning_curves_figure"].layout.annotations  # says that no history was kept
+    assert set(outputs) >= {"comparison_csv", "report_markdown", "report_html"}
+
+
+def test_the_figures_of_the_catalog_are_those_of_the_report(inputs):
+    evidence = run(create_pipeline().to_outputs("evidence"), inputs)["evidence"]
+    figures, *kept = draw_figures(evidence)
+    names = ("relative_change", "group_values", "repeat_and_new", "trade_off", "learning_curves")
+    assert [figures[name] for name in names] == kept
+    assert all(figures[name].data for name in names[:4])
+    assert figures["learning_curves"].layout.annotations  # says that no history was kept
 
 
 def test_what_arms_left_behind_reaches_the_report(inputs):
