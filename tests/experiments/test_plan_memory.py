@@ -104,8 +104,8 @@ print(json.dumps({"measured": peak - before, "estimated": sum(training_memory(sp
     ],
     ids=["many items", "long histories"],
 )  # fmt: skip
-def test_the_estimate_is_near_what_a_training_takes(asked: dict[str, Any]) -> None:
-    """Within a factor of 1.5 of the measured peak, which hangs on the C library, too."""
+def test_a_training_takes_no_more_than_its_estimate_and_not_much_less(asked: dict[str, Any]) -> None:
+    """The measured peak hangs on the C library, too."""
     run = subprocess.run([sys.executable, "-c", MEASURE, json.dumps(asked)], capture_output=True, text=True, check=True)
     sizes = json.loads(run.stdout.splitlines()[-1])
-    assert 1 / 1.5 < sizes["estimated"] / sizes["measured"] < 1.5, sizes
+    assert 1 <= sizes["estimated"] / sizes["measured"] < 1.7, sizes

@@ -381,7 +381,9 @@ def test_repeated_rows_are_counted_and_kept(tmp_path: Path) -> None:
     assert len(rows(raw)) == 5
 
 
-EVENTS = frame(n=[1, 1], kind=["view", "cart"], rating=[4.0, 3.5], on=["2020-01-01", "2021-06-01 12:00:00"], live=[True, False])
+EVENTS = frame(
+    n=[1, 1], kind=["view", "cart"], rating=[4.0, 3.5], on=["2020-01-01", "2021-06-01 12:00:00"], live=[True, False]
+)
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.parquet"])

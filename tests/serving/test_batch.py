@@ -73,6 +73,14 @@ def test_nothing_is_read_ahead(recommender: Recommender) -> None:
     assert len(asked) == 10
 
 
+def test_frames_of_long_lists_have_fewer_users(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairrec_pipeline.serving.batch.ROWS_PER_FRAME", 900)
+    users = [(user, [10]) for user in range(7)]
+    frames = list(recommend_in_frames(recommender, users, 10**9))
+    assert [len(frame) for frame in frames] == [900, 900, 300]
+    assert len(list(recommend_in_frames(recommender, users, 10))) == 1
+
+
 def test_what_is_refused_is_refused_at_once(recommender: Recommender, model_folder: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match="k should be at least 1, got 0"):
         recommend_in_frames(recommender, [], 0)

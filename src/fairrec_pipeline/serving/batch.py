@@ -16,6 +16,8 @@ from fairrec_pipeline.serving.recommender import Recommender, flat
 logger = logging.getLogger(__name__)
 
 USERS_PER_FRAME = 16_384
+ROWS_PER_FRAME = 100 * USERS_PER_FRAME
+"""Of long lists a frame has those of fewer users: 1.6 million rows are 50 MB."""
 
 UserId = int | str
 History = tuple[UserId, Sequence[int] | Sequence[str]]
@@ -42,7 +44,7 @@ def recommend_in_frames(
         exclude: item ids never to recommend; unknown ones are ignored.
         allow: the only item ids to recommend; None for the whole catalogue.
         filter_seen: leave out the items of a user's history; None for what the model was evaluated with.
-        users_per_frame: how many users a frame has.
+        users_per_frame: how many users a frame has; fewer where their lists are long (`ROWS_PER_FRAME`).
 
     Yields:
         columns user_id, rank (1 is best), item_id, score (float32); sorted by user and rank.
@@ -55,6 +57,7 @@ def recommend_in_frames(
         message = f"k should be at least 1, got {k}"
         raise ValueError(message)
     catalogue = np.asarray(recommender.config.catalogue)
+    users_per_frame = max(1, min(users_per_frame, ROWS_PER_FRAME // min(k, len(catalogue))))
     if isinstance(histories, Histories):
         if not np.array_equal(histories.catalogue, catalogue):
             message = (
