@@ -47,7 +47,8 @@ def test_the_page_is_walked_to_an_answer_over_http(project: Path, kedro: Kedro) 
             for command in block.splitlines():
                 begun, used = time.monotonic(), cpu_seconds()
                 run = kedro(project, *shlex.split(command)[1:])
-                print(f"{time.monotonic() - begun:.1f} s, {cpu_seconds() - used:.1f} s of CPU: {command}")
+                took, cpu = time.monotonic() - begun, cpu_seconds() - used
+                sys.stdout.write(f"{took:.1f} s, {cpu:.1f} s of CPU: {command}\n")  # pytest -s shows it
                 assert run.returncode == 0, run.stdout + run.stderr
                 said += run.stdout + run.stderr
                 walked.append(command)
