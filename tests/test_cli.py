@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable
 
 import pytest
+from kedro.config import MissingConfigException
 from kedro.framework.cli.utils import KedroCliError
 from kedro.io import DatasetError
 
@@ -39,6 +40,14 @@ def test_every_error_of_ours_is_a_message(kind: type[Exception], around: Callabl
 
 def test_what_a_dataset_says_itself_is_a_message() -> None:
     assert mistake_in(DatasetError("a.parquet does not exist. Run ...")) == "a.parquet does not exist. Run ..."
+
+
+def test_an_environment_that_there_is_not_is_a_mistake() -> None:
+    message = mistake_in(MissingConfigException("conf/nowhere is not a valid directory"))
+    assert (
+        message
+        == "conf/nowhere is not a valid directory. The environments of --env are the folders in conf/: name one of them"
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EISDIR])

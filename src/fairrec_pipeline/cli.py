@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
+from kedro.config import MissingConfigException
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import KedroCliError
 from kedro.io import DatasetError
@@ -55,6 +56,8 @@ def mistake_in(error: BaseException) -> str | None:
     """What an error says to a user who can mend it; None if it is a bug."""
     if isinstance(error, FairrecError | ParameterValidationError):
         return str(error)
+    if isinstance(error, MissingConfigException):
+        return f"{error}. The environments of --env are the folders in conf/: name one of them"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{error.filename or 'a file'} cannot be read or written: {error.strerror}. {_advice(error)}"
     if isinstance(error, DatasetError):
