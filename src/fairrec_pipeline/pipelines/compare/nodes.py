@@ -157,13 +157,11 @@ def gather_evidence(
     return Evidence(comparison, all_trainings, training_curves, weight_shares, weight_rules, bad_slices, audit_csv)
 
 
-def draw_figures(
-    evidence: Evidence,
-) -> tuple[dict[str, go.Figure], go.Figure, go.Figure, go.Figure, go.Figure, go.Figure]:
+def draw_figures(evidence: Evidence) -> tuple[dict[str, go.Figure] | go.Figure, ...]:
     """Every figure of the report by name, and those that are kept by themselves."""
     drawn = draw(evidence)
     kept = ("relative_change", "group_values", "repeat_and_new", "trade_off", "learning_curves")
-    return drawn, *(drawn[name] for name in kept)  # type: ignore[return-value]
+    return (drawn, *(drawn[name] for name in kept))
 
 
 def report(
