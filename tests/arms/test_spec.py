@@ -52,7 +52,9 @@ def test_whatever_decides_the_result_is_in_the_key(changes: dict[str, Any]) -> N
     assert key(**changes) != key()
 
 
-@pytest.mark.parametrize("changes", [{"train": {"checkpoint_seconds": 9.0}}, {"point": {"train.epochs": 2}}])
+@pytest.mark.parametrize(
+    "changes", [{"train": {"checkpoint_seconds": 9.0}}, {"train": {"workers": 4}}, {"point": {"train.epochs": 2}}]
+)
 def test_what_does_not_decide_it_is_not(changes: dict[str, Any]) -> None:
     assert key(**changes) == key()
 

@@ -57,6 +57,15 @@ def test_trainings_side_by_side_take_as_many_times_as_much() -> None:
         require_memory_for(plan(seeds=(0, 1, 2)), DATA, at_once=8, available=3 * one)
 
 
+def test_workers_share_what_hangs_on_the_batch_and_have_the_rest_each() -> None:
+    one, two = (training_memory(spec_of(train={"workers": workers}), DATA) for workers in (1, 2))
+    (logits,) = (name for name in one if name.startswith("logits"))
+    assert two[logits] == one[logits] // 2
+    assert {name for name in one if two[name] != one[name]} <= {logits, next(x for x in one if x.startswith("states"))}
+    with pytest.raises(OptionError, match=r"processes that train side by side \[trials_at_once, train.workers\]"):
+        require_memory_for(plan(train={"workers": 2}), DATA, at_once=1, available=2 * sum(two.values()))
+
+
 def test_nothing_to_train_takes_nothing() -> None:
     require_memory_for(Plan(name="p"), DATA, at_once=1, available=0)
 

@@ -80,6 +80,19 @@ def test_the_published_protocol() -> None:
     assert movielens["gdro"]["absent_groups"] == movielens["sdro"]["absent_groups"] == "decay"
 
 
+def test_methods_that_one_process_trains_refuse_more() -> None:
+    assert {loss for loss, method in METHODS.items() if not method.workers} == {"causald"}
+    for loss, method in METHODS.items():
+        if method.workers:
+            (spec,) = Plan.model_validate(load({"loss": loss, "train": {"workers": 2}})["plans"]["train"]).specs
+            assert spec.train.workers == 2
+    wanted = r"train.workers: causald trains on one process only \(got 2\); set train.workers to 1"
+    with pytest.raises(ParameterError, match=wanted):
+        load({"loss": "causald", "train": {"workers": 2}})
+    with pytest.raises(ParameterError, match=r"train: each worker needs a user of every batch, got workers 9 and bat"):
+        load({"train": {"workers": 9, "batch_size": 8}})
+
+
 def test_arms_are_named_after_the_groups_they_use() -> None:
     assert arm_name("cvar", "seq33") == "cvar"
     assert {arm_name(loss, "seq33") for loss, method in METHODS.items() if method.needs_groups} == {

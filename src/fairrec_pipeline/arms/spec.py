@@ -51,7 +51,10 @@ class ArmSpec(Block):
         return self.model_copy(update={"train": self.train.model_copy(update=changes)})
 
     def parameters(self, data: PreparedData) -> dict[str, Any]:
-        """Every parameter that decides the result, by block, as JSON values."""
+        """Every parameter that decides the result, by block, as JSON values.
+
+        The number of workers is none: as that of the threads, it changes the order of sums.
+        """
         return {
             "dataset": data.dataset,
             "loss": self.objective.loss,
@@ -59,7 +62,7 @@ class ArmSpec(Block):
             "seed": self.seed,
             self.objective.loss: self.objective.options.model_dump(mode="json"),
             "model": self.model.model_dump(mode="json"),
-            "train": self.train.model_dump(mode="json", exclude={"checkpoint_seconds"}),
+            "train": self.train.model_dump(mode="json", exclude={"checkpoint_seconds", "workers"}),
             "evaluate": {"filter_seen": self.filter_seen},
             "split": dict(data.split),
         }

@@ -6,14 +6,8 @@ fills the same two places.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import connection
 from typing import Any, Self
 
 import torch
@@ -23,6 +17,7 @@ from fairrec_pipeline.arms.record import Card
 from fairrec_pipeline.arms.spec import ArmSpec
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.errors import FairrecError
+from fairrec_pipeline.experiments.processes import SPAWN, end, prepare_process, variables
 from fairrec_pipeline.experiments.train_arm import environment, key_of, train_or_diverge
 from fairrec_pipeline.interactions.prepared import PreparedData
 
@@ -52,8 +47,7 @@ class LocalExecutor:
         if self._pool is None:
             return
         if error is not None:
-            for child in list(self._pool._processes.values()):  # before Python 3.14 no other way leads to them
-                child.terminate()
+            end(self._pool)
         self._pool.shutdown(cancel_futures=True)
 
     def submit(self, spec: ArmSpec) -> Callable[[], Card]:
@@ -64,7 +58,7 @@ class LocalExecutor:
         if self._at_once == 1:
             return lambda: self._counted(train_or_diverge(spec, self._data, self._store))
         if key not in self._futures:
-            with _variables(OMP_NUM_THREADS=str(self._threads), TQDM_DISABLE="1"):
+            with variables(OMP_NUM_THREADS=str(self._threads), TQDM_DISABLE="1"):
                 self._futures[key] = self._started().submit(_train_here, spec, environment(spec))
         return lambda: self._counted(self._futures[key].result())
 
@@ -76,7 +70,7 @@ class LocalExecutor:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 self._at_once,
-                mp_context=multiprocessing.get_context("spawn"),  # a forked process could not use CUDA
+                mp_context=SPAWN,
                 initializer=_start,
                 initargs=(self._data, self._store, self._threads),
             )
@@ -93,18 +87,8 @@ _shared: dict[str, Any] = {}
 
 
 def _start(data: PreparedData, store: ArmStore, threads: int) -> None:
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its own
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    prepare_process(threads)
     _shared.update(data=data, store=store)
-
-
-def _end_with(sentinel: int) -> None:
-    """A training whose parent was killed would go on beside the one that the next command starts."""
-    connection.wait([sentinel])
-    os._exit(1)
 
 
 def _train_here(spec: ArmSpec, expected: dict[str, str]) -> Card:
@@ -112,18 +96,3 @@ def _train_here(spec: ArmSpec, expected: dict[str, str]) -> Card:
         message = "the code was changed while trainings were running; start the same command again"
         raise FairrecError(message)
     return train_or_diverge(spec, _shared["data"], _shared["store"])
-
-
-@contextmanager
-def _variables(**variables: str) -> Iterator[None]:
-    """Environment that processes started meanwhile inherit; read there when torch and tqdm are imported."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -41,10 +41,11 @@ def require_memory_for(plan: Plan, data: PreparedData, *, at_once: int, availabl
     at_once = min(at_once, len(plan.specs) * len(plan.seeds))
     if on_gpu:
         needs = {name: size for name, size in needs.items() if name == _WEIGHTS}
-    needs = {name: size * at_once for name, size in needs.items()}
-    if at_once > 1 and not on_gpu:
+    workers = 1 if on_gpu else spec.train.workers  # each has a GPU of its own
+    needs = {name: size * at_once * workers for name, size in needs.items()}
+    if at_once * workers > 1 and not on_gpu:
         each = _PROCESS + _bytes(data.train, data.validation, data.test)
-        needs["processes that train side by side [trials_at_once]"] = at_once * each
+        needs["processes that train side by side [trials_at_once, train.workers]"] = at_once * workers * each
     if available is None:
         available = torch.cuda.mem_get_info()[0] if on_gpu else available_memory()
     times = f", {at_once} at once [trials_at_once]," if at_once > 1 else ""
@@ -52,14 +53,14 @@ def require_memory_for(plan: Plan, data: PreparedData, *, at_once: int, availabl
 
 
 def training_memory(spec: ArmSpec, data: PreparedData) -> dict[str, int]:
-    """Bytes that a training on the CPU takes at most beyond the prepared data, by contributor.
+    """Bytes that a training on the CPU takes at most beyond the prepared data, by contributor; of each worker.
 
     The phases of a training add up: freed memory is kept for the next tensors (`training.allocator`).
     """
     model, train, n_items = spec.model, spec.train, data.train.n_items
     lengths = np.minimum(data.train.lengths, model.max_length).astype(np.float64)
-    tokens = train.batch_size * lengths.mean()
-    pairs = train.batch_size * (lengths**2).mean()
+    batch_size = train.batch_size / train.workers
+    tokens, pairs = batch_size * lengths.mean(), batch_size * (lengths**2).mean()
     weights = _FLOAT * n_parameters(model, n_items)
     table = _FLOAT * model.dim * n_items
     kept = tokens * n_items * _FLOAT <= KEEP_BYTES

@@ -18,6 +18,7 @@ from fairrec_pipeline.arms.code import code_fingerprint, commit, evaluation_fing
 from fairrec_pipeline.arms.record import DIVERGED, ArmRecord, Card, SavedModel
 from fairrec_pipeline.arms.spec import ArmSpec
 from fairrec_pipeline.arms.store import ArmStore
+from fairrec_pipeline.experiments.workers import fit_on_workers
 from fairrec_pipeline.interactions.columns import USER
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.interactions.statistics import label_columns
@@ -64,6 +65,8 @@ def train(spec: ArmSpec, data: PreparedData, store: ArmStore) -> tuple[Card, Fit
     checkpoint = Checkpoint(store.checkpoint(key), spec.identity(data, environment(spec)))
     histories = TrainingData(data.train, data.validation, codes)
     trainer = resolve_name(f"fairrec_pipeline.{spec.objective.method.trainer}")
+    if spec.train.workers > 1:
+        trainer = fit_on_workers
     with _ONE_AT_A_TIME:
         fitted: Fitted = trainer(spec, histories, objective, checkpoint, description=spec.label)
     card = store.training(key)
@@ -148,6 +151,7 @@ def _card(spec: ArmSpec, data: PreparedData) -> Card:
         "training": key_of(spec, data),
         "parameters": spec.parameters(data),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"cpu x{torch.get_num_threads()}",
+        "workers": spec.train.workers,
         "torch": torch.__version__,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": commit(),

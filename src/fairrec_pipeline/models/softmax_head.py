@@ -19,7 +19,7 @@ A few logits may get something added that is not a product of state and weight, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -108,7 +108,10 @@ class SoftmaxHead:
         size = n * n_items if kept else n * chunk
         if self.buffer.numel() < size or self.buffer.dtype != states.dtype or self.buffer.device != states.device:
             self.buffer = states.new_empty(size)
-        return SoftmaxLosses(states, weight, targets, additions, self.buffer, chunk=chunk, kept=kept)
+        return self._made(states, weight, targets, additions, self.buffer, chunk=chunk, kept=kept)
+
+    def _made(self, *arguments: Any, **options: Any) -> SoftmaxLosses:
+        return SoftmaxLosses(*arguments, **options)
 
 
 class SoftmaxLosses:
@@ -151,8 +154,13 @@ class SoftmaxLosses:
             self._levels.append((level, [start]))
             totals.append(_exponentials(logits, level).sum(0, dtype=wide))
         levels = torch.stack([level for level, _ in self._levels])
-        self._log_normaliser = torch.logsumexp(levels + torch.stack(totals).log(), dim=0)
+        log_normaliser = torch.logsumexp(levels + torch.stack(totals).log(), dim=0)
+        self._log_normaliser, target_logits = self._of_catalogue(log_normaliser, target_logits)
         self.losses = self._log_normaliser - target_logits
+
+    def _of_catalogue(self, log_normaliser: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) each, of the whole catalogue; where the items here are a part of it, a target elsewhere has logit 0."""
+        return log_normaliser, target_logits
 
     def gradients(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of `sum(coefficients * losses)` by the states (n, dim) and the weight (n_items, dim).

@@ -136,6 +136,16 @@ class Train(Block):
     cuda_graphs: Flag = Field(description="on CUDA, record the launches of a step and play them back")
     item_chunk: Count | None = Field(description="items of the catalogue at a time; null: chosen")
     checkpoint_seconds: float = Field(ge=0)
+    workers: int = Field(strict=True, ge=1, le=1024, description="processes that share every batch; on CUDA a GPU each")
+
+    @model_validator(mode="after")
+    def _workers(self) -> Train:
+        if self.workers > self.batch_size:
+            message = (
+                f"each worker needs a user of every batch, got workers {self.workers} and batch_size {self.batch_size}"
+            )
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _warm_start(self) -> Train:

@@ -17,6 +17,7 @@ M = TypeVar("M", bound=BaseModel)
 MOST_POINTS = 10_000
 """Of a grid."""
 _SHOWN = 200  # characters of a value in a message
+_ONE_WORKER = "train.workers: {loss} trains on one process only (got {workers}); set train.workers to 1"
 
 
 class Experiment(Block):
@@ -138,6 +139,8 @@ def _specs(arm: str, parameters: Parameters, tune: bool | str, problems: list[st
             continue
         if loss == "causald" and valid["model"]["copy_window"] and valid[""]["weight"]:
             problems.append("model.copy_window: causald does not distil copied scores; set it to 0")
+        if valid["train"]["workers"] > 1 and not METHODS[loss].workers:
+            problems.append(_ONE_WORKER.format(workers=valid["train"]["workers"], loss=loss))
         yield {
             "objective": {"loss": loss, "groups": groups, "options": valid[""]},
             "model": valid["model"],

@@ -97,6 +97,7 @@ class Method:
         needs_groups: its loss is told a group of every user.
         of_paper: it is one of the paper's eight, which `__default__` compares.
         colour: in every figure.
+        workers: whether several processes may share a training of it: equal to one process, by test.
         trainer: what trains it instead of `training.fit.fit`, as `<module of the package>:<name>`. The options are then
             its own and not the objective's.
     """
@@ -107,31 +108,38 @@ class Method:
     needs_groups: bool = False
     of_paper: bool = False
     colour: str | None = None
+    workers: bool = False
     trainer: str = "training.fit:fit"
 
 
 METHODS: dict[str, Method] = {
-    "erm": Method("erm:Erm", of_paper=True, colour="#222222"),
-    "cb": Method("class_balanced:class_balanced", arguments={"log": False}, of_paper=True, colour="#56b4e9"),
-    "cb_log": Method("class_balanced:class_balanced", arguments={"log": True}, of_paper=True, colour="#0072b2"),
+    "erm": Method("erm:Erm", of_paper=True, workers=True, colour="#222222"),
+    "cb": Method(
+        "class_balanced:class_balanced", arguments={"log": False}, of_paper=True, workers=True, colour="#56b4e9"
+    ),
+    "cb_log": Method(
+        "class_balanced:class_balanced", arguments={"log": True}, of_paper=True, workers=True, colour="#0072b2"
+    ),
     "ipw": Method(
         "inverse_propensity:InversePropensity", InversePropensity, {"log": False}, needs_groups=True, of_paper=True,
-        colour="#e6a532",
+        workers=True, colour="#e6a532",
     ),
     "ipw_log": Method(
         "inverse_propensity:InversePropensity", InversePropensity, {"log": True}, needs_groups=True, of_paper=True,
-        colour="#a06a00",
+        workers=True, colour="#a06a00",
     ),
-    "gdro": Method("group_dro:GroupDro", GroupDro, needs_groups=True, of_paper=True, colour="#009e73"),
-    "sdro": Method("group_dro:GroupDro", StreamingDro, needs_groups=True, of_paper=True, colour="#aa4499"),
-    "cvar": Method("cvar:CVaR", CVaR, of_paper=True, colour="#d5301f"),
-    "chi2": Method("chi2:Chi2", Chi2),
-    "kl": Method("kl:Kl", Kl),
-    "cvar_doro": Method("cvar:CVaRDoro", CVaRDoro),
-    "cvar_smooth": Method("cvar:CVaRSmooth", CVaRSmooth),
-    "arl": Method("arl:Arl", Arl),
-    "rsr_hard": Method("rsr:RsrHard", RsrHard),
-    "rsr_soft": Method("rsr:RsrSoft", RsrSoft),
+    "gdro": Method("group_dro:GroupDro", GroupDro, needs_groups=True, of_paper=True, workers=True, colour="#009e73"),
+    "sdro": Method(
+        "group_dro:GroupDro", StreamingDro, needs_groups=True, of_paper=True, workers=True, colour="#aa4499"
+    ),
+    "cvar": Method("cvar:CVaR", CVaR, of_paper=True, workers=True, colour="#d5301f"),
+    "chi2": Method("chi2:Chi2", Chi2, workers=True),
+    "kl": Method("kl:Kl", Kl, workers=True),
+    "cvar_doro": Method("cvar:CVaRDoro", CVaRDoro, workers=True),
+    "cvar_smooth": Method("cvar:CVaRSmooth", CVaRSmooth, workers=True),
+    "arl": Method("arl:Arl", Arl, workers=True),
+    "rsr_hard": Method("rsr:RsrHard", RsrHard, workers=True),
+    "rsr_soft": Method("rsr:RsrSoft", RsrSoft, workers=True),
     "causald": Method("erm:Erm", Causald, trainer="training.distillation.causald:fit_distilled"),
 }  # fmt: skip
 """Every method by the name of its loss, in the order of all tables: the paper's first."""

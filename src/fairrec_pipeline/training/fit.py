@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,9 @@ from fairrec_pipeline.training.checkpoint import Checkpoint, Snapshot, optimizer
 from fairrec_pipeline.training.cuda_graphs import StepRunner, make_runner
 from fairrec_pipeline.training.divergence import DivergenceError, advice, check_epoch
 from fairrec_pipeline.training.schedule import learning_rate_at
+from fairrec_pipeline.training.shares import SharedRunner, SharedStep
 from fairrec_pipeline.training.step import TrainingStep
+from fairrec_pipeline.training.team import Team
 from fairrec_pipeline.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -134,6 +136,10 @@ def fit(
     On the CPU the result is a function of spec, data and objective, also when the training was killed and resumed. The
     checkpoint of a complete training stays and gives its result again.
 
+    In a process of a team (`team.joined`) the others train the same arm, each on its share of every batch. The result
+    is that of one process but for rounding, on CUDA but for the draws of dropout. The first process validates and
+    writes the checkpoint, and has the weights.
+
     Args:
         spec: backbone, budget, seed and device. Its options are those of `objective`, and are read for messages only.
         checkpoint: where to go on, and where progress is kept; None for neither.
@@ -153,7 +159,8 @@ def fit(
         if not training.finished:
             logger.info("Continuing from %s, after epoch %d", checkpoint.path, training.progress.epoch)
     progress, saved_at, kept = training.progress, time.monotonic(), snapshot is not None
-    shown = {"desc": description, "unit": "epoch", "disable": training.finished}
+    shown = {"desc": description, "unit": "epoch", "disable": training.finished or not training.team.is_first}
+    first = training.team.is_first
     with tqdm(total=spec.train.epochs, initial=progress.epoch, **shown) as bar:
         while not training.finished:
             try:
@@ -166,7 +173,7 @@ def fit(
             bar.set_postfix({"loss": f"{loss:.4f}", "NDCG@20": f"{score:.4f}", "best": f"{progress.best_ndcg:.4f}"})
             bar.update()
             due = time.monotonic() - saved_at >= spec.train.checkpoint_seconds
-            if checkpoint and (due or training.finished):
+            if checkpoint and first and (due or training.finished):
                 checkpoint.save(training.snapshot())
                 kept, saved_at = True, time.monotonic()
     return training.result()
@@ -184,7 +191,10 @@ class _Training:
         step_type: Callable[..., TrainingStep],
     ) -> None:
         train, groups, device = spec.train, data.groups, resolve_device(spec.device)
-        self.spec, self.data, self.objective = spec, data, objective
+        self.spec, self.data, self.objective, self.team = spec, data, objective, Team.here()
+        if self.team.size > 1:
+            assert step_type is TrainingStep, "a step with a loss of its own trains in one process"
+            step_type = partial(SharedStep, team=self.team)
         keep_freed_memory()
         torch.manual_seed(spec.seed)
         self.model = SASRec(data.train.n_items, **vars(spec.model)).to(device)
@@ -217,6 +227,8 @@ class _Training:
         device = model.output_table.device
         batches = Batches(self.data.train, max_length=model.max_length, device=device, copy_window=model.copy_window)
         shape = (train.steps_per_epoch, train.batch_size)
+        if isinstance(self.step, SharedStep):
+            return SharedRunner(self.step, batches, self.initial_state)
         return make_runner(self.step, batches, self.initial_state, shape, cuda_graphs=train.cuda_graphs)
 
     @property
@@ -233,16 +245,18 @@ class _Training:
         progress.epoch += 1
         validated = time.monotonic()
         try:
-            score = self.validation.ndcg()
+            score = self.team.from_first(self.validation.ndcg, self.windows.device)
         except ValueError as error:  # the last step of the epoch went wrong: its loss is that of the weights before it
             message = f"the weights are not finite after epoch {progress.epoch}: {error} {advice(self.spec)}"
             raise DivergenceError(message) from error
+        self.team.follow_first(self.model.buffers())  # the calibration
         progress.validation_seconds.append(time.monotonic() - validated)
         # what the warm start reaches is not the method's
         of_the_method = progress.epoch * train.steps_per_epoch > train.warm_start_steps
         if score > progress.best_ndcg and of_the_method:
             progress.best_ndcg, progress.best_epoch = score, progress.epoch
-            self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+            if self.team.is_first:
+                self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
         progress.seconds += time.monotonic() - begun
         row = {
             "epoch": progress.epoch,
@@ -261,7 +275,8 @@ class _Training:
         spec, train, epoch = self.spec, self.spec.train, self.progress.epoch
         self.model.train()
         self.model.mask_source = MaskSource(spec.seed, epoch)
-        torch.manual_seed(int(np.random.SeedSequence((spec.seed, epoch)).generate_state(1)[0]))  # of masks on CUDA
+        words = (spec.seed, epoch, self.team.rank)  # a last 0 changes nothing
+        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))  # of masks on CUDA
         first = epoch * train.steps_per_epoch
         numbers = range(first, first + train.steps_per_epoch)
         drawn = torch.stack([self.stream.users(number) for number in numbers])
@@ -286,7 +301,8 @@ class _Training:
         """Go back to where the snapshot was made."""
         self.progress = Progress(**snapshot.description["progress"])
         parameters = self.model.state_dict()
-        self.best = snapshot.section("best", parameters if self.progress.best_epoch else ())
+        if self.team.is_first:
+            self.best = snapshot.section("best", parameters if self.progress.best_epoch else ())
         self.windows.copy_(snapshot.section("user_weights", ["windows"])["windows"])
         self.initial_state = _on(self.windows.device, snapshot.section("objective", self.initial_state))
         if not self.finished:

@@ -51,7 +51,7 @@ def encode(model: SASRec, histories: Histories | CutHistories, *, bf16: bool = F
         assert isinstance(batch.layout, Buckets)  # of `Batches.batch`
         with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=bf16):
             newest = model.newest_states(batch.tokens, batch.positions, batch.layout, batch.ends)
-        states[batch.users] = newest.float()
+        states[batch.users] = newest.to(states.dtype)
     return states
 
 

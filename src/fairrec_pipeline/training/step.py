@@ -78,7 +78,7 @@ class TrainingStep:
         packed_on_cpu = isinstance(batch.layout, Buckets) and batch.tokens.device.type == "cpu"
         few = self.objective.share_with_weight <= FEW and number >= self.warm_start_steps
         twice = packed_on_cpu and few and self.model.copy is None
-        masks = KeptMasks(self.model.mask_source) if twice else self.model.mask_source
+        masks = KeptMasks(self.masks(batch)) if twice else self.masks(batch)
         with torch.set_grad_enabled(not twice):
             states = self._states(batch, masks)
         copy, copied = self.model.copy, batch.copied
@@ -96,17 +96,15 @@ class TrainingStep:
             groups = None if self.groups is None else self.groups[batch.users]
             user_states = states.detach()[batch.ends].float()
             seen = LossBatch(per_user, groups, batch.users, user_states, number)
-            if number < self.warm_start_steps:
-                weights = torch.full_like(per_user, 1 / len(per_user))
-            else:
-                weights, state = self.objective.weights(seen, state)
+            weights, state = self.weigh(batch, seen, state)
             coefficients = (weights / batch.lengths)[batch.rows]
             coefficients = coefficients if factors is None else coefficients * factors
             by_states, by_weight = self.gradients(batch, of_positions, coefficients, number)
             gradients = {} if additions is None else {additions.values: of_positions.addition_gradients(coefficients)}
         if isinstance(masks, KeptMasks):  # the states once more, now for their gradient, where there is one
             part = batch.part(weights.nonzero()[:, 0])
-            states = self._states(part, masks.of_some(part.rows, part.sequences)).to(states.dtype)
+            if len(part.rows):  # a worker may have no such user
+                states = self._states(part, masks.of_some(part.rows, part.sequences)).to(states.dtype)
             by_states = by_states[part.rows]
         gradients |= {states: by_states, weight: by_weight}
         trained = {x: gradient for x, gradient in gradients.items() if x.requires_grad}
@@ -114,6 +112,16 @@ class TrainingStep:
         if self.half_weights:
             self.half_weights.move_gradients()
         return StepOutcome(per_user, weights, state)
+
+    def weigh(self, batch: Batch, seen: LossBatch, state: State) -> tuple[Tensor, State]:
+        """Weights (B,) of the users, and the objective's state afterwards."""
+        if seen.step < self.warm_start_steps:
+            return torch.full_like(seen.losses, 1 / len(seen.losses)), state
+        return self.objective.weights(seen, state)
+
+    def masks(self, batch: Batch) -> MaskSource:
+        """Dropout masks of the states of a batch; those of the output embedding come from the model's own source."""
+        return self.model.mask_source
 
     def _states(self, sequences: Batch | Part, masks: MaskSource) -> Tensor:
         device = sequences.tokens.device.type
