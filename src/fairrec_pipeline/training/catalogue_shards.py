@@ -7,9 +7,9 @@ of every position, and the gradient of the states. So everything is exact (as in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ class ShardedSASRec(SASRec):
             is_here |= is_start
         rows = torch.where(is_start, n, (tokens - shard.start).clamp(0, n - 1))
         own = lookup(self.item_embedding.weight, rows) * is_here[:, None]
-        of_items = cast(Tensor, _Sum.apply(own, shard))
+        of_items = _sum_of_all(own, shard)
         return torch.add(lookup(self.position_embedding.weight, positions), of_items, alpha=self.input_scale)
 
 
@@ -143,6 +143,9 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
+
+
+_sum_of_all: Callable[[Tensor, Shard], Tensor] = _Sum.apply
 
 
 class ShardedHead(SoftmaxHead):

@@ -93,7 +93,7 @@ def joined(rank: int, size: int, meeting_place: Path, device: str) -> Iterator[T
     if device == "cuda":
         require_gpus(size)
         torch.cuda.set_device(rank)
-    store = distributed.FileStore(str(meeting_place), size)
+    store = distributed.FileStore(str(meeting_place), size)  # type: ignore[attr-defined]
     backend = "nccl" if device == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_WAIT)
     yield Team.here()
