@@ -19,7 +19,7 @@ from fairrec_pipeline.training.catalogue_shards import Shard, ShardedHead, Shard
 from fairrec_pipeline.training.step import TrainingStep
 from fairrec_pipeline.training.team import Team
 
-N_USERS, LENGTH = 256, 10
+N_USERS, LENGTH = 64, 10
 BACKBONE = {"feed_forward": 16, "blocks": 1, "heads": 1, "dropout": 0.2, "max_length": 20, "init_std": 0.1}
 
 
@@ -37,7 +37,7 @@ def measured(n_items: int, dim: int, batch_size: int, steps: int) -> dict[str, A
     model = ShardedSASRec(shard, dim=dim, **BACKBONE).train()
     model.mask_source = MaskSource(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
-    step = TrainingStep(model, optimizer, CVaR(alpha=0.3), None, head=ShardedHead(shard))
+    step = TrainingStep(model, optimizer, CVaR(alpha=0.3), None, head=ShardedHead(shard, keep_bytes=0))
     batches = Batches(train, max_length=model.max_length, device=torch.device("cpu"))
     stream, losses, seconds = UserStream(N_USERS, batch_size, 0), [], []
     for number in range(steps):
@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="(default %(default)s)")
     parser.add_argument("--items", type=int, default=1_000_000, help="of the catalogue (default %(default)s)")
     parser.add_argument("--dim", type=int, default=16, help="of an embedding (default %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=32, help="users (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=3, help="(default %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="users (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=2, help="(default %(default)s)")
     options = parser.parse_args(arguments)
     print(f"{options.items:,} items, dim {options.dim}, batches of {options.batch_size} users of {LENGTH} items")
     print("| processes | peak MiB each | of it weights, gradients, moments | s a step | s to rank | loss | mean rank |")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import socket
 import tempfile
 import threading
@@ -114,6 +115,8 @@ def _write_local(final: Path, write: Callable[[Path], object]) -> None:
         partial.replace(final)
         _sync(final.parent)
     except BaseException:
+        if partial.is_dir():  # of parts, as Spark writes
+            shutil.rmtree(partial)
         partial.unlink(missing_ok=True)
         with suppress(OSError):  # other files may lie there
             final.parent.rmdir()

@@ -109,9 +109,8 @@ def test_a_shard_has_its_rows_only() -> None:
     assert torch.equal(torch.cat(parts), table[:5])
 
 
-def test_fresh_tables_are_the_same_for_any_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fresh_parameters_are_the_same_for_any_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue_shards, "_BLOCK", 8)
-    monkeypatch.setattr(Team, "follow_first", lambda *_: None)
     sizes = {"dim": 4, "feed_forward": 4, "blocks": 1, "heads": 1, "dropout": 0.0, "max_length": 5, "init_std": 0.5}
 
     def tables(size: int) -> list[torch.Tensor]:
@@ -121,11 +120,14 @@ def test_fresh_tables_are_the_same_for_any_number_of_processes(monkeypatch: pyte
         return [
             torch.cat([*(model.item_embedding.weight[:-1] for model in models), start]),
             torch.cat([model.output_table for model in models]),
+            *(x for model in models[:: size - 1 or 1] for name, x in model.named_parameters() if name not in TABLES),
         ]
 
     one = tables(1)
     for size in (2, 5):
-        assert all(map(torch.equal, one, tables(size)))
+        several = tables(size)
+        assert all(map(torch.equal, [*one, *one[2:]], several))
+        assert len(several) == 2 * len(one) - 2
     assert len(one[0].unique()) == one[0].numel()
     assert not torch.equal(one[0][:-1], one[1])
     assert float(one[1].detach().std()) == pytest.approx(0.5, rel=0.2)

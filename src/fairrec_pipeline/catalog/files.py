@@ -6,7 +6,7 @@ import itertools
 import json
 import zipfile
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
@@ -112,7 +112,11 @@ class IbisParquet(Atomic, FileDataset):
     @property
     def connection(self) -> BaseBackend:
         """The database of the process, unless the entry names another one."""
-        return engine() if self._connection_config == self.DEFAULT_CONNECTION_CONFIG else super().connection
+        if self._connection_config == self.DEFAULT_CONNECTION_CONFIG:
+            return engine()
+        if self._connection_config["backend"] == "pyspark":
+            return _spark(self._connection_config)
+        return super().connection
 
     def _file_system(self) -> Any:
         return self._filesystem() if self._fs_prefix else LocalFileSystem()
@@ -134,6 +138,18 @@ class IbisParquet(Atomic, FileDataset):
     def preview(self, nrows: int = 5) -> TablePreview:
         """The first rows, for Kedro-Viz."""
         return self.load().limit(nrows).to_pandas().to_dict(orient="split")
+
+
+def _spark(config: Mapping[str, Any]) -> BaseBackend:
+    try:
+        from fairrec_pipeline.interactions.spark import spark
+    except ImportError as error:
+        message = (
+            f"the catalog asks for Spark, and it cannot be imported ({error}). Install it with pip install "
+            "'.[spark]', and a Java of version 17 or later; or leave out --env=spark"
+        )
+        raise DatasetError(message) from error
+    return spark(**{name: value for name, value in config.items() if name != "backend"})
 
 
 class Parquet(Atomic, ParquetDataset):

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.interactions.histories import UNKNOWN, Histories
 from fairrec_pipeline.metrics.ranking import SCORES_AT_ONCE, SeenItems
-from fairrec_pipeline.models.sasrec import SASRec, lookup
+from fairrec_pipeline.models.sasrec import Backbone, Block, SASRec, lookup
 from fairrec_pipeline.models.softmax_head import SoftmaxHead, SoftmaxLosses
 from fairrec_pipeline.training.scoring import encode
 from fairrec_pipeline.training.team import Team
@@ -63,7 +63,8 @@ class Shard:
 class ShardedSASRec(SASRec):
     """A SASRec whose tables have the rows of one shard; on the CPU.
 
-    With the same seed its dropout masks are those of the whole model.
+    With the same seed its fresh parameters are the same for any number of processes, and its dropout masks those of the
+    whole model.
 
     Args:
         shard: has at least one item.
@@ -82,11 +83,19 @@ class ShardedSASRec(SASRec):
             raise OptionError(message)
         super().__init__(shard.stop - shard.start, **backbone)
         self.shard = shard
-        with torch.no_grad():
-            for number, name in enumerate(TABLES):
-                if name in dict(self.named_parameters()):
-                    self._draw(self.get_parameter(name), backbone["init_std"], number)
-        shard.team.follow_first(x.data for name, x in self.named_parameters() if name not in TABLES)
+        self._initialise(Backbone(**backbone))
+
+    @torch.no_grad()
+    def _initialise(self, sizes: Backbone) -> None:
+        """Fresh parameters that hang on the seed of torch alone: those after the tables would hang on their sizes."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed())
+            nn.init.normal_(self.position_embedding.weight, std=sizes.init_std)
+            block = (sizes.dim, sizes.feed_forward, sizes.heads, sizes.dropout)
+            self.blocks = nn.ModuleList(Block(*block) for _ in range(sizes.blocks))
+        for number, name in enumerate(TABLES):
+            if name in dict(self.named_parameters()):
+                self._draw(self.get_parameter(name), sizes.init_std, number)
 
     def _draw(self, table: Tensor, std: float, number: int) -> None:
         """Fresh rows, the same for any number of processes."""

@@ -1,0 +1,66 @@
+"""Preparation on Spark gives DuckDB's rows; skipped where there is no pyspark (`pip install '.[spark]'`) or no Java."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fairrec_pipeline.interactions.core_filter import core_filter
+from fairrec_pipeline.interactions.engine import engine
+from fairrec_pipeline.interactions.groups import assign_groups
+from fairrec_pipeline.interactions.leave_one_out import hold_out, split_roles, training_interactions
+from fairrec_pipeline.interactions.statistics import fingerprint
+
+pytest.importorskip("pyspark", reason="needs the extra [spark]")
+if shutil.which("java") is None:
+    pytest.skip("needs a Java", allow_module_level=True)
+
+SPLITS = {"pop33": (1 / 3, 1 / 3, 1 / 3), "seq1080": (0.1, 0.8, 0.1)}
+
+
+def log() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Events with ties in time and repeats, ids that are texts, users tied in both statistics; attributes of some."""
+    random = np.random.default_rng(0)
+    n = 3000
+    users, items = random.integers(0, 200, n), (60 * random.random(n) ** 2).astype(np.int64)
+    events = pd.DataFrame(
+        {
+            "user_id": np.char.mod("%03d", users).astype(object),
+            "item_id": np.char.mod("i%d", items).astype(object),
+            "timestamp": random.integers(0, 500, n),
+            "file_row": np.arange(n),
+        }
+    )
+    known = np.char.mod("%03d", np.arange(0, 200, 3)).astype(object)
+    return events, pd.DataFrame({"user_id": known, "region": np.where(np.arange(len(known)) % 2, "a", "b")})
+
+
+def prepared(backend: Any, folder: Path, ties: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Interactions and groups by an engine, in the order of its rows."""
+    events, attributes = (
+        backend.read_parquet(folder / f"{name}.parquet", table_name=f"{name}_{ties}") for name in ("events", "users")
+    )
+    core = core_filter(events, 5, ties, 3)
+    held_out = hold_out(core, 0.5, 42)
+    groups = assign_groups(training_interactions(core, held_out), attributes, 0.8, SPLITS)
+    return split_roles(core, held_out).to_pandas(), groups.to_pandas()
+
+
+@pytest.mark.parametrize("ties", ["item", "file", "random"])
+def test_rows_are_those_of_duckdb(ties: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fairrec_pipeline.interactions.spark import spark
+
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--master local[2] --conf spark.ui.enabled=false pyspark-shell")
+    events, attributes = log()
+    events.to_parquet(tmp_path / "events.parquet")
+    attributes.to_parquet(tmp_path / "users.parquet")
+    ours, theirs = (prepared(x, tmp_path, ties) for x in (engine(), spark(**{"spark.sql.shuffle.partitions": "2"})))
+    for one, other in zip(ours, theirs, strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True, check_dtype=False)
+    assert fingerprint(ours[0]) == fingerprint(theirs[0])
+    assert ours[1]["popularity_ratio"].duplicated().any()
