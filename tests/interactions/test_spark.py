@@ -51,7 +51,7 @@ def prepared(backend: Any, folder: Path, ties: str) -> tuple[pd.DataFrame, pd.Da
     return split_roles(core, held_out).to_pandas(), groups.to_pandas()
 
 
-@pytest.mark.parametrize("ties", ["item", "file", "random"])
+@pytest.mark.parametrize("ties", ["file", "random"])
 def test_rows_are_those_of_duckdb(ties: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fairrec_pipeline.interactions.spark import spark
 

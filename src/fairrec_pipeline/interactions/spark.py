@@ -41,6 +41,7 @@ def spark(**settings: Any) -> CuttingSpark:
 
 @cache
 def _spark(settings: tuple[tuple[str, Any], ...]) -> CuttingSpark:
+    CuttingSpark.register_options()  # which Ibis does for its own
     backend = CuttingSpark()
     connected: CuttingSpark = backend.connect(**dict(settings))
     return connected
