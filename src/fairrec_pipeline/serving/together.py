@@ -34,7 +34,8 @@ class Together:
             loop.call_soon(self._answer_some)  # after the requests that have arrived with this one
         future = loop.create_future()
         self._waiting.append((queries, future))
-        return await future
+        answers: _Answers = await future
+        return answers
 
     def _answer_some(self) -> None:
         """Answer as many requests as may be answered together, oldest first; the others are next."""
