@@ -5,6 +5,7 @@ import os
 import warnings
 
 from fairrec_pipeline.hooks.check_plan import PlanCheck
+from fairrec_pipeline.hooks.check_storage import StorageCheck
 from fairrec_pipeline.hooks.prepare_data import DataPreparation
 from fairrec_pipeline.hooks.show_results import TerminalTable
 from fairrec_pipeline.hooks.tracking import Tracking
@@ -20,8 +21,8 @@ gc.set_threshold(50_000)
 
 # kedro-mlflow's hook is called by `Tracking`, which logs an arm and not a node
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
-# the last is called first: what cannot be trained is refused, then data are prepared, then the run is tracked
-HOOKS = (Tracking(), DataPreparation(), PlanCheck(), TerminalTable())
+# the last is called first: what cannot be trained or stored is refused, then data are prepared, then the run is tracked
+HOOKS = (Tracking(), DataPreparation(), StorageCheck(), PlanCheck(), TerminalTable())
 
 # known and harmless: of other projects' code, or of names that a namespace gives
 for message in (

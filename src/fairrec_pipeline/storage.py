@@ -1,33 +1,69 @@
 """Files that are whole or absent, on this machine and on any file system that fsspec knows.
 
 A file is written under another name in its folder and renamed when it is complete: who reads sees the old file or the
-new one, also after kill -9. What a killed process left half written is removed by the next write in that folder.
+new one, also after kill -9. What a killed process left half written is removed by the next write in that folder. An
+object store knows no rename, and needs none: an object is there when its upload is complete, or not at all.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
+import posixpath
 import shutil
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from filelock import FileLock
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from fairrec_pipeline.errors import OptionError
+
 _PARTIAL = ".partial"
 _ABANDONED = 86_400  # seconds after which a half-written file of another machine has no writer any more
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+"""Protocols whose `put_file` is one act: the object is replaced when all of it has arrived."""
 
 
-def write_whole(path: str | Path, write: Callable[[Path], object], *, file_system: Any = None) -> None:
+@dataclass(frozen=True)
+class Place:
+    """A file or folder, and what its file system needs to be reached.
+
+    Attributes:
+        path: local, or with a protocol such as `s3://`.
+        options: of the file system, such as credentials and endpoint; never shown. A pickle has them.
+    """
+
+    path: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+
+    def __truediv__(self, name: str) -> Place:
+        return Place(f"{self.path}/{name}", self.options)
+
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def parent(self) -> Place:
+        return Place(posixpath.dirname(self.path), self.options)
+
+
+Where = str | Path | Place
+
+
+def write_whole(path: Where, write: Callable[[Path], object], *, file_system: Any = None) -> None:
     """Have a file at `path`, whole or not at all; folders are made.
 
     Args:
@@ -46,13 +82,13 @@ def write_whole(path: str | Path, write: Callable[[Path], object], *, file_syste
             _write_remote(fs, target, write)
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: Where, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     write_whole(path, lambda local: local.write_text(text, encoding="utf-8"))
 
 
 @contextmanager
-def as_local(path: str | Path, *, file_system: Any = None) -> Iterator[Path]:
+def as_local(path: Where, *, file_system: Any = None) -> Iterator[Path]:
     """The file on this machine: itself, or a copy for as long as the context lasts.
 
     Raises:
@@ -68,7 +104,60 @@ def as_local(path: str | Path, *, file_system: Any = None) -> Iterator[Path]:
         yield local
 
 
-def read_text(path: str | Path) -> str:
+def require_writable(folder: Place) -> None:
+    """Make sure that files can be written below a folder of another file system.
+
+    Raises:
+        OptionError: they cannot: it does not exist, does not answer, or does not let us.
+    """
+    probe = folder / f".reached-by-{socket.gethostname()}-{os.getpid()}"
+    try:
+        write_text(probe, "")
+        fs, target = _located(probe)
+        fs.rm_file(target)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        message = (
+            f"data_root={folder} cannot be written to ({type(error).__name__}: {reason}). Check the address, and what "
+            "conf/local/credentials.yml says under data_root: docs/scale.md"
+        )
+        raise OptionError(message) from error
+
+
+def mirror(folder: Where) -> Path:
+    """The folder on this machine: itself, or a copy of all files below it that is brought up to date.
+
+    A copy lies in the user's cache and stays. A file is fetched when its size or time has changed, and removed when it
+    is gone from where it came from; what others put into the copy is left alone.
+    """
+    if "://" not in str(folder):
+        return Path(str(folder))
+    fs, source = _located(folder)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    copy = cache / "fairrec_pipeline" / hashlib.sha256(str(folder).encode()).hexdigest()[:16] / Path(source).name
+    copy.mkdir(parents=True, exist_ok=True)
+    listing = copy.with_name("fetched.json")
+    with FileLock(copy.with_name(".lock")):
+        known: dict[str, list[Any]] = json.loads(read_text(listing)) if listing.exists() else {}
+        found = fs.find(source, detail=True)
+        wanted = {PurePosixPath(path).relative_to(source).as_posix(): entry for path, entry in found.items()}
+        for name, entry in wanted.items():
+            state = [entry["size"], _changed(entry)]
+            if known.get(name) != state or not (copy / name).exists():
+                write_whole(copy / name, partial(_fetch, fs, entry["name"]))
+                known[name] = state
+        for name in known.keys() - wanted.keys():
+            (copy / name).unlink(missing_ok=True)
+            del known[name]
+        write_text(listing, json.dumps(known))
+    return copy
+
+
+def _fetch(fs: Any, source: str, local: Path) -> None:
+    fs.get_file(source, str(local))
+
+
+def read_text(path: Where) -> str:
     """UTF-8 text of a file.
 
     Raises:
@@ -78,13 +167,13 @@ def read_text(path: str | Path) -> str:
         return local.read_text(encoding="utf-8")
 
 
-def exists(path: str | Path) -> bool:
+def exists(path: Where) -> bool:
     """Whether there is a file or folder."""
     fs, target = _located(path)
     return bool(fs.exists(target))
 
 
-def find(folder: str | Path, pattern: str) -> list[str]:
+def find(folder: Where, pattern: str) -> list[str]:
     """Paths below a folder that match a glob pattern, ascending; with the protocol, if they have one."""
     fs, target = _located(folder)
     if isinstance(fs, LocalFileSystem):  # pathlib knows what a name with brackets is
@@ -92,16 +181,17 @@ def find(folder: str | Path, pattern: str) -> list[str]:
     return sorted(str(fs.unstrip_protocol(name)) for name in fs.glob(f"{target.rstrip('/')}/{pattern}"))
 
 
-def sha256(path: str | Path) -> str:
+def sha256(path: Where) -> str:
     """SHA-256 of the content of a file."""
     with as_local(path) as local, local.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _located(path: str | Path, file_system: Any = None) -> tuple[Any, str]:
+def _located(path: Where, file_system: Any = None) -> tuple[Any, str]:
     if file_system is not None:
         return file_system, str(path)
-    fs, target = url_to_fs(str(path))
+    fs, target = url_to_fs(str(path), **(path.options if isinstance(path, Place) else {}))
+    fs.invalidate_cache()  # of listings: another process may have written meanwhile
     return fs, target
 
 
@@ -129,6 +219,9 @@ def _write_remote(fs: Any, target: str, write: Callable[[Path], object]) -> None
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch, PurePosixPath(target).name)
         write(local)
+        if is_object_store(fs):
+            fs.put_file(str(local), target)
+            return
         fs.makedirs(folder, exist_ok=True)
         _remove_left_over(fs, target)
         try:
@@ -138,6 +231,12 @@ def _write_remote(fs: Any, target: str, write: Callable[[Path], object]) -> None
             with suppress(Exception):
                 fs.rm_file(partial)
             raise
+
+
+def is_object_store(fs: Any) -> bool:
+    """Whether a file of a file system is an object that one upload makes or replaces."""
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return not _OBJECT_STORES.isdisjoint(protocols)
 
 
 def _partial_name(name: str) -> str:
@@ -168,9 +267,15 @@ def _is_being_written(path: PurePosixPath, entry: dict[str, Any]) -> bool:
     process = writer.partition("-")[0]
     if host.endswith(f".{socket.gethostname()}") and process.isdecimal():
         return is_alive(int(process))
+    changed = _changed(entry)
+    return changed is None or time.time() - changed < _ABANDONED
+
+
+def _changed(entry: Mapping[str, Any]) -> float | None:
+    """When a file of a listing was last changed, in seconds since 1970; None where its file system does not say."""
     changed: Any = entry.get("mtime", entry.get("LastModified", entry.get("created")))
     seconds = changed.timestamp() if isinstance(changed, datetime) else changed
-    return not isinstance(seconds, int | float) or time.time() - seconds < _ABANDONED
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def is_alive(process: int) -> bool:

@@ -220,7 +220,7 @@ def test_the_card_of_a_training_needs_its_checkpoint(tmp_path: Path) -> None:
     assert store.training(KEY) is None
     store.keep(KEY, TRAINED)
     assert store.training(KEY) is None
-    Path(store.checkpoint(KEY)).touch()
+    Path(str(store.checkpoint(KEY))).touch()
     assert store.training(KEY) == TRAINED
 
 
@@ -246,8 +246,8 @@ def test_a_damaged_card_of_a_training_is_not_used(
     """Its checkpoint says the same, so a warning with the file and the cause is enough."""
     store = store_at(tmp_path)
     store.keep(KEY, TRAINED)
-    Path(store.checkpoint(KEY)).touch()
-    path = Path(store.checkpoint(KEY)).with_suffix(".json")
+    Path(str(store.checkpoint(KEY))).touch()
+    path = Path(str(store.checkpoint(KEY))).with_suffix(".json")
     path.write_text(text if isinstance(text, str) else json.dumps(TRAINED | text))
     with caplog.at_level(logging.WARNING):
         assert store.training(KEY) is None
@@ -258,5 +258,5 @@ def test_a_damaged_card_of_a_training_is_not_used(
 def test_a_card_of_a_training_has_every_value(tmp_path: Path, name: str) -> None:
     store = store_at(tmp_path)
     store.keep(KEY, {key: value for key, value in TRAINED.items() if key != name})
-    Path(store.checkpoint(KEY)).touch()
+    Path(str(store.checkpoint(KEY))).touch()
     assert store.training(KEY) is None

@@ -236,8 +236,23 @@ def test_folder(tmp_path: Path) -> None:
     assert folder.exists()
     with pytest.raises(DatasetError, match="is not written by a pipeline"):
         folder.save(FRAME)
-    with pytest.raises(DatasetError, match=r"read from a local folder, got s3://bucket/raw. Copy them into one"):
-        Folder("s3://bucket/raw")
+
+
+def test_raw_files_of_another_file_system_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = Folder("memory:///raw/shop")
+    assert list(folder.load().iterdir()) == []
+    MemoryFileSystem().pipe_file("/raw/shop/log/1.csv", b"a")
+    MemoryFileSystem().pipe_file("/raw/shop/log/2.csv", b"b")
+    local = folder.load()
+    assert local.name == "shop"
+    assert {path.name: path.read_text() for path in local.rglob("*.csv")} == {"1.csv": "a", "2.csv": "b"}
+    (local / "downloaded.zip").write_text("by a source")
+    MemoryFileSystem().pipe_file("/raw/shop/log/1.csv", b"newer")
+    MemoryFileSystem().rm_file("/raw/shop/log/2.csv")
+    assert folder.load() == local
+    assert {path.name for path in local.rglob("*") if path.is_file()} == {"1.csv", "downloaded.zip"}
+    assert (local / "log/1.csv").read_text() == "newer"
 
 
 INTERACTIONS = pd.DataFrame(

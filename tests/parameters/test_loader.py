@@ -35,7 +35,7 @@ def test_every_environment_dataset_and_loss_is_valid(env: str, dataset: str, los
 
 
 def test_every_parameter_has_one_value_in_base() -> None:
-    assert set(load()) == {*Parameters.model_fields, *METHODS, "source", "plans"}
+    assert set(load()) == {*Parameters.model_fields, *METHODS, "source", "plans", "execution"}
 
 
 def test_a_value_on_the_command_line_keeps_its_siblings() -> None:

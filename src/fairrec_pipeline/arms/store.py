@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from fairrec_pipeline import storage
 from fairrec_pipeline.arms.record import PARTS, ArmRecord, Card, SavedModel
 from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.parameters.methods import arm_folder
+from fairrec_pipeline.storage import Place
 
 logger = logging.getLogger(__name__)
 
@@ -87,19 +88,21 @@ class ArmStore:
         models, outputs: folders of weights and of everything else: `<folder>/<arm>/seed-<n>/<file>/<version>/<file>`.
         trials: folder of checkpoints and of cards of complete trainings, by their keys.
         version: of what is saved; versions sort by time.
+        options: of the file system, such as credentials (see `storage.Place`).
     """
 
     models: str
     outputs: str
     trials: str
     version: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     # --- records
 
     def records(self) -> list[ArmRecord]:
         """The newest record of every arm and seed. What an earlier format has left is named in a warning."""
         newest = {}
-        for card in storage.find(self.outputs, f"*/seed-*/{_CARD}/*/{_CARD}"):  # ascending
+        for card in storage.find(self._place(self.outputs), f"*/seed-*/{_CARD}/*/{_CARD}"):  # ascending
             *_, arm, seed, _, version, _ = card.split("/")
             newest[f"{arm}/{seed}"] = version
         records = {folder: self._read(folder, version) for folder, version in newest.items()}
@@ -114,7 +117,8 @@ class ArmStore:
     def find(self, name: str, seed: int, version: str | None = None) -> ArmRecord | None:
         """The newest record of an arm (`gdro-pop33`) and seed, or that of a version; None if none can be read."""
         folder = arm_folder(name, seed)
-        cards = storage.find(f"{self.outputs}/{folder}/{_CARD}", f"{version or '*'}/{_CARD}")  # ascending
+        versions = self._place(f"{self.outputs}/{folder}/{_CARD}")
+        cards = storage.find(versions, f"{version or '*'}/{_CARD}")  # ascending
         return self._read(folder, Path(cards[-1]).parent.name) if cards else None
 
     def save(self, record: ArmRecord) -> None:
@@ -124,9 +128,8 @@ class ArmStore:
         folder, parts = arm_folder(record.arm, record.seed), {}
         for name in PARTS:
             for part, write in _writers(name, record.open_part(name)):
-                path = self._path(folder, part, self.version)
-                storage.write_whole(path, write)
-                parts[part] = {"version": self.version, "sha256": storage.sha256(path)}
+                digest = _write(self._path(folder, part, self.version), write)
+                parts[part] = {"version": self.version, "sha256": digest}
         card = {**record.card, "format": FORMAT, "version": self.version, "parts": parts}
         storage.write_text(self._card(folder, self.version), json.dumps(card, indent=2))
 
@@ -159,7 +162,7 @@ class ArmStore:
             (_Identity if older else _Card).model_validate(card)
         except ValueError as error:
             message = (
-                f"{path} is not the card of an arm ({_cause(error)}). Delete {Path(path).parent} or train the arm again"
+                f"{path} is not the card of an arm ({_cause(error)}). Delete {path.parent} or train the arm again"
             )
             raise DamagedArmError(message) from error
         if older:
@@ -189,24 +192,27 @@ class ArmStore:
             message = f"{path} is missing, though the card of the arm names it. {next_step}"
             raise DamagedArmError(message) from error
 
-    def _path(self, folder: str, part: str, version: str) -> str:
+    def _place(self, path: str) -> Place:
+        return Place(path, self.options)
+
+    def _path(self, folder: str, part: str, version: str) -> Place:
         root = self.models if part in ("model", "config") else self.outputs
         file = _FILES.get(part, f"{part}.parquet")
         # config.json lies beside the weights: who serves a model takes one folder
-        return f"{root}/{folder}/{_FILES['model'] if part == 'config' else file}/{version}/{file}"
+        return self._place(f"{root}/{folder}/{_FILES['model'] if part == 'config' else file}/{version}/{file}")
 
-    def _card(self, folder: str, version: str) -> str:
-        return f"{self.outputs}/{folder}/{_CARD}/{version}/{_CARD}"
+    def _card(self, folder: str, version: str) -> Place:
+        return self._place(f"{self.outputs}/{folder}/{_CARD}/{version}/{_CARD}")
 
     # --- trainings
 
-    def checkpoint(self, key: str) -> str:
-        """Path of the checkpoint of a training."""
-        return f"{self.trials}/{key}.safetensors"
+    def checkpoint(self, key: str) -> Place:
+        """Where the checkpoint of a training lies."""
+        return self._place(f"{self.trials}/{key}.safetensors")
 
     def training(self, key: str) -> Card | None:
         """Card of a complete training whose checkpoint is there; None if there is none, or none that can be read."""
-        path = f"{self.trials}/{key}.json"
+        path = self._place(f"{self.trials}/{key}.json")
         if not (storage.exists(path) and storage.exists(self.checkpoint(key))):
             return None
         try:
@@ -222,7 +228,7 @@ class ArmStore:
 
     def keep(self, key: str, card: Card) -> Card:
         """Write the card of a training whose checkpoint is complete, and return it."""
-        storage.write_text(f"{self.trials}/{key}.json", json.dumps(card, indent=2))
+        storage.write_text(self._place(f"{self.trials}/{key}.json"), json.dumps(card, indent=2))
         return card
 
 
@@ -235,6 +241,19 @@ def _writers(name: str, value: Any) -> Iterator[tuple[str, Callable[[Path], obje
         yield from _writers("config", value.config)
     elif value is not None:
         yield name, lambda path: path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def _write(path: Place, write: Callable[[Path], object]) -> str:
+    """Write a file, and return the SHA-256 of what was written: it need not come back from a store to be hashed."""
+    digest = ""
+
+    def write_and_hash(local: Path) -> None:
+        nonlocal digest
+        write(local)
+        digest = storage.sha256(local)
+
+    storage.write_whole(path, write_and_hash)
+    return digest
 
 
 def _write_weights(model: SavedModel, path: Path) -> None:

@@ -11,6 +11,7 @@ from fairrec_pipeline import storage
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.store import ArmStore, DamagedArmError
 from fairrec_pipeline.parameters.methods import CHAMPION
+from fairrec_pipeline.storage import Place
 
 if TYPE_CHECKING:
     from fairrec_pipeline.serving.recommender import Recommender
@@ -22,6 +23,7 @@ class ArmStoreDataset(AbstractDataset[ArmRecord, ArmStore]):
     Args:
         models, outputs, trials: {path: ...} of the folders (see `ArmStore`); local, or any that fsspec knows.
         version: of the session.
+        credentials: options of their file system.
     """
 
     def __init__(
@@ -30,10 +32,12 @@ class ArmStoreDataset(AbstractDataset[ArmRecord, ArmStore]):
         outputs: dict[str, str],
         trials: dict[str, str],
         version: Version | None = None,
+        credentials: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        save = version.save if version else None
-        self._store, self.metadata = ArmStore(models["path"], outputs["path"], trials["path"], save), metadata
+        folders = (models["path"], outputs["path"], trials["path"])
+        self._store = ArmStore(*folders, version.save if version else None, credentials or {})
+        self.metadata = metadata
 
     def load(self) -> ArmStore:
         return self._store
@@ -56,6 +60,7 @@ class ArmPart(AbstractDataset[None, Any]):
         store: arguments of `ArmStoreDataset`.
         arm, seed: of the record.
         part: a name of `arms.record.PARTS`, or `run_card`.
+        credentials: options of the file system of the store.
     """
 
     def __init__(
@@ -65,9 +70,10 @@ class ArmPart(AbstractDataset[None, Any]):
         seed: int,
         part: str,
         version: Version | None = None,
+        credentials: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        self._store = ArmStore(**{name: folder["path"] for name, folder in store.items()})
+        self._store = ArmStore(**{name: folder["path"] for name, folder in store.items()}, options=credentials or {})
         self._arm, self._seed, self._part = arm, seed, part
         self._version, self.metadata = version.load if version else None, metadata
 
@@ -114,7 +120,7 @@ class ArmRecommender(ArmPart):
 
     def __init__(self, champion: dict[str, str], **more: Any) -> None:
         super().__init__(**more)
-        self._champion = champion["path"]
+        self._champion = Place(champion["path"], self._store.options)
 
     def load(self) -> Recommender:
         if self._arm == CHAMPION:

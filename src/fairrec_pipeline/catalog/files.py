@@ -17,16 +17,15 @@ import pandas as pd
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 from kedro.io import AbstractDataset, DatasetError
-from kedro.io.core import get_protocol_and_path
 from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from kedro_datasets.text import TextDataset
 from pydantic import ValidationError
 
-from fairrec_pipeline.interactions.engine import engine, literal_path
+from fairrec_pipeline.interactions.engine import SharedDuckDB, engine, literal_path
 from fairrec_pipeline.interactions.prepared import PreparedHistories
-from fairrec_pipeline.storage import as_local, write_whole
+from fairrec_pipeline.storage import Place, as_local, mirror, write_whole
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -89,6 +88,16 @@ class Atomic:
     def _file_system(self) -> Any:
         return self._fs  # type: ignore[attr-defined]
 
+    def _exists(self) -> bool:
+        self._file_system().invalidate_cache()  # of listings: another process may have written meanwhile
+        found: bool = super()._exists()  # type: ignore[misc]
+        return found
+
+    def _get_versions(self) -> list[str]:
+        self._file_system().invalidate_cache()
+        versions: list[str] = super()._get_versions()  # type: ignore[misc]
+        return versions
+
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
@@ -107,7 +116,16 @@ def _is_damage(error: Exception, path: str) -> bool:
 
 
 class IbisParquet(Atomic, FileDataset):
-    """A Parquet file as an Ibis table, in the order of its rows; saves an Ibis table or a pandas frame."""
+    """A Parquet file as an Ibis table, in the order of its rows; saves an Ibis table or a pandas frame.
+
+    Args:
+        filepath: local, or with a protocol such as `s3://`.
+        credentials: options of its file system; what a database needs to be reached belongs into `connection`.
+        more: arguments of Kedro's dataset.
+    """
+
+    def __init__(self, filepath: str, *, credentials: dict[str, Any] | None = None, **more: Any) -> None:
+        super().__init__(filepath, fs_args={**(credentials or {}), **(more.pop("fs_args", None) or {})}, **more)
 
     @property
     def connection(self) -> BaseBackend:
@@ -128,9 +146,10 @@ class IbisParquet(Atomic, FileDataset):
     def _load_from(self, fs: Any, path: str) -> ir.Table:
         if isinstance(fs, LocalFileSystem):
             return self._read(Path(path))
-        import pyarrow.dataset as arrow  # a copy would be gone when the table is worked out
-
-        return ibis.memtable(arrow.dataset(path.lstrip("/"), filesystem=fs, format="parquet"))
+        connection = self.connection
+        if isinstance(connection, SharedDuckDB):
+            return connection.read_parquet_of(fs, path)
+        return connection.read_parquet(f"{self._fs_prefix}{path}", table_name=self._table_name, **self._load_args)
 
     def _read(self, path: Path) -> ir.Table:
         return self.connection.read_parquet(literal_path(path), table_name=self._table_name, **self._load_args)
@@ -240,21 +259,26 @@ class HistoriesNpz(Atomic, TextDataset):
 
 
 class Folder(AbstractDataset[Any, Path]):
-    """The path of a folder of raw files, whatever lies in it; the folder need not exist."""
+    """The path of a folder of raw files, whatever lies in it; the folder need not exist.
 
-    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        protocol, path = get_protocol_and_path(filepath)
-        if protocol != "file":
-            message = f"raw files are read from a local folder, got {filepath}. Copy them into one and name that"
-            raise DatasetError(message)
-        self._filepath = Path(path)
+    Raw files are read from the local disk, so that of another file system is copied first (see `storage.mirror`).
+
+    Args:
+        filepath: local, or with a protocol such as `s3://`.
+        credentials: options of its file system.
+    """
+
+    def __init__(
+        self, filepath: str, credentials: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self._place = Place(filepath, credentials or {})
         self.metadata = metadata
 
     def load(self) -> Path:
-        return self._filepath
+        return mirror(self._place)
 
     def save(self, data: Any) -> None:
-        message = f"{self._filepath} holds raw files and is not written by a pipeline"
+        message = f"{self._place} holds raw files and is not written by a pipeline"
         raise DatasetError(message)
 
     def _exists(self) -> bool:
@@ -262,4 +286,4 @@ class Folder(AbstractDataset[Any, Path]):
         return True
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
+        return {"filepath": str(self._place)}

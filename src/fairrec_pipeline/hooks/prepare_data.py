@@ -50,7 +50,7 @@ class DataPreparation:
             )
             raise FairrecError(message)
         if reason is not None:
-            with _alone(Path(run_params["project_path"]), str(catalog.load("params:dataset"))):
+            with _alone(Path(run_params["project_path"]), catalog):
                 if reason := _why_prepare(catalog):  # another session may have prepared them meanwhile
                     _prepare(catalog, reason)
         _pin_what_it_reads(catalog, pipeline.inputs() - set(pinned))
@@ -114,11 +114,15 @@ def _versioned(catalog: DataCatalog, name: str) -> AbstractVersionedDataset[Any,
 
 
 @contextmanager
-def _alone(project: Path, dataset: str) -> Iterator[None]:
-    """Of the sessions of a project one at a time prepares a dataset."""
-    folder = project / "data"
-    folder.mkdir(exist_ok=True)
-    path = folder / f".{folder_name(dataset)}.lock"
+def _alone(project: Path, catalog: DataCatalog) -> Iterator[None]:
+    """Of the sessions of a project one at a time prepares a dataset.
+
+    An object store has no locks. With data there, the sessions of one project still take turns.
+    """
+    root = str(catalog.load("params:data_root"))
+    folder = project / ("data" if "://" in root else root)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".{folder_name(str(catalog.load('params:dataset')))}.lock"
     with FileLock(path):
         try:
             yield

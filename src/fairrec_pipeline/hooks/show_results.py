@@ -35,4 +35,6 @@ class TerminalTable:
 def _path_of(dataset: Any) -> str:
     """Where a file dataset lies, from the working directory if it is below that."""
     path = get_filepath_str(dataset._filepath, dataset._protocol)
+    if dataset._protocol != "file":
+        return f"{dataset._protocol}://{path}"
     return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path

@@ -49,6 +49,35 @@ class SharedDuckDB(Backend):
     def _memtables(self, known: weakref.WeakSet[Any]) -> None:
         """Ibis sets one for all threads."""
 
+    def read_parquet_of(self, file_system: Any, path: str) -> ir.Table:
+        """A Parquet file of a file system of fsspec as a table, which is read when it is worked out.
+
+        Ibis and DuckDB would download DuckDB's own extension for `s3://`, and take no credentials of fsspec.
+
+        Args:
+            file_system: stays registered with the database, so that it knows one of each protocol: a later one with
+                other options takes the place of the former.
+            path: on the file system, without a protocol.
+        """
+        protocol = self._register(file_system)
+        name = ibis.util.gen_name("read_parquet")
+        source = f"{protocol}://{path}".replace("'", "''")
+        self.raw_sql(f"CREATE TEMP VIEW {name} AS SELECT * FROM read_parquet('{source}')")  # noqa: S608
+        return self.table(name)
+
+    def _register(self, file_system: Any) -> str:
+        """Have DuckDB read by a file system of fsspec; returns the protocol by which it knows it."""
+        protocol = file_system.protocol if isinstance(file_system.protocol, str) else file_system.protocol[0]
+        options = (type(file_system), file_system.storage_options)
+        with _registering:
+            registered: dict[str, Any] = self.__dict__.setdefault("_registered", {})
+            if registered.get(protocol) != options:
+                if protocol in registered:
+                    self.con.unregister_filesystem(protocol)
+                self.con.register_filesystem(file_system)
+                registered[protocol] = options
+        return str(protocol)
+
     def _create_cached_table(self, name: str, expr: ir.Table) -> ir.Table:
         return self.create_table(name, expr, schema=expr.schema())
 
@@ -59,7 +88,7 @@ class SharedDuckDB(Backend):
             pass
 
 
-_making = threading.Lock()
+_making, _registering = threading.Lock(), threading.Lock()
 
 
 def engine() -> SharedDuckDB:
@@ -80,8 +109,8 @@ def literal_path(path: Path) -> str:
 
 def _forget() -> None:
     """A forked process has a copy of the database without the threads that work for it."""
-    global _making  # noqa: PLW0603
-    _making = threading.Lock()
+    global _making, _registering
+    _making, _registering = threading.Lock(), threading.Lock()
     if isinstance(ibis.options.default_backend, SharedDuckDB):
         ibis.options.default_backend = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
+import fsspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
@@ -57,6 +58,31 @@ def _below(name: str) -> str:
 
 
 FileName = Annotated[str, AfterValidator(_below)]
+
+
+def _reachable(root: str) -> str:
+    protocol, remote, rest = root.partition("://")
+    if not root or root.endswith("/"):
+        message = "a folder, or an address such as s3://bucket/prefix, is expected, without a slash at its end"
+        raise ValueError(message)
+    if not remote:
+        return root
+    if re.match("[^/]*:[^/]*@", rest):
+        message = "credentials do not belong into an address; write them into conf/local/credentials.yml"
+        raise ValueError(message)
+    if protocol in _WITHOUT_HOST and not rest.startswith("/"):
+        message = f"{protocol}:// has no host: write {protocol}:///{rest}"
+        raise ValueError(message)
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        message = f"{protocol}:// cannot be used: {error}. For s3://: pip install 'fairrec_pipeline[s3]'"
+        raise ValueError(message) from error
+    return root
+
+
+_WITHOUT_HOST = ("file", "local", "memory")
+DataRoot = Annotated[str, AfterValidator(_reachable)]
 
 
 class Split(Block):
@@ -183,3 +209,26 @@ class Promote(Block):
         description="highest mean NDCG@20 over all users; or over the worst group, among arms that are good overall"
     )
     within: float = Field(ge=0, le=100, description="percent below the best overall that an arm may be, for the latter")
+
+
+class Ray(Block):
+    """The cluster of `executor: ray`, and what a training takes of it."""
+
+    address: str = Field(
+        min_length=1, description="local: a cluster of this machine for this run; auto: the one around; or host:port"
+    )
+    cpus: int = Field(strict=True, ge=1, le=1024, description="cores of a training, and its threads")
+    gpus: float = Field(ge=0, le=1024, description="GPUs of a training; 0.5: two share one")
+    retries: int = Field(
+        strict=True, ge=0, le=1000, description="times that a training whose worker or node died goes on elsewhere"
+    )
+
+
+class Execution(Block):
+    """Where and how many at once the trainings of a plan run."""
+
+    executor: Literal["processes", "ray"] = Field(description="processes of this machine, or tasks of a Ray cluster")
+    trials_at_once: int = Field(
+        strict=True, ge=1, le=1024, description="processes: trainings of a plan that run side by side"
+    )
+    ray: Ray

@@ -9,7 +9,19 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 
-from fairrec_pipeline.parameters.blocks import Block, Evaluate, Groups, Model, Promote, Recommend, Seed, Split, Train
+from fairrec_pipeline.parameters.blocks import (
+    Block,
+    DataRoot,
+    Evaluate,
+    Execution,
+    Groups,
+    Model,
+    Promote,
+    Recommend,
+    Seed,
+    Split,
+    Train,
+)
 from fairrec_pipeline.parameters.datasets import DatasetName, Source
 from fairrec_pipeline.parameters.methods import METHODS, Options, arm_name, parts_of_arm
 
@@ -36,9 +48,10 @@ class Experiment(Block):
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 
 
-class Parameters(Block):
+class Parameters(Execution):
     """The whole tree, beside the blocks of the losses; see `Tree`."""
 
+    data_root: DataRoot
     dataset: str
     loss: str
     loss_groups: str | None
@@ -54,9 +67,6 @@ class Parameters(Block):
     )
     experiment: str
     experiments: dict[str, Experiment]
-    trials_at_once: int = Field(
-        strict=True, ge=1, le=1024, description="trainings of a grid or experiment that run side by side"
-    )
     evaluate: Evaluate
     recommend: Recommend
     promote: Promote

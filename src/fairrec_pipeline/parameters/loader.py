@@ -6,6 +6,7 @@ wrong thing and succeed. This loader is the one gate that `kedro run`, `kedro vi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -20,11 +21,12 @@ from pydantic import ValidationError
 from yaml import YAMLError, safe_load
 
 from fairrec_pipeline.errors import FairrecError
-from fairrec_pipeline.parameters.blocks import Block
+from fairrec_pipeline.parameters.blocks import Block, Execution
 from fairrec_pipeline.parameters.experiments import Parameters, Tree, message_of, plans, validated
 from fairrec_pipeline.parameters.methods import CHAMPION, METHODS, parts_of_arm
 
-NAMES_OF_FOLDERS = ("dataset", "loss", "loss_groups", "seed", "recommend.arm")
+NAMES_OF_FOLDERS = ("data_root", "dataset", "loss", "loss_groups", "seed", "recommend.arm")
+_SECRET = re.compile("://[^/@]*:[^/]*@")  # user and password in an address
 
 
 class ParameterError(FairrecError, ClickException):
@@ -92,7 +94,7 @@ def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) ->
 
     Later layers win: conf/base, the environment, the command line. What a layer says of the chosen dataset
     (`datasets.<name>.parameters`) wins over what it says in general. Added are `source` (the block of the chosen
-    dataset) and `plans` (see `experiments.plans`).
+    dataset), `plans` (see `experiments.plans`) and `execution` (where they are trained).
 
     Args:
         layers: trees of parameters.
@@ -121,7 +123,8 @@ def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) ->
     assert parameters is not None  # else there was a problem
     found = plans(parameters)
     _raise(found["train"].get("problems", []))
-    return {**tree, "source": tree["datasets"][parameters.dataset], "plans": found}
+    execution = {name: tree[name] for name in Execution.model_fields}
+    return {**tree, "source": tree["datasets"][parameters.dataset], "plans": found, "execution": execution}
 
 
 def _merged(layers: Sequence[Mapping[str, Any]], problems: list[str]) -> dict[str, Any]:
@@ -253,6 +256,6 @@ def _unknown(name: str, allowed: Iterable[str]) -> str:
 
 def _raise(problems: list[str]) -> None:
     if problems:
-        listed = "\n".join(f"  - {problem}" for problem in dict.fromkeys(problems))
+        listed = "\n".join(f"  - {_SECRET.sub('://...@', problem)}" for problem in dict.fromkeys(problems))
         message = f"these parameters cannot be run:\n{listed}\nNames and values: conf/base/parameters*.yml"
         raise ParameterError(message)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from fairrec_pipeline import storage
 from fairrec_pipeline.errors import FairrecError
+from fairrec_pipeline.storage import Place, Where
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +78,11 @@ class Checkpoint:
     That of a complete training stays and holds its result, so that the same training is not done again.
 
     Attributes:
-        path: of the file, local or with a protocol such as `s3://`.
+        path: of the file, local or with a protocol such as `s3://`; a `Place` where that takes credentials.
         identity: JSON-able, everything that decides the result (parameters, data, seed, code, kind of device).
     """
 
-    path: str | Path
+    path: Where
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Snapshot | None:
@@ -126,8 +125,8 @@ class Checkpoint:
 
     def beside(self, name: str, identity: Mapping[str, Any]) -> Checkpoint:
         """A checkpoint in the same folder, of a training that others share; `name` is that of the file."""
-        folder = posixpath.dirname(str(self.path))
-        return Checkpoint(posixpath.join(folder, f"{name}.safetensors"), identity)
+        here = self.path if isinstance(self.path, Place) else Place(str(self.path))
+        return Checkpoint(here.parent / f"{name}.safetensors", identity)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
