@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK = 1
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: run test lint soak audit bench bench-quality viz ui requirements clean
+.PHONY: run test test-scale lint soak audit bench bench-quality viz ui requirements clean
 
 run: .venv/installed
 	$(BIN)/kedro run
@@ -22,6 +22,10 @@ run: .venv/installed
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# What needs an extra of docs/scale.md, in an environment of its own that has them all
+test-scale: .venv-scale/installed
+	.venv-scale/bin/python -m pytest tests/scale
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -49,25 +53,34 @@ viz: .venv/installed
 ui: .venv/installed
 	$(BIN)/kedro mlflow ui
 
-# torch first and by itself, so that nothing else pulls CUDA packages where a CPU build will do; the rest is pinned and
-# hashed. Where PyTorch's index cannot be reached, pip's own choice of the same version is taken.
+# An environment from its lock. torch first and by itself, so that nothing else pulls CUDA packages where a CPU build will
+# do; the rest is pinned and hashed. Where PyTorch's index cannot be reached, pip's own choice of the same version is taken.
+define install
+@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {v.major}.{v.minor}; say another with make PYTHON=python3.12")'
+$(PYTHON) -m venv $(@D)
+$(@D)/bin/python -m pip install --quiet "$$(grep -o '^uv==[0-9.]*' $<)"
+$(@D)/bin/python -c "import torch" 2>/dev/null \
+	|| $(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --torch-backend=$(TORCH_BACKEND) "$(TORCH)" 2>/dev/null \
+	|| $(@D)/bin/python -m pip install --quiet "$(TORCH)"
+$(@D)/bin/python -m pip install --quiet --no-deps --require-hashes -r $<
+$(@D)/bin/python -m pip install --quiet --no-deps --editable .
+touch $@
+endef
+
 .venv/installed: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {v.major}.{v.minor}; say another with make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet "$$(grep -o '^uv==[0-9.]*' requirements.txt)"
-	$(BIN)/python -c "import torch" 2>/dev/null \
-		|| $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=$(TORCH_BACKEND) "$(TORCH)" 2>/dev/null \
-		|| $(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
-	touch $@
+	$(install)
+
+.venv-scale/installed: requirements-scale.txt pyproject.toml
+	$(install)
 
 # The newest of what pyproject.toml and its extras ask for, resolved for every supported Python; torch and what only torch
-# needs stay out (see above)
+# needs stay out (see above). The extras of docs/scale.md have a lock of their own.
+COMPILE := $(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes --quiet \
+	--override .venv/without-torch.txt --no-emit-index-url --no-header
 requirements:
 	echo 'torch; python_version < "3"' > .venv/without-torch.txt
-	$(BIN)/uv pip compile pyproject.toml --all-extras --upgrade --universal --python-version 3.11 --generate-hashes --quiet \
-		--override .venv/without-torch.txt --no-emit-index-url --no-header --output-file requirements.txt
+	$(COMPILE) --extra dev --extra onnx --output-file requirements.txt
+	$(COMPILE) --all-extras --output-file requirements-scale.txt
 
 clean:
-	rm -rf .venv build dist src/*.egg-info
+	rm -rf .venv .venv-scale build dist src/*.egg-info

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+COMMIT = "FAIRREC_COMMIT"
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -28,7 +30,12 @@ def evaluation_fingerprint() -> str:
 
 @cache
 def commit() -> str:
-    """Commit of the repository around this package, with `-dirty` if files differ; empty outside of a repository."""
+    """Commit of the repository around this package, with `-dirty` if files differ; empty outside of a repository.
+
+    Where the package is a copy, the environment variable FAIRREC_COMMIT says of what.
+    """
+    if COMMIT in os.environ:
+        return os.environ[COMMIT]
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         described = subprocess.run(command, cwd=_PACKAGE, capture_output=True, text=True, check=True)

@@ -161,9 +161,7 @@ class ArmStore:
             older = isinstance(card, dict) and card.get("format") != FORMAT
             (_Identity if older else _Card).model_validate(card)
         except ValueError as error:
-            message = (
-                f"{path} is not the card of an arm ({_cause(error)}). Delete {path.parent} or train the arm again"
-            )
+            message = f"{path} is not the card of an arm ({_cause(error)}). Delete {path.parent} or train the arm again"
             raise DamagedArmError(message) from error
         if older:
             return None

@@ -1,14 +1,13 @@
 """Where trainings run: in this process one after the other, or several at once in processes of their own.
 
-An executor is a context manager with `submit(spec)`, which returns a function that waits for the card. Another engine
-fills the same two places.
+Another engine fills the same places (see `Executor`); that of Ray is in `ray_executor.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from tqdm.auto import tqdm
@@ -20,6 +19,23 @@ from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.experiments.processes import SPAWN, end, prepare_process, variables
 from fairrec_pipeline.experiments.train_arm import environment, key_of, train_or_diverge
 from fairrec_pipeline.interactions.prepared import PreparedData
+
+
+class Executor(Protocol):
+    """A context manager in which trainings run."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def key(self, spec: ArmSpec) -> str:
+        """Key of a training where it would run: with the torch and the kind of device that are there."""
+
+    def submit(self, spec: ArmSpec) -> Callable[[], Card]:
+        """Returns what waits for the training and returns its card; that of a training that diverged says so."""
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function returns where the trainings run. After its arguments it is given data and store."""
 
 
 class LocalExecutor:
@@ -50,9 +66,14 @@ class LocalExecutor:
             end(self._pool)
         self._pool.shutdown(cancel_futures=True)
 
+    def key(self, spec: ArmSpec) -> str:
+        return key_of(spec, self._data)
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments, self._data, self._store)
+
     def submit(self, spec: ArmSpec) -> Callable[[], Card]:
-        """Returns what waits for the training and returns its card; that of a training that diverged says so."""
-        key = key_of(spec, self._data)
+        key = self.key(spec)
         if known := self._store.training(key):
             return lambda: self._counted(known)
         if self._at_once == 1:
@@ -92,7 +113,20 @@ def _start(data: PreparedData, store: ArmStore, threads: int) -> None:
 
 
 def _train_here(spec: ArmSpec, expected: dict[str, str]) -> Card:
-    if environment(spec) != expected:
-        message = "the code was changed while trainings were running; start the same command again"
+    return train_expected(spec, expected, _shared["data"], _shared["store"])
+
+
+def train_expected(spec: ArmSpec, expected: dict[str, str], data: PreparedData, store: ArmStore) -> Card:
+    """Train in another process than the one that asks for it; the card, also of a training that diverges.
+
+    Raises:
+        FairrecError: code, torch or kind of device are not those that are expected.
+    """
+    if (found := environment(spec)) != expected:
+        other = ", ".join(f"{name} {found[name][:12]} instead of {expected[name][:12]}" for name in expected)
+        message = (
+            f"a training is not where it was planned: {other}. Code that was changed meanwhile: start the same command "
+            "again. Nodes of a cluster that differ: install the same on all, or say device=cpu"
+        )
         raise FairrecError(message)
-    return train_or_diverge(spec, _shared["data"], _shared["store"])
+    return train_or_diverge(spec, data, store)

@@ -31,6 +31,7 @@ from fairrec_pipeline.training.batches import Batches, UserStream
 from fairrec_pipeline.training.checkpoint import Checkpoint, Snapshot, optimizer_tensors, restore_optimizer, sections
 from fairrec_pipeline.training.cuda_graphs import StepRunner, make_runner
 from fairrec_pipeline.training.divergence import DivergenceError, advice, check_epoch
+from fairrec_pipeline.training.progress import report
 from fairrec_pipeline.training.schedule import learning_rate_at
 from fairrec_pipeline.training.shares import SharedRunner, SharedStep
 from fairrec_pipeline.training.step import TrainingStep
@@ -172,6 +173,7 @@ def fit(
                 progress.finished = datetime.now(UTC).isoformat()
             bar.set_postfix({"loss": f"{loss:.4f}", "NDCG@20": f"{score:.4f}", "best": f"{progress.best_ndcg:.4f}"})
             bar.update()
+            report(description, progress.epoch, spec.train.epochs)
             due = time.monotonic() - saved_at >= spec.train.checkpoint_seconds
             if checkpoint and first and (due or training.finished):
                 checkpoint.save(training.snapshot())

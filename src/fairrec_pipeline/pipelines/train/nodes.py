@@ -14,7 +14,7 @@ from fairrec_pipeline.comparison.selection import refuse_incomparable
 from fairrec_pipeline.experiments.memory import require_memory_for
 from fairrec_pipeline.experiments.run import run
 from fairrec_pipeline.interactions.prepared import PreparedHistories, prepare_data
-from fairrec_pipeline.parameters.blocks import Evaluate
+from fairrec_pipeline.parameters.blocks import Evaluate, Execution
 
 
 def train_arms(
@@ -24,13 +24,16 @@ def train_arms(
     arms: ArmStore,
     plan: Plan,
     dataset: str,
-    trials_at_once: int,
+    execution: Execution,
 ) -> Iterator[ArmRecord]:
     """Train and evaluate the arms of a plan that are missing; yields each when it is complete, to be saved."""
     plan.require_runnable()
     data = prepare_data(histories, user_groups.to_pandas(), statistics, dataset)
-    require_memory_for(plan, data, at_once=trials_at_once)
-    yield from run(plan, data, arms, at_once=trials_at_once)
+    if execution.executor == "ray":  # which asks its nodes for the memory
+        yield from run(plan, data, arms, ray=execution.ray)
+        return
+    require_memory_for(plan, data, at_once=execution.trials_at_once)
+    yield from run(plan, data, arms, at_once=execution.trials_at_once)
 
 
 def check_arms(arms: ArmStore, statistics: dict[str, Any], plan: Plan, evaluate: Evaluate) -> ArmStore:

@@ -52,7 +52,7 @@ def _train(plan: str, output: str, *, name: str, arms: str = "arms") -> Node:
             "arms": arms,
             "plan": f"params:plans.{plan}",
             "dataset": "params:dataset",
-            "trials_at_once": "params:trials_at_once",
+            "execution": "params:execution",
         },
         outputs=output,
         name=name,
