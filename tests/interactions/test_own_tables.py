@@ -165,7 +165,7 @@ def test_encodings(tmp_path: Path, encoding: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(GOOD.encode()), "is compressed by gzip: name it .csv.gz"),
+        (b"\x1f\x8b\x08rest", "is compressed by gzip: name it .csv.gz"),
         (b"PK\x03\x04rest", "is a zip archive"),
         (b"PAR1rest", "is a Parquet file: name it .parquet"),
         (GOOD.encode("utf-16"), r"it begins with the byte order mark of utf-16. Set csv: {encoding: .*utf-16"),
