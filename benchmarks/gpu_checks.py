@@ -97,11 +97,11 @@ def step_on(loss: str, model: SASRec, train: Histories, **options: Any) -> Train
     return TrainingStep(model, optimizer, objective, groups, **options)
 
 
-def runner_of(step: TrainingStep, train: Histories, shape: tuple[int, int], copy_window: int = 0) -> GraphRunner:
+def runner_of(step: TrainingStep, train: Histories, shape: tuple[int, int]) -> GraphRunner:
     """Batches of it have several sizes, so graphs share memory."""
     device = step.model.output_table.device
     state = {name: value.to(device) for name, value in step.objective.initial_state().items()}
-    runner = GraphRunner(step, Batches(train, max_length=12, device=device, copy_window=copy_window), state, shape)
+    runner = GraphRunner(step, Batches(train, max_length=12, device=device), state, shape)
     runner.batches_of_fixed_size.grain = 8
     return runner
 
@@ -150,7 +150,7 @@ def dropout_of_ragged_attention(device: torch.device, heads: int, dim: int) -> N
     assert float((draws.mean(0) - whole).abs().mean()) < 0.05
 
 
-def played_steps(device: torch.device, loss: str, copy_window: int, warm_start_steps: int) -> None:
+def played_steps(device: torch.device, loss: str, warm_start_steps: int) -> None:
     """The same kernels with the same random numbers: losses, weights and state of 24 steps in two calls.
 
     Batches have three sizes, and the head's buffer grows after the first recording.
@@ -159,9 +159,9 @@ def played_steps(device: torch.device, loss: str, copy_window: int, warm_start_s
     users, rates = USERS.repeat(3, 1), [rate / 8 for rate in RATES] * 3
     kinds = ("launched", "played") if device.type == "cuda" else ("launched", "again")
     for kind in kinds:
-        model = model_on(device, copy_window=copy_window).train()
+        model = model_on(device).train()
         step = step_on(loss, model, train, bf16=device.type == "cuda", warm_start_steps=warm_start_steps)
-        runner = runner_of(step, train, (len(rates), users.shape[1]), copy_window)
+        runner = runner_of(step, train, (len(rates), users.shape[1]))
         runner.records = kind == "played"
         outcomes = []
         with _checked_recording() if kind == "played" else mock.patch.dict({}):
@@ -232,11 +232,9 @@ CHECKS: dict[str, Check] = {
     "masks_of_played_steps": masks_of_played_steps,
     "validation_in_bf16": validation_in_bf16,
     **{
-        f"played_steps-{loss}-copy{copy_window}-warm{warm}": partial(
-            played_steps, loss=loss, copy_window=copy_window, warm_start_steps=warm
-        )
+        f"played_steps-{loss}-warm{warm}": partial(played_steps, loss=loss, warm_start_steps=warm)
         for loss in OBJECTIVES
-        for copy_window, warm in ((0, 0), (4, 0), (0, 3))
+        for warm in (0, 3)
     },
 }
 """All checks by name; each takes a device and raises AssertionError, or what else goes wrong."""

@@ -26,8 +26,7 @@ def load(runtime: dict[str, Any] | None = None, env: str = "base", conf: Path = 
 @pytest.mark.parametrize("dataset", ["synthetic", "retailrocket", "movielens-1m", "movielens-100k"])
 @pytest.mark.parametrize("loss", METHODS)
 def test_every_environment_dataset_and_loss_is_valid(env: str, dataset: str, loss: str) -> None:
-    model = {"copy_window": 0} if loss == "causald" else {}  # which does not go with RetailRocket's copy mechanism
-    parameters = load({"dataset": dataset, "loss": loss, "model": model}, env)
+    parameters = load({"dataset": dataset, "loss": loss}, env)
     (spec,) = Plan.model_validate(parameters["plans"]["train"]).specs
     assert spec.objective.loss == loss
     assert spec.objective.options.model_dump() == parameters[loss]
@@ -185,14 +184,8 @@ def points(found: Plan) -> dict[str, int]:
     return {arm: len(specs) if specs[0].point else 0 for arm, specs in found.arms.items()}
 
 
-def test_causald_does_not_copy() -> None:
-    with pytest.raises(ParameterError, match=r"model.copy_window: causald .* set it to 0"):
-        load({"dataset": "retailrocket", "loss": "causald"})
-    with pytest.raises(FairrecError, match=r"model.copy_window: causald .* set it to 0"):
-        plan(dataset="retailrocket", experiment="methods")
-    for change in ({"model": {"copy_window": 0}}, {"causald": {"weight": 0.0}}):
-        load({"dataset": "retailrocket", "loss": "causald", **change})
-    assert len(points(plan(dataset="retailrocket", experiment="methods", model={"copy_window": 0}))) == len(METHODS)
+def test_every_method_goes_with_a_copy_mechanism() -> None:
+    assert len(points(plan(dataset="retailrocket", experiment="methods"))) == len(METHODS)
 
 
 def test_a_grid_that_the_run_does_not_use_need_not_fit() -> None:

@@ -27,8 +27,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         torch.manual_seed(1)
         model = SASRec(N_ITEMS, **arguments)
         if model.copy is not None:  # as after a training with its calibration
-            torch.nn.init.normal_(model.copy.recency_embedding.weight)
-            model.copy.calibration.copy_(torch.tensor([1.5, 0.5]))
+            model.copy.weights.copy_(torch.linspace(-0.5, 1.5, len(model.copy.weights)))
         ids = [10 + 3 * code for code in range(N_ITEMS)]
         catalogue = sorted(f"i{item}" for item in ids) if text else ids
         content = {

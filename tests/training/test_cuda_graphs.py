@@ -85,18 +85,16 @@ def test_few_sizes_are_enough() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "warm_start_steps", "copy_window"),
-    [*((loss, 0, 0) for loss in RECORDABLE), ("gdro", 2, 0), ("erm", 0, 4), ("cvar", 0, 4)],
+    ("loss", "warm_start_steps"),
+    [*((loss, 0) for loss in RECORDABLE), ("gdro", 2)],
 )
-def test_the_same_numbers_as_launched_steps(loss: str, warm_start_steps: int, copy_window: int) -> None:
+def test_the_same_numbers_as_launched_steps(loss: str, warm_start_steps: int) -> None:
     """Losses, weights, state and parameters after four steps in float64, with another learning rate in each."""
     train, found = random_histories(HISTORY_LENGTHS), []
     for recorded in (False, True):
-        model = small_model(copy_window=copy_window)
-        if model.copy is not None:
-            torch.nn.init.normal_(model.copy.recency_embedding.weight)
+        model = small_model()
         step = step_of(loss, model, train, head=SoftmaxHead(chunk=16), warm_start_steps=warm_start_steps)
-        batches = Batches(train, max_length=MAX_LENGTH, device=CPU, copy_window=copy_window)
+        batches = Batches(train, max_length=MAX_LENGTH, device=CPU)
         of_kind = partial(GraphRunner, shape=(4, 5)) if recorded else StepRunner
         state = {name: value.double() if value.is_floating_point() else value for name, value in state_of(step).items()}
         runner = of_kind(step, batches, state)
@@ -133,23 +131,18 @@ def test_steps_go_on_from_call_to_call() -> None:
     torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("loss", "copy_window"), [*((loss, 0) for loss in RECORDABLE), ("cvar", 4)])
-def test_nothing_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch, loss: str, copy_window: int) -> None:
+@pytest.mark.parametrize("loss", RECORDABLE)
+def test_nothing_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
     """On `meta` there are no values to fetch, and what would come from the CPU is refused: such a step can be recorded.
 
     The shapes are those of the kernels of CUDA. The optimiser, which knows no `meta`, is left out.
     """
     train = random_histories(HISTORY_LENGTHS)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-    model = small_model(dtype=torch.float32, dropout=0.2, copy_window=copy_window).to(META).train()
+    model = small_model(dtype=torch.float32, dropout=0.2).to(META).train()
     step = step_of(loss, model, train, device="meta", bf16=True)
     monkeypatch.setattr(step.optimizer, "step", lambda: None)
-    runner = GraphRunner(
-        step,
-        Batches(train, max_length=MAX_LENGTH, device=META, copy_window=copy_window),
-        state_of(step, "meta"),
-        (4, 5),
-    )
+    runner = GraphRunner(step, Batches(train, max_length=MAX_LENGTH, device=META), state_of(step, "meta"), (4, 5))
     runner._cut([64] * 4)
     runner.launch(64, 0)
     with NothingFromTheCpu():

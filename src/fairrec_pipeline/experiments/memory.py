@@ -65,7 +65,7 @@ def training_memory(spec: ArmSpec, data: PreparedData) -> dict[str, int]:
     table = _FLOAT * model.dim * n_items
     kept = tokens * n_items * _FLOAT <= KEEP_BYTES
     logits = tokens * _FLOAT * (n_items if kept else min(train.item_chunk or CHUNK, n_items))
-    of_a_token = model.blocks * (14 * model.dim + 4 * model.feed_forward) + 6 * model.dim + 10 * model.copy_window
+    of_a_token = model.blocks * (14 * model.dim + 4 * model.feed_forward) + 6 * model.dim
     states = tokens * of_a_token + 4 * pairs * model.blocks * model.heads
     of_an_evaluation = max(data.validation.n_users, data.test.n_users)
     evaluation_tokens = min(TOKENS_AT_ONCE, of_an_evaluation * model.max_length)
@@ -82,7 +82,8 @@ def training_memory(spec: ArmSpec, data: PreparedData) -> dict[str, int]:
         "states of a batch [train.batch_size, model.max_length, model.dim, model.blocks]": _FLOAT * states,
         "logits of a batch [train.batch_size, train.item_chunk]": logits,
         "embeddings with dropout, and their gradients [model.dim]": 3 * table,
-        "scores of the validation users [model.dim, model.feed_forward]": max(SCORES_AT_ONCE, n_items) * (_FLOAT + 1)
+        "scores of the validation users [model.dim, model.feed_forward]": max(SCORES_AT_ONCE, n_items)
+        * (_FLOAT * (3 if model.copy_window else 1) + 1)
         + _FLOAT * (of_an_evaluation * model.dim + evaluation_tokens * (6 * model.dim + model.feed_forward)),
         "a checkpoint while it is written [model.dim, model.feed_forward, model.blocks]": 8 * weights,
     }

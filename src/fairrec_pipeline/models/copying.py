@@ -1,86 +1,108 @@
-"""A copy mechanism: the items that a user has already met get a second score.
+"""A copy mechanism: the items that a user has already met get something on top of their score.
 
 Where people come back to items (35.7 % of RetailRocket's test targets are repeats), the order in which a user met items
-says more than any embedding: "newest item first", untrained, beats the published models. A transformer with a
-separate output embedding can hardly learn to copy, so it is given the means: the newest items of the history, each
-once, counted by recency, and one embedding per recency. The score of item i after state h becomes
-`h @ output_table[i] + h @ recency_embedding[r]` if i is the r-th newest distinct item, as the location attention of
-pointer networks (Vinyals et al. 2015) and copy mechanisms (Gu et al. 2016; RepeatNet, Ren et al. 2019) add it.
+says more than any embedding: "newest item first", untrained, beats the published models. Two things keep a softmax over
+the catalogue from it. Copying that is learned with the backbone takes capacity from new items. And a model is too sure
+of what followed in sequences that it saw many times, so that on positions of the training it sees no need to copy.
 
-A model is too sure of what followed in sequences that it saw many times, and so it underrates repeats. Hence a
-calibration, which is chosen on validation (`training.calibration`) and never trained: outside of training a copied item
-that was met n times gets `bias + exponent * log(n / (1 + r))` besides, the power laws of frequency and recency in
-repeat consumption (Anderson et al., WWW 2014).
+So the backbone is trained without it, and what is added is fitted on held-out targets (`training.calibration`): item i
+of the newest `window` events, the r-th newest of the user's distinct items (r = 0 for the newest), gets
+`weights @ features`. All scores together are the logits of one softmax. With o the log of the mass that a user's own
+items have in it, and m that of all others, P(repeat) = exp(o) / (exp(o) + exp(m)): the features that are the same for
+all items of a user are a gate that decides whether to copy, the others say what. It is a mixture of a copy distribution
+and a softmax over new items, as in pointer networks (Vinyals et al. 2015), CopyNet (Gu et al. 2016) and RepeatNet (Ren
+et al. 2019), with a log-linear gate. Recency and frequency enter by their logarithms, since repeat consumption follows
+power laws of both (Anderson et al., WWW 2014).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from fairrec_pipeline.models.packing import to_device
-from fairrec_pipeline.models.softmax_head import Additions
+FEATURES = ("bias", "log_count", "log_recency", "newest", "score", "new_items", "habit")
+_LEAST = -1e4  # in the place of log 0, where a user knows all items
 
 
-class CopiedItems(NamedTuple):
-    """The distinct items among the newest tokens of each row, by falling recency.
+class OwnItems(NamedTuple):
+    """The distinct items among the newest events of b users, each user's by falling recency.
 
     Attributes:
-        rows: (m,) int64 position of a batch, or user.
-        items: (m,) int64 item code, ascending.
-        recency: (m,) int64, 0 for the newest distinct item of the row.
-        counts: (m,) int64, how often the user had met the item by then, in the whole history; at least 1.
-        real: (m,) bool, of a fixed number: the others are none, and the items in any order. None if all are real.
+        items: (b, window) int64 item code; any where there is none.
+        counts: (b, window) int64, how often the user has met the item in the whole history; 0 where there is none.
     """
 
-    rows: Tensor
     items: Tensor
-    recency: Tensor
     counts: Tensor
-    real: Tensor | None = None
-
-    @property
-    def log_frequency_over_recency(self) -> Tensor:
-        """(m,) float32 `log(n / (1 + r))`."""
-        return torch.log(self.counts / (1 + self.recency))
 
 
 class CopyMechanism(nn.Module):
-    """Scores for the items of the history; the newest `window` tokens can be copied."""
+    """What is added to the scores of a user's own items; nothing until the weights are fitted.
 
-    def __init__(self, window: int, dim: int) -> None:
+    Args:
+        window: so many of the newest events are looked at.
+
+    Attributes:
+        weights: (len(FEATURES),) of the features; no gradient, since no training sees them.
+    """
+
+    def __init__(self, window: int) -> None:
         super().__init__()
-        self.recency_embedding = nn.Embedding(window, dim)
-        nn.init.zeros_(self.recency_embedding.weight)  # at first it adds nothing
-        self.calibration: Tensor  # (2,) bias and exponent
-        self.register_buffer("calibration", torch.zeros(2))
+        self.window = window
+        self.weights: Tensor
+        self.register_buffer("weights", torch.zeros(len(FEATURES)))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        state_dict.setdefault(f"{prefix}calibration", torch.zeros(2))  # a model from before there was one
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+    def forward(self, scores: Tensor, own: OwnItems) -> Tensor:
+        """(b, window) what the own items get on top of the plain scores (b, n_items); 0 where there is none."""
+        return (own_features(scores, own) @ self.weights) * (own.counts > 0)
 
-    def forward(self, states: Tensor, copied: CopiedItems) -> Additions:
-        """What is added to the scores; states (n, dim) of the rows that `copied` names."""
-        by_recency = states @ self.recency_embedding.weight.T  # (n, window)
-        values = by_recency[copied.rows, copied.recency]
-        if not self.training:
-            bias, exponent = self.calibration
-            values = values + bias + exponent * copied.log_frequency_over_recency
-        return Additions(copied.rows, copied.items, values, copied.real)
+
+def own_features(scores: Tensor, own: OwnItems) -> Tensor:
+    """(b, window, len(FEATURES)) features of own items, in the order of FEATURES; scores are plain ones (b, n_items).
+
+    - bias: 1.
+    - log_count: log of the number of encounters.
+    - log_recency: log(1 + r).
+    - newest: 1 for the newest item.
+    - score: of the item.
+    - new_items: `log_mass_of_new_items`. With weight 1 the gate does not depend on how sure the model is of new items.
+    - habit: log of the mean number of encounters of the user's own items, 0 for somebody who never comes back.
+    """
+    counts = own.counts.to(scores.dtype)
+    real = own.counts > 0
+    recency = torch.arange(own.items.shape[1], device=scores.device).to(scores.dtype).expand_as(counts)
+    habit = (counts.sum(1) / real.sum(1).clamp(min=1)).clamp(min=1).log()
+    of_item = (
+        torch.ones_like(counts),
+        counts.clamp(min=1).log(),
+        torch.log1p(recency),
+        (recency == 0).to(scores.dtype),
+        scores.gather(1, own.items),
+        log_mass_of_new_items(scores, own)[:, None].expand_as(counts),
+        habit[:, None].expand_as(counts),
+    )
+    return torch.stack(of_item, 2)
+
+
+def log_mass_of_new_items(scores: Tensor, own: OwnItems) -> Tensor:
+    """(b,) log of the sum of exp(score) over the items that are not a user's own."""
+    hidden = torch.where(own.counts > 0, float("-inf"), 0.0).to(scores.dtype)
+    return torch.logsumexp(scores.scatter_add(1, own.items, hidden), 1).clamp(min=_LEAST)
 
 
 class Encounters(NamedTuple):
-    """Where every event stands among the encounters of its user with its item.
+    """The events of a log, and where every event stands among the encounters of its user with its item.
 
     Attributes:
+        items: (n_events,) int64 item code.
         gaps: (n_events,) int64, events until the next encounter; a huge number if there is none.
         counts: (n_events,) int64, encounters so far, this one included.
     """
 
+    items: Tensor
     gaps: Tensor
     counts: Tensor
 
@@ -94,41 +116,20 @@ class Encounters(NamedTuple):
         index = np.arange(len(items))
         first = np.maximum.accumulate(np.where(np.append(False, same), 0, index))  # the first encounter
         counts[order] = index - first + 1
-        return cls(torch.from_numpy(gaps).to(device), torch.from_numpy(counts).to(device))
+        return cls(*(torch.from_numpy(x).to(device) for x in (items, gaps, counts)))
 
+    def own_items(self, newest: Tensor, lengths: Tensor, window: int) -> OwnItems:
+        """Distinct items among the last `window` events of b histories.
 
-def copied_items(newest: Tensor, reach: Tensor, items: Tensor, met: Encounters) -> CopiedItems:
-    """Distinct items among the last `reach` events up to each row's newest event.
-
-    Args:
-        newest: (n,) index of the newest event of each row in `items`.
-        reach: (n,) how many events back to look, on the CPU; 0 for a row without events.
-        items: (n_events,) item codes of all events.
-        met: their encounters.
-    """
-    total, device = int(reach.sum()), items.device
-    starts = to_device(torch.cumsum(reach, 0) - reach, device)
-    rows = to_device(torch.repeat_interleave(torch.arange(len(reach)), reach), device)
-    back = torch.arange(total, device=device) - starts[rows]
-    events = newest[rows] - back
-    last = met.gaps[events] > back  # the same item is not met again up to the row's newest event
-    before = functional.pad(torch.cumsum(last, 0), (1, 0))
-    recency = before[1:] - 1 - before[starts][rows]
-    kept = last.nonzero()[:, 0]  # their number is only known on the device, which is waited for
-    kept = kept[torch.argsort(items[events[kept]], stable=True)]
-    return CopiedItems(rows[kept], items[events[kept]], recency[kept], met.counts[events[kept]])
-
-
-def copied_items_of_fixed_number(
-    newest: Tensor, reach: Tensor, items: Tensor, met: Encounters, window: int
-) -> CopiedItems:
-    """`copied_items` with an entry for each of the last `window` events of a row, so that no shape depends on data.
-
-    `reach` is on the device, and at most `window`.
-    """
-    back = torch.arange(window, device=newest.device)
-    events = (newest[:, None] - back).clamp(min=0)
-    last = (met.gaps[events] > back) & (back < reach[:, None])
-    recency = (torch.cumsum(last, 1) - 1).clamp(min=0)
-    rows = torch.arange(len(newest), device=newest.device)[:, None].expand_as(events)
-    return CopiedItems(*(x.flatten() for x in (rows, items[events], recency, met.counts[events], last)))
+        Args:
+            newest: (b,) index of the newest event of each history.
+            lengths: (b,) number of its events.
+            window: how many events to look at.
+        """
+        back = torch.arange(window, device=newest.device)
+        events = (newest[:, None] - back).clamp(min=0)
+        last = (self.gaps[events] > back) & (back < lengths[:, None])  # not met again up to the newest event
+        column = torch.where(last, torch.cumsum(last, 1) - 1, window)  # one more for what is met again
+        empty = torch.zeros(len(newest), window + 1, dtype=torch.int64, device=newest.device)
+        parts = (empty.scatter(1, column, part[events])[:, :window] for part in (self.items, self.counts))
+        return OwnItems(*parts)

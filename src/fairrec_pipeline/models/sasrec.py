@@ -37,7 +37,7 @@ class Backbone:
         max_length: most recent tokens that are looked at.
         init_std: standard deviation of the embedding tables; torch's default, used by the published model, is 1.
         tied_embeddings: one table for input (times sqrt(dim)) and output, as in SASRec's first code; the paper has two.
-        copy_window: number of a user's newest items that a copy mechanism scores; 0 for none, as in the paper.
+        copy_window: how many of a user's newest events a copy mechanism looks at; 0 for none, as in the paper.
     """
 
     dim: int
@@ -62,7 +62,7 @@ class SASRec(nn.Module):
         super().__init__()
         sizes = Backbone(**backbone)
         dim, max_length, dropout, tied = sizes.dim, sizes.max_length, sizes.dropout, sizes.tied_embeddings
-        self.n_items, self.max_length, self.dropout, self.copy_window = n_items, max_length, dropout, sizes.copy_window
+        self.n_items, self.max_length, self.dropout = n_items, max_length, dropout
         self.head_width = dim // sizes.heads
         self.item_embedding = nn.Embedding(n_items + 1, dim)
         self.position_embedding = nn.Embedding(max_length, dim)
@@ -73,7 +73,7 @@ class SASRec(nn.Module):
                 nn.init.normal_(table.weight, std=sizes.init_std)
         self.blocks = nn.ModuleList(Block(dim, sizes.feed_forward, sizes.heads, dropout) for _ in range(sizes.blocks))
         self.final_norm = nn.LayerNorm(dim)
-        self.copy = CopyMechanism(sizes.copy_window, dim) if sizes.copy_window else None
+        self.copy = CopyMechanism(sizes.copy_window) if sizes.copy_window else None
         self.mask_source = MaskSource(0)  # a training sets another one for every epoch
 
     @property

@@ -13,13 +13,11 @@ leave nothing but rounding in bfloat16 where the probability is close to 1.
 
 Items are the rows and positions the columns of a chunk: then the gradient of the weight, the slowest of the three
 products the other way round, comes out in its layout and at the rate of the others.
-
-A few logits may get something added that is not a product of state and weight, as a copy mechanism does (`Additions`).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,45 +31,6 @@ _DEEPEST = 70.0
 # Below exp(-60) of the level an exponential is nothing beside a sum that is at least 1. It is kept there, for the
 # numbers that are almost 0 slow a product on the CPU down thirty times, and exp(-inf) = 0 is slow to take.
 _NOTHING_BELOW = -60.0
-
-
-class Additions(NamedTuple):
-    """Amounts added to single logits.
-
-    Attributes:
-        rows: (m,) int64 position.
-        items: (m,) int64 item code, ascending; no pair of row and item twice.
-        values: (m,) what is added.
-        real: (m,) bool, for a fixed number of additions, in any order: the others add nothing, and the device is asked
-            nothing. None if all are real.
-    """
-
-    rows: Tensor
-    items: Tensor
-    values: Tensor
-    real: Tensor | None = None
-
-    def of_rows(self, rows: Tensor, n: int) -> Additions:
-        """Those of some of the n rows, which are counted anew."""
-        new_row = self.rows.new_full((n,), -1).index_copy_(0, rows, torch.arange(len(rows), device=rows.device))
-        new = new_row[self.rows]
-        kept = new >= 0
-        real = None if self.real is None else self.real[kept]
-        return Additions(new[kept], self.items[kept], self.values[kept], real)
-
-    def by_chunk(self, chunk: int, n_items: int) -> list[Additions]:
-        """Those of each chunk of the catalogue; a GPU has to be waited for, unless their number is fixed."""
-        if self.real is not None:
-            return [self._within(start, min(start + chunk, n_items), self.real) for start in range(0, n_items, chunk)]
-        starts = torch.arange(0, n_items + chunk, chunk, device=self.items.device)
-        sizes = torch.searchsorted(self.items, starts).diff().tolist()
-        parts = zip(*(part.split(sizes) for part in (self.rows, self.items, self.values)), strict=True)
-        return [Additions(*part) for part in parts]
-
-    def _within(self, start: int, stop: int, real: Tensor) -> Additions:
-        """All of them, with 0 for what is not real or of another chunk."""
-        inside = (self.items >= start) & (self.items < stop) & real
-        return Additions(self.rows, self.items.clamp(start, stop - 1), self.values * inside, inside)
 
 
 class SoftmaxHead:
@@ -91,16 +50,13 @@ class SoftmaxHead:
         self.keep_bytes, self._chunk = keep_bytes, chunk
         self.buffer = torch.empty(0)
 
-    def losses(
-        self, states: Tensor, weight: Tensor, targets: Tensor, additions: Additions | None = None
-    ) -> SoftmaxLosses:
+    def losses(self, states: Tensor, weight: Tensor, targets: Tensor) -> SoftmaxLosses:
         """Cross-entropy of every position; its gradients can be had until the next call, which overwrites the buffer.
 
         Args:
             states: (n, dim).
             weight: (n_items, dim), output embedding of the catalogue.
             targets: (n,) item codes.
-            additions: to some of the logits.
         """
         n, n_items = len(states), len(weight)
         chunk = min(self._chunk or fitting_chunk(states.device), n_items)
@@ -108,7 +64,7 @@ class SoftmaxHead:
         size = n * n_items if kept else n * chunk
         if self.buffer.numel() < size or self.buffer.dtype != states.dtype or self.buffer.device != states.device:
             self.buffer = states.new_empty(size)
-        return self._made(states, weight, targets, additions, self.buffer, chunk=chunk, kept=kept)
+        return self._made(states, weight, targets, self.buffer, chunk=chunk, kept=kept)
 
     def _made(self, *arguments: Any, **options: Any) -> SoftmaxLosses:
         return SoftmaxLosses(*arguments, **options)
@@ -125,10 +81,9 @@ class SoftmaxLosses:
     """
 
     def __init__(
-        self, states: Tensor, weight: Tensor, targets: Tensor, additions: Additions | None, memory: Tensor, *,
-        chunk: int, kept: bool,
-    ) -> None:  # fmt: skip
-        self.states, self.weight, self._targets, self._additions = states, weight, targets, additions
+        self, states: Tensor, weight: Tensor, targets: Tensor, memory: Tensor, *, chunk: int, kept: bool
+    ) -> None:
+        self.states, self.weight, self._targets = states, weight, targets
         self._memory, self._chunk, self._kept, n, n_items = memory, chunk, kept, len(states), len(weight)
         wide = torch.promote_types(states.dtype, torch.float32)
         self._levels: list[tuple[Tensor, list[int]]] = []  # with the first items of the chunks that a level serves
@@ -136,9 +91,8 @@ class SoftmaxLosses:
         # the target's logit comes out of the same product as the others: in bfloat16 a second one differs by far more
         # than a small loss
         target_logits = states.new_zeros(n, dtype=wide)
-        chunks_added = [] if additions is None else additions.by_chunk(self._chunk, n_items)
         for start in range(0, n_items, self._chunk):
-            logits = self._logits(start, states, chunks_added)
+            logits = self._logits(start, states)
             row, inside = _rows_of(targets - start, len(logits))
             target_logits = torch.where(inside, logits.gather(0, row)[0].to(wide), target_logits)
             if self._levels and states.device.type == "cpu":  # asking a GPU how large a sum is would stall it
@@ -148,7 +102,7 @@ class SoftmaxLosses:
                     totals[-1] += sums
                     starts.append(start)
                     continue
-                level = torch.maximum(level, self._logits(start, states, chunks_added).amax(0))
+                level = torch.maximum(level, self._logits(start, states).amax(0))
             else:
                 level = logits.amax(0)
             self._levels.append((level, [start]))
@@ -167,14 +121,12 @@ class SoftmaxLosses:
 
         Positions whose coefficient (n,) is 0 cost nothing on the CPU.
         """
-        states, weight, targets, additions = self.states, self.weight, self._targets, self._additions
+        states, weight, targets = self.states, self.weight, self._targets
         log_normaliser, losses = self._log_normaliser, self.losses
         rows = self._rows_with_weight(coefficients)
         if rows is not None:
             states, targets, coefficients = states[rows], targets[rows], coefficients[rows]
             log_normaliser, losses = log_normaliser[rows], losses[rows]
-            additions = additions and additions.of_rows(rows, len(self.states))
-        chunks_added = [] if self._kept or additions is None else additions.by_chunk(self._chunk, len(weight))
         grad_states = torch.zeros_like(states, dtype=log_normaliser.dtype)  # of many chunks: rounded once, at the end
         grad_weight = torch.empty_like(weight)
         for level_of_all, starts in self._levels:
@@ -191,7 +143,7 @@ class SoftmaxLosses:
                     exponentials = self._kept_chunk(start, stop, len(self.states))
                     exponentials = exponentials if rows is None else exponentials.index_select(1, rows)
                 else:
-                    exponentials = _exponentials(self._logits(start, states, chunks_added), level)
+                    exponentials = _exponentials(self._logits(start, states), level)
                 row, inside = _rows_of(targets - start, len(exponentials))
                 exponentials.scatter_(0, row, torch.where(inside, of_targets, exponentials.gather(0, row)))
                 grad_states += scale * (exponentials.T @ weight[start:stop])
@@ -201,30 +153,14 @@ class SoftmaxLosses:
             grad_states = torch.zeros_like(self.states).index_copy_(0, rows, grad_states)
         return grad_states, grad_weight
 
-    def addition_gradients(self, coefficients: Tensor) -> Tensor:
-        """Gradients (m,) of `sum(coefficients * losses)` by the values of the additions."""
-        assert self._additions is not None  # of a loss with additions
-        rows, items, values, real = self._additions
-        # in bfloat16 these logits are other than those of the normaliser, which would allow a probability above 1
-        wide = self._log_normaliser.dtype
-        logits = (self.states[rows].to(wide) * self.weight[items].to(wide)).sum(1) + values
-        probabilities = torch.exp((logits - self._log_normaliser[rows]).clamp(max=0))
-        of_targets = torch.expm1(-self.losses[rows])  # p - 1
-        gradients = coefficients[rows] * torch.where(items == self._targets[rows], of_targets, probabilities)
-        return gradients if real is None else gradients * real
-
-    def _logits(self, start: int, states: Tensor, additions: list[Additions]) -> Tensor:
+    def _logits(self, start: int, states: Tensor) -> Tensor:
         """(chunk, n) logits of the items from `start`, in the buffer."""
         stop = min(start + self._chunk, len(self.weight))
         if self._kept:
             out = self._kept_chunk(start, stop, len(states))
         else:
             out = self._memory[: len(states) * (stop - start)].view(stop - start, len(states))
-        torch.mm(self.weight[start:stop], states.T, out=out)
-        if additions:
-            rows, items, values, _ = additions[start // self._chunk]
-            out.index_put_((items - start, rows), values.to(out.dtype), accumulate=True)
-        return out
+        return torch.mm(self.weight[start:stop], states.T, out=out)
 
     def _kept_chunk(self, start: int, stop: int, n: int) -> Tensor:
         return self._memory[n * start : n * stop].view(stop - start, n)

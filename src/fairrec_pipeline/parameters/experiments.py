@@ -147,8 +147,6 @@ def _specs(arm: str, parameters: Parameters, tune: bool | str, problems: list[st
             valid[block] = found and found.model_dump()
         if None in valid.values():
             continue
-        if loss == "causald" and valid["model"]["copy_window"] and valid[""]["weight"]:
-            problems.append("model.copy_window: causald does not distil copied scores; set it to 0")
         if valid["train"]["workers"] > 1 and not METHODS[loss].workers:
             problems.append(_ONE_WORKER.format(workers=valid["train"]["workers"], loss=loss))
         yield {

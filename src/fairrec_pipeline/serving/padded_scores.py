@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fairrec_pipeline.models.copying import OwnItems
 from fairrec_pipeline.models.sasrec import Block, SASRec
 
 
@@ -23,7 +24,7 @@ class PaddedScores(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """(b, n_items) scores from the inputs of `padded_inputs`, in their order."""
-        tokens, lengths, *copied = inputs
+        tokens, lengths, *own = inputs
         model, length = self.model, tokens.shape[1]
         columns = torch.arange(length, device=tokens.device)
         positions = model.position_embedding.weight[:length].flip(0)
@@ -38,10 +39,8 @@ class PaddedScores(nn.Module):
         scores = states @ model.output_table.T
         if model.copy is None:
             return scores
-        items, features, there = copied
-        bias, exponent = model.copy.calibration
-        by_recency = states @ model.copy.recency_embedding.weight.T
-        return scores.scatter_add(1, items, (by_recency + bias + exponent * features) * there)
+        of_user = OwnItems(*own)
+        return scores.scatter_add(1, of_user.items, model.copy(scores, of_user))
 
 
 def _block(block: Block, x: Tensor, visible: Tensor, *, newest_only: bool) -> Any:

@@ -21,8 +21,8 @@ def padded_inputs(items: np.ndarray, offsets: np.ndarray, backbone: Backbone) ->
     Returns:
         tokens (b, l) int64, padded on the left with the start token, which itself comes first in a history that fits;
         lengths (b,) int64, real tokens of each row;
-        with a copy mechanism also items (b, window) int64 and features, real (b, window) float32: of the distinct
-        items among the newest `window` of the history, newest first, code, `log(n / (1 + r))` and whether there is one.
+        with a copy mechanism also items, counts (b, window) int64: of the distinct items among the newest `window` of
+        the history, newest first, code and how often the history has it; 0 and 0 where there is none.
     """
     histories = [items[start:stop].tolist() for start, stop in pairwise(offsets.tolist())]
     cut = [(backbone.n_items, *history)[-backbone.max_length :] for history in histories]
@@ -33,11 +33,9 @@ def padded_inputs(items: np.ndarray, offsets: np.ndarray, backbone: Backbone) ->
     if not backbone.copy_window:
         return {"tokens": tokens, "lengths": lengths}
     shape = (len(cut), backbone.copy_window)
-    copied, features, real = np.zeros(shape, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    own, counts = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for number, history in enumerate(histories):
         times = Counter(history)
         newest = list(dict.fromkeys(reversed(history[-backbone.copy_window :])))
-        n = len(newest)
-        copied[number, :n], real[number, :n] = newest, 1
-        features[number, :n] = np.log(np.array([times[item] for item in newest]) / (1 + np.arange(n)))
-    return {"tokens": tokens, "lengths": lengths, "items": copied, "features": features, "real": real}
+        own[number, : len(newest)], counts[number, : len(newest)] = newest, [times[item] for item in newest]
+    return {"tokens": tokens, "lengths": lengths, "items": own, "counts": counts}

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.copying import CopiedItems, Encounters, copied_items, copied_items_of_fixed_number
 from fairrec_pipeline.models.packing import Buckets, Layout, Ragged, buckets_of, to_device
 
 _LEAST_GRAIN = 64
@@ -34,7 +33,6 @@ class Batch:
         targets: (n,) item to predict after each token; None at evaluation.
         rows: (n,) which of the B users a position belongs to.
         lengths: (B,) number of positions of each user.
-        copied: what can be copied at each position, for a model with a copy mechanism.
         real: (n,) bool, false where a position only fills up a batch of a fixed size; None if there is no such.
     """
 
@@ -45,7 +43,6 @@ class Batch:
     targets: Tensor | None
     rows: Tensor
     lengths: Tensor
-    copied: CopiedItems | None = None
     real: Tensor | None = None
 
     @property
@@ -84,10 +81,9 @@ class Batches:
 
     Args:
         max_length: most recent tokens a sequence keeps.
-        copy_window: number of a user's newest items that can be copied; 0 for a model that does not copy.
     """
 
-    def __init__(self, sequences: Histories, *, max_length: int, device: torch.device, copy_window: int = 0) -> None:
+    def __init__(self, sequences: Histories, *, max_length: int, device: torch.device) -> None:
         self.n_users, self.start_token = sequences.n_users, sequences.n_items
         self.max_length, self.device = max_length, device
         self.for_training = sequences.targets is None
@@ -97,9 +93,6 @@ class Batches:
         # lengths and offsets stay on the CPU: they decide shapes, and asking a GPU for shapes would stall it
         self.offsets = torch.from_numpy(sequences.offsets[:-1])
         self.lengths = torch.from_numpy(sequences.lengths)
-        self.copy_window = copy_window
-        if copy_window:
-            self.met = Encounters.of(sequences.event_users, sequences.items, device)
 
     def batch(self, users: Tensor) -> Batch:
         """The packed batch of these users (CPU int64), by falling length."""
@@ -117,7 +110,6 @@ class Batches:
         event = self.offsets[users][rows] + token_number  # of the item after this token
         is_start = token_number == 0
 
-        newest, reach = event - 1, token_number.clamp(max=self.copy_window)
         event, is_start = self._to(event), self._to(is_start)
         return Batch(
             users=self._to(users),
@@ -127,16 +119,7 @@ class Batches:
             targets=self.items[event] if self.for_training else None,
             rows=self._to(rows),
             lengths=self._to(lengths),
-            copied=self._copied(newest, reach) if self.copy_window and self.for_training else None,
         )
-
-    def copied_of(self, users: Tensor) -> CopiedItems:
-        """What can be copied after the whole history of these users (CPU int64)."""
-        history = self.lengths[users]
-        return self._copied(self.offsets[users] + history - 1, history.clamp(max=self.copy_window))
-
-    def _copied(self, newest: Tensor, reach: Tensor) -> CopiedItems:
-        return copied_items(self._to(newest), reach, self.items, self.met)
 
     def _to(self, x: Tensor) -> Tensor:
         return to_device(x, self.device)
@@ -157,8 +140,7 @@ class CutSteps(NamedTuple):
         users: (S, B) int64.
         lengths: (S, B) int64 number of positions of each user.
         offsets: (S, B + fillers + 1) int32, where each sequence begins and the last one ends.
-        cells: (S, parts, W) int64; the parts are token, position, target, row in the batch, whether it is real, and for
-            a model that copies the newest event of the history and how many events to look back.
+        cells: (S, parts, W) int64; the parts are token, position, target, row in the batch, and whether it is real.
     """
 
     users: Tensor
@@ -217,8 +199,6 @@ class FixedSizeBatches:
         is_start = ~real | (token_number == 0)
         tokens = items[(event - 1).clamp(min=0)].masked_fill(is_start, self._batches.start_token)
         parts = [tokens, to_end.clamp(min=0), items[event], rows, real.long()]
-        if self._batches.copy_window:
-            parts += [event - 1, (token_number * real).clamp(max=self._batches.copy_window)]
         numbers, last = torch.arange(1, self.fillers + 1, device=users.device), ends[:, -1:]
         fillers = last + numbers * (to_device(torch.tensor(sizes), users.device)[:, None] - last) // self.fillers
         offsets = functional.pad(torch.cat((ends, fillers), 1), (1, 0)).to(torch.int32)
@@ -233,21 +213,16 @@ class FixedSizeBatches:
             size: of that step.
         """
         users, lengths, offsets, cells = (x.index_select(0, at)[0] for x in steps)
-        tokens, positions, targets, rows, real, *of_copying = cells[:, :size].unbind()
-        batches, copied = self._batches, None
-        if of_copying:
-            newest, reach = of_copying
-            copied = copied_items_of_fixed_number(newest, reach, batches.items, batches.met, batches.copy_window)
+        tokens, positions, targets, rows, real = cells[:, :size].unbind()
         longest_filler = -(-(self.grain + self.fillers - 1) // self.fillers)
         return Batch(
             users=users,
             tokens=tokens,
             positions=positions,
-            layout=Ragged(offsets, max(batches.max_length, longest_filler)),
+            layout=Ragged(offsets, max(self._batches.max_length, longest_filler)),
             targets=targets,
             rows=rows,
             lengths=lengths,
-            copied=copied,
             real=real.bool(),
         )
 

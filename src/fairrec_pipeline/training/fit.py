@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.models.copying import FEATURES
 from fairrec_pipeline.models.dropout import MaskSource
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.models.softmax_head import SoftmaxHead
@@ -83,7 +84,7 @@ class Fitted:
     Attributes:
         weights: state dict of the epoch with the best validation NDCG@20, on the CPU.
         history: one row an epoch: epoch, loss, validation_ndcg_at_20, learning_rate, seconds (since the start, without
-            interruptions), own_item_bias and own_item_exponent of a copy mechanism, and what the method tells of its
+            interruptions), own_item_<feature> the weights of a copy mechanism, and what the method tells of its
             state, such as group_weight_<g>.
         user_weights: whom the method trained on; one row a user and window (a tenth of the budget) in which it was
             drawn: window, user (its index), drawn (how often), weight (mean of B q_u; 1 is the weight in ERM).
@@ -227,7 +228,7 @@ class _Training:
         """Of the steps; made once the optimiser is restored, whose learning rate it may bind."""
         model, train = self.model, self.spec.train
         device = model.output_table.device
-        batches = Batches(self.data.train, max_length=model.max_length, device=device, copy_window=model.copy_window)
+        batches = Batches(self.data.train, max_length=model.max_length, device=device)
         shape = (train.steps_per_epoch, train.batch_size)
         if isinstance(self.step, SharedStep):
             return SharedRunner(self.step, batches, self.initial_state)
@@ -268,7 +269,8 @@ class _Training:
             "seconds": progress.seconds,
         }
         if self.model.copy is not None:
-            row["own_item_bias"], row["own_item_exponent"] = self.model.copy.calibration.tolist()
+            weights = self.model.copy.weights.tolist()
+            row |= {f"own_item_{feature}": weight for feature, weight in zip(FEATURES, weights, strict=True)}
         progress.history.append(row | self.objective.history(self.runner.state))
         return loss, score
 

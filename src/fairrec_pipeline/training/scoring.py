@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fairrec_pipeline.interactions.histories import Histories
-from fairrec_pipeline.models.copying import CopiedItems
-from fairrec_pipeline.models.packing import Buckets
+from fairrec_pipeline.models.copying import Encounters, OwnItems
+from fairrec_pipeline.models.packing import Buckets, to_device
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.training.batches import Batch, Batches
 
@@ -21,18 +21,23 @@ TOKENS_AT_ONCE_ON_GPU = 2**17
 
 
 class CutHistories(NamedTuple):
-    """Histories to score: what cuts them on the device, and the batches of all of them once, by length."""
+    """Histories to score: what cuts them on the device, the batches of all of them once, by length, and who met what.
+
+    The last is for a model with a copy mechanism, else None.
+    """
 
     batches: Batches
     cut: Iterable[Batch]
+    met: Encounters | None
 
 
 def cut_histories(model: SASRec, sequences: Histories, *, again: bool = False) -> CutHistories:
     """The histories as the model wants them; with `again` they can be scored more than once and are cut only now."""
-    device, window = model.output_table.device, model.copy_window
-    batches = Batches(sequences, max_length=model.max_length, device=device, copy_window=window)
+    device = model.output_table.device
+    batches = Batches(sequences, max_length=model.max_length, device=device)
     cut = batches.in_order(TOKENS_AT_ONCE if device.type == "cpu" else TOKENS_AT_ONCE_ON_GPU)
-    return CutHistories(batches, list(cut) if again else cut)
+    met = None if model.copy is None else Encounters.of(sequences.event_users, sequences.items, device)
+    return CutHistories(batches, list(cut) if again else cut, met)
 
 
 @torch.no_grad()
@@ -68,25 +73,35 @@ class ModelScorer:
     def __init__(self, model: SASRec, histories: Histories | CutHistories, *, bf16: bool = False) -> None:
         if isinstance(histories, Histories):
             histories = cut_histories(model, histories)
-        self.model, self._histories = model, histories.batches
+        self.model, self._histories = model, histories
         self._states = encode(model, histories, bf16=bf16)
         self._buffer = self._states.new_empty(0)
 
     @torch.no_grad()
     def __call__(self, users: Tensor) -> Tensor:
+        scores = self.plain(users)
+        if self.model.copy is not None:
+            own = self.own_items(users)
+            scores.scatter_add_(1, own.items, self.model.copy(scores, own))
+        return scores
+
+    @torch.no_grad()
+    def plain(self, users: Tensor) -> Tensor:
+        """The scores without what the copy mechanism adds."""
         weight = self.model.output_table
         size = len(users) * len(weight)
         if self._buffer.numel() < size:
             self._buffer = self._states.new_empty(size)
-        scores = torch.mm(self._states[users], weight.T, out=self._buffer[:size].view(len(users), len(weight)))
-        if self.model.copy is not None:
-            rows, items, values, _ = self.model.copy(self._states[users], self.copied_items(users))
-            scores.index_put_((rows, items), values, accumulate=True)
-        return scores
+        return torch.mm(self._states[users], weight.T, out=self._buffer[:size].view(len(users), len(weight)))
 
-    def copied_items(self, users: Tensor) -> CopiedItems:
-        """What the copy mechanism of the model scores for these users."""
-        return self._histories.copied_of(users.cpu())
+    def own_items(self, users: Tensor) -> OwnItems:
+        """The items that the copy mechanism of the model scores for these users."""
+        copy, met, batches = self.model.copy, self._histories.met, self._histories.batches
+        assert copy is not None
+        assert met is not None
+        users = users.cpu()
+        newest, lengths = batches.offsets[users] + batches.lengths[users] - 1, batches.lengths[users]
+        return met.own_items(to_device(newest, batches.device), to_device(lengths, batches.device), copy.window)
 
 
 def restored(weights: Mapping[str, Tensor], device: torch.device, **backbone: Any) -> SASRec:

@@ -17,8 +17,7 @@ from fairrec_pipeline.training.half_weights import HalfWeights
 
 FEW = 0.5
 """Up to this share of users with weight the step goes through their sequences twice on the CPU, first without and then
-with what a backward pass needs. A backward pass costs about twice a forward pass. Not with a copy mechanism, whose
-scores hang on the states of the first pass; its models are small, and the head has most of their work."""
+with what a backward pass needs. A backward pass costs about twice a forward pass."""
 
 
 class StepOutcome(NamedTuple):
@@ -77,18 +76,15 @@ class TrainingStep:
         self.optimizer.zero_grad()
         packed_on_cpu = isinstance(batch.layout, Buckets) and batch.tokens.device.type == "cpu"
         few = self.objective.share_with_weight <= FEW and number >= self.warm_start_steps
-        twice = packed_on_cpu and few and self.model.copy is None
+        twice = packed_on_cpu and few
         masks = KeptMasks(self.masks(batch)) if twice else self.masks(batch)
         with torch.set_grad_enabled(not twice):
             states = self._states(batch, masks)
-        copy, copied = self.model.copy, batch.copied
-        additions = None if copy is None or copied is None else copy(states, copied)
         weight = self.model.output_weight()
         if self.bf16:
             states, weight = states.bfloat16(), weight.bfloat16()
         with torch.no_grad():
-            detached = additions and additions._replace(values=additions.values.detach())
-            of_positions = self.head.losses(states.detach(), weight.detach(), batch.targets, detached)
+            of_positions = self.head.losses(states.detach(), weight.detach(), batch.targets)
             losses, factors = of_positions.losses, self._factors(batch)
             per_user = losses.new_zeros(len(batch.users))
             per_user.index_add_(0, batch.rows, losses if factors is None else losses * factors)
@@ -100,13 +96,12 @@ class TrainingStep:
             coefficients = (weights / batch.lengths)[batch.rows]
             coefficients = coefficients if factors is None else coefficients * factors
             by_states, by_weight = self.gradients(batch, of_positions, coefficients, number)
-            gradients = {} if additions is None else {additions.values: of_positions.addition_gradients(coefficients)}
         if isinstance(masks, KeptMasks):  # the states once more, now for their gradient, where there is one
             part = batch.part(weights.nonzero()[:, 0])
             if len(part.rows):  # a worker may have no such user
                 states = self._states(part, masks.of_some(part.rows, part.sequences)).to(states.dtype)
             by_states = by_states[part.rows]
-        gradients |= {states: by_states, weight: by_weight}
+        gradients = {states: by_states, weight: by_weight}
         trained = {x: gradient for x, gradient in gradients.items() if x.requires_grad}
         torch.autograd.backward(list(trained), list(trained.values()))
         if self.half_weights:

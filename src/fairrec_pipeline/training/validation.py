@@ -32,7 +32,7 @@ class Validation:
         return SeenItems(self.histories, self.device) if self.filter_seen else None
 
     def ndcg(self) -> float:
-        """Mean NDCG@20, with the copy mechanism calibrated where items of the history may be recommended.
+        """Mean NDCG@20, with the copy mechanism fitted where items of the history may be recommended.
 
         Raises:
             ValueError: a score is not finite.

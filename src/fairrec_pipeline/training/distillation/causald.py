@@ -128,15 +128,12 @@ def fit_distilled(
         training, and `teacher_disagreement` is `front_door.disagreement` for validation users.
 
     Raises:
-        OptionError: more teachers than users, or a copy mechanism, whose scores are not distilled.
+        OptionError: more teachers than users.
         DivergenceError: a loss, a weight or a score is not finite.
     """
     how: Causald = spec.objective.options  # type: ignore[assignment]  # the table gives this loss these options
     if how.weight == 0:
         return fit(spec, data, objective, checkpoint, description=description)
-    if spec.model.copy_window:
-        message = "causald does not distil the scores of a copy mechanism; set model.copy_window=0 or causald.weight=0"
-        raise OptionError(message)
     chain = _Chain(spec, data, checkpoint)
     trainings = chain.fit_teachers(description)
     backbone = {"n_items": data.train.n_items, **vars(spec.model)}
