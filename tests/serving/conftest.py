@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fairrec_pipeline.models.copying import FEATURES
 from fairrec_pipeline.models.sasrec import SASRec
 from tests.worlds import MODEL
 
@@ -27,7 +28,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         torch.manual_seed(1)
         model = SASRec(N_ITEMS, **arguments)
         if model.copy is not None:  # as after a training with its calibration
-            model.copy.weights.copy_(torch.linspace(-0.5, 1.5, len(model.copy.weights)))
+            weights = {"bias": -0.5, "log_count": 0.25, "log_recency": -1.0, "newest": 0.5, "score": -0.5}
+            weights |= {"new_items": 0.75, "habit": 1.5}
+            model.copy.weights.copy_(torch.tensor([weights[feature] for feature in FEATURES]))
         ids = [10 + 3 * code for code in range(N_ITEMS)]
         catalogue = sorted(f"i{item}" for item in ids) if text else ids
         content = {

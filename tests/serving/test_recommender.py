@@ -151,7 +151,7 @@ def test_codes_of_another_type(folder: Path, model_folder: Callable[..., Path]) 
 
 
 def test_counts_are_of_the_whole_history(folder: Path) -> None:
-    """Item 10 is met 40 times before the newest 12 tokens; the calibration counts all of them."""
+    """Item 10 is met 40 times before the newest 12 tokens; the copy mechanism counts all of them."""
     recommender = Recommender.load(folder)
     assert recommender.config.backbone.max_length == 12
     tail = [13, 16, 19, 22, 25, 28, 31, 13, 16, 19, 22, 10]
@@ -159,8 +159,9 @@ def test_counts_are_of_the_whole_history(folder: Path) -> None:
         dict(zip(answer.items, answer.scores, strict=True))
         for answer in (recommender.recommend([10] * 40 + tail, k=300), recommender.recommend([52, *tail], k=300))
     )
-    assert long[10] - short[10] == pytest.approx(0.5 * np.log(41), abs=1e-4)  # exponent 0.5
-    assert long[13] == pytest.approx(short[13], abs=1e-4)
+    habit = 1.5 * np.log(9.8 / 1.8)  # 49 encounters with the newest five items, and 9
+    assert long[13] - short[13] == pytest.approx(habit, abs=1e-4)
+    assert long[10] - short[10] == pytest.approx(habit + 0.25 * np.log(41), abs=1e-4)
 
 
 def test_threads_are_left_to_the_process(folder: Path) -> None:

@@ -551,9 +551,11 @@ def test_teachers_of_other_histories_are_not_taken(world: TrainingData, tmp_path
     assert Counts.left == 0
 
 
-def test_a_copy_mechanism_is_refused(world: TrainingData) -> None:
-    with pytest.raises(ValueError, match=r"set model.copy_window=0 or causald.weight=0"):
-        train_student(world, model={"copy_window": 3})
+def test_a_student_copies_like_any_model(world: TrainingData) -> None:
+    """The losses of its training are those of the plain student; its copy mechanism is fitted."""
+    plain, copying = train_student(world), train_student(world, model={"copy_window": 3})
+    assert copying.history["loss"].tolist() == plain.history["loss"].tolist()
+    assert copying.weights["copy.weights"].abs().max() > 0
 
 
 def test_the_table_of_methods_names_the_trainer() -> None:
