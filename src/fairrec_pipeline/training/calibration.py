@@ -139,4 +139,5 @@ def _newton_step(choices: Choices, weights: Tensor, probabilities: Tensor) -> Te
     gradient = (features[choices.wanted].sum(0) - expected.sum(0)) / n - RIDGE * weights
     curvature = (features.T @ expected - of_users.T @ of_users) / n
     curvature.diagonal().add_(RIDGE)
-    return torch.linalg.solve(curvature, gradient)
+    step: Tensor = torch.linalg.solve(curvature, gradient)
+    return step
