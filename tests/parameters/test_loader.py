@@ -228,7 +228,7 @@ def test_an_environment_wins_over_the_dataset(project: Path) -> None:
     )
     (project / "conf/local/parameters.yml").write_text("train: {epochs: 78}\n")
     rocket = {"dataset": "retailrocket"}
-    assert load(rocket)["train"]["epochs"] == 16
+    assert load(rocket)["train"]["epochs"] == 8
     found = load(rocket, "mine", project / "conf")
     assert (found["train"]["epochs"], found["train"]["schedule"], found["model"]["dim"]) == (77, "cosine", 8)
     assert load(rocket, "local", project / "conf")["train"]["epochs"] == 78
