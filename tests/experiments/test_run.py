@@ -107,7 +107,7 @@ def test_every_arm_and_seed_leaves_a_whole_record(tmp_path: Path, data: Prepared
 
 
 def test_validation_by_user_is_what_the_training_chose_its_epoch_by(tmp_path: Path, data: PreparedData) -> None:
-    """The copy mechanism is calibrated in every validation: what is kept are the weights of that epoch."""
+    """The copy mechanism is fitted in every validation: what is kept are the weights of that epoch."""
     copying = {"tied_embeddings": True, "copy_window": 5}
     for record in Session(tmp_path, data)([spec_of("erm"), spec_of("cvar", model=copying)], seeds=(0,)):
         validated = record.validation_user_metrics

@@ -27,7 +27,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         arguments = {**MODEL, "init_std": 0.5, "max_length": 12, "copy_window": 5, **backbone}
         torch.manual_seed(1)
         model = SASRec(N_ITEMS, **arguments)
-        if model.copy is not None:  # as after a training with its calibration
+        if model.copy is not None:  # as after a training
             weights = {"bias": -0.5, "log_count": 0.25, "log_recency": -1.0, "newest": 0.5, "score": -0.5}
             weights |= {"new_items": 0.75, "habit": 1.5}
             model.copy.weights.copy_(torch.tensor([weights[feature] for feature in FEATURES]))

@@ -137,7 +137,7 @@ class Model(Block):
     max_length: int = Field(strict=True, ge=2, le=LARGEST_SIZE)
     init_std: float = Field(gt=0, le=1e6)
     tied_embeddings: Flag = Field(description="one table for input and output")
-    copy_window: Window = Field(description="newest items that the copy mechanism scores; 0: none")
+    copy_window: Window = Field(description="newest events whose items the copy mechanism scores; 0: none")
 
     @model_validator(mode="after")
     def _heads(self) -> Model:
