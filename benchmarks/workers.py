@@ -54,7 +54,7 @@ def weights_after_training(loss: str, options: dict[str, Any], **backbone: Any) 
     objective = build_objective(loss, population(train, groups, ["a", "b", "c"], BACKBONE["dim"]), options)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     arguments = (model, optimizer, objective, None if groups is None else torch.from_numpy(groups))
-    batches = Batches(train, max_length=model.max_length, device=torch.device("cpu"), copy_window=model.copy_window)
+    batches = Batches(train, max_length=model.max_length, device=torch.device("cpu"))
     state = {name: x.double() if x.is_floating_point() else x for name, x in objective.initial_state().items()}
     runner = (
         StepRunner(TrainingStep(*arguments, warm_start_steps=2), batches, state)
