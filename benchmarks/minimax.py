@@ -10,6 +10,8 @@ import argparse
 import contextlib
 import io
 import multiprocessing
+import shlex
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -34,6 +36,8 @@ from fairrec_pipeline.training.scoring import ModelScorer
 PAGE = Path("docs/minimax_world.md")
 NAMES = ("majority", "hidden")
 NOISE = (0.0, 0.1)
+DIGITS = {**dict.fromkeys((*NAMES, "overall"), 5), "seconds": 2}
+"""That the file of every training keeps; the page is made from these."""
 
 
 @dataclass(frozen=True)
@@ -217,14 +221,15 @@ of the epoch that is best on {validation_users} validation users overall. arl an
 causald trains {teachers} teachers and a predictor besides. ipw, gdro and sdro are told the groups, the others are not.
 
 **The numbers.** Test NDCG@20, means over {seeds} seeds (of world and training); differences to erm seed by seed, ±
-their standard deviation; seconds of one training on one thread.
+their standard deviation; seconds of one training on one thread. Every training is in [{file}]({file}).
 """
 
 
-def page(rows: pd.DataFrame, world: World, command: str) -> str:
-    """The whole Markdown page."""
+def page(rows: pd.DataFrame, world: World, command: str, file: str) -> str:
+    """The whole Markdown page; `file` beside it holds the rows."""
     text = _TEXT.format(
         command=command,
+        file=file,
         share=world.hidden_share,
         steps=world.epochs * world.steps_per_epoch,
         warm=world.warm_start_steps,
@@ -257,18 +262,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--processes", type=int, default=2, help="trainings at once, of one thread each")
     parser.add_argument("--toy", action="store_true", help="toy size, to see that it runs; writes no page")
-    parser.add_argument("--output", type=Path, help=f"the page (default {PAGE})")
+    parser.add_argument("--output", type=Path, help=f"the page (default {PAGE}); its rows come beside it, as .csv")
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
     world = TOY if options.toy else World()
     arms = options.arms if "erm" in options.arms else ["erm", *options.arms]
-    rows = measure(world, arms, options.seeds, options.noise, options.processes)
-    text = page(rows, world, "python -m benchmarks.minimax")
-    print(text)
+    rows = measure(world, arms, options.seeds, options.noise, options.processes).round(DIGITS)
     path = options.output or (None if options.toy else PAGE)
+    command = shlex.join(["python", "-m", "benchmarks.minimax", *arguments])
+    text = page(rows, world, command, (path or PAGE).with_suffix(".csv").name)
+    print(text)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        print(f"written: {path}")
+        rows.to_csv(path.with_suffix(".csv"), index=False)
+        print(f"written: {path} and {path.with_suffix('.csv')}")
 
 
 if __name__ == "__main__":

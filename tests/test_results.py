@@ -17,6 +17,8 @@ COLUMNS = {
     **{name: ("pop33", name) for name in ("niche", "diverse", "popular")},
     **{name: ("seq33", name) for name in ("short", "medium", "long")},
     **{name: ("target", name) for name in ("repeat", "new")},
+    **{name: ("gender", name) for name in ("female", "male")},
+    **{name: ("age", name) for name in ("under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+")},
     "overall": ("overall", "overall"),
     "overall (sd over seeds)": ("overall", "overall"),
     "short histories (worst group)": ("seq33", "short"),
@@ -26,11 +28,17 @@ COLUMNS = {
 }
 OF_OTHER_FILES = {"validation"}
 """Means over the seeds of what the -trainings files have, seed by seed; tested below."""
-FILES = {"RetailRocket": "2026-11-22-retailrocket", "MovieLens-100K": "2026-11-22-movielens-100k"}
+FILES = {
+    "RetailRocket": "2026-11-22-retailrocket",
+    "MovieLens-100K": "2026-11-22-movielens-100k",
+    "MovieLens-1M": "2026-11-27-movielens-1m",
+}
 PAGES = {
     "README RetailRocket": (ROOT / "README.md", 0, "RetailRocket"),
     "docs RetailRocket": (RESULTS / "2026-11-22-retailrocket.md", 0, "RetailRocket"),
     "docs MovieLens-100K": (RESULTS / "2026-11-22-movielens-100k.md", 0, "MovieLens-100K"),
+    "docs MovieLens-1M": (RESULTS / "2026-11-27-movielens-1m.md", 0, "MovieLens-1M"),
+    "docs MovieLens-1M, attributes": (RESULTS / "2026-11-27-movielens-1m.md", 2, "MovieLens-1M"),
 }
 
 
@@ -121,30 +129,81 @@ def test_marks(name: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_validation_in_docs() -> None:
+@pytest.mark.parametrize("dataset", ["RetailRocket", "MovieLens-1M"])
+def test_validation_in_docs(dataset: str) -> None:
     """The column `validation` is the mean over the seeds of an arm."""
-    trainings = pd.read_csv(RESULTS / f"{FILES['RetailRocket']}-trainings.csv")
+    trainings = pd.read_csv(RESULTS / f"{FILES[dataset]}-trainings.csv")
     means = trainings[trainings["kind"] != "grid"].groupby("arm")["validation_ndcg_at_20"].mean()
-    shown = {cell.arm: cell.text for cell in tables(PAGES["docs RetailRocket"][0])[0] if cell.column == "validation"}
+    shown = {cell.arm: cell.text for cell in tables(PAGES[f"docs {dataset}"][0])[0] if cell.column == "validation"}
     shown = {arm: text for arm, text in shown.items() if text}
     assert {arm: text for arm, text in shown.items() if not is_rounded(text, means[arm])} == {}
+    assert shown
 
 
-def test_the_page_of_the_fitted_copy_mechanism() -> None:
-    """The rows of its first table are those of its file, seed by seed and in the mean."""
-    name, columns = (
-        "2026-11-27-retailrocket-copying",
-        ("overall", "overall", "repeat", "new", "short", "niche", "overall"),
+P_VALUES = {
+    "p over users": "p_value",
+    "corrected over users": "p_adjusted",
+    "p over users and seeds": "p_users_seeds",
+    "corrected over users and seeds": "p_users_seeds_adjusted",
+}
+
+
+def test_seeds_and_p_values_of_movielens_1m() -> None:
+    name = FILES["MovieLens-1M"]
+    trainings = pd.read_csv(RESULTS / f"{name}-trainings.csv")
+    of_seeds = trainings[trainings["kind"] != "grid"].sort_values("seed").groupby("arm")["overall"].agg(list)
+    table, wrong, n_cells = results("MovieLens-1M"), [], 0
+    for cell in tables(RESULTS / f"{name}.md")[1]:
+        overall = table.loc[(cell.arm, "overall", "overall")]
+        if cell.column == "overall, seed by seed":
+            right = all(map(is_rounded, cell.text.split(), of_seeds[cell.arm], strict=True))
+        elif not cell.text:
+            right = cell.arm == "erm" or (cell.column == "sd" and "sd_seeds" in overall.index[overall.isna()])
+        elif cell.column in P_VALUES:
+            right = float(cell.text) == pytest.approx(overall[P_VALUES[cell.column]], rel=0.06, abs=0.0006)
+        else:
+            right = is_rounded(cell.text, overall["sd_seeds" if cell.column == "sd" else "delta_vs_erm"])
+        n_cells += 1
+        if not right:
+            wrong.append(f"{cell}")
+    assert not wrong, "\n".join(wrong)
+    assert n_cells == 7 * len(of_seeds)
+
+
+def test_audit_of_movielens_1m() -> None:
+    """Every cell of the results has a row in the audit, with the same value and what stands behind it."""
+    key = ["arm", "split", "group"]
+    audit = pd.read_csv(RESULTS / f"{FILES['MovieLens-1M']}-audit.csv", keep_default_na=False).set_index(key)
+    table = results("MovieLens-1M")
+    assert set(audit.index) == set(table.index)
+    assert (audit["value"] - table["value"].reindex(audit.index)).abs().max() < 1e-5
+    trained = audit[audit["seeds"] != ""]
+    assert {arm for arm, *_ in trained.index} == {arm for arm, row in table["n_seeds"].groupby("arm") if row.max() > 0}
+    for column in ("data_fingerprint", "data_split", "tuning_points", "command", "commit", "device", "seconds"):
+        assert (trained[column] != "").all(), column
+
+
+def test_the_made_world_of_the_readme() -> None:
+    """docs/synthetic_world.md, and the sentence of the README about it."""
+    table = pd.read_csv(RESULTS / "2026-11-27-synthetic.csv", keep_default_na=False, na_values=[""])
+    overall, niche = (table[table["group"] == group].set_index("arm") for group in ("overall", "niche"))
+    of_columns = {
+        "overall": overall["value"],
+        "niche (384 users)": niche["value"],
+        "sd over seeds": niche["sd_seeds"],
+        "niche - erm": niche["delta_vs_erm"],
+        "p, corrected": niche["p_users_seeds_adjusted"],
+    }
+    shown = [cell for cell in tables(ROOT / "docs" / "synthetic_world.md")[0] if cell.text]
+    assert [cell for cell in shown if not is_rounded(cell.text, of_columns[cell.column][cell.arm])] == []
+    assert len(shown) == 19
+    assert set(niche["n_users"]) == {384}
+    text = " ".join((ROOT / "README.md").read_text().split())
+    found = re.search(
+        r"from (\.\d+) to (\.\d+) and gdro, which is told the groups, to (\.\d+); "
+        r"overall erm has (\.\d+), cvar (\.\d+), gdro (\.\d+)",
+        text,
     )
-    table = pd.read_csv(RESULTS / f"{name}.csv")
-    table = table[table["split"].isin(["overall", "pop33", "seq33", "target"])]
-    found = table.set_index(["set", "metric", "group", "seed"]).sort_index()["value"]
-    sets = ("validation", *["test"] * 6)
-    metrics = (*["ndcg_at_20"] * 6, "recall_at_20")
-    rows = re.findall(r"^\| (seed \d|\*\*mean\*\*) \|(.*)\|$", (RESULTS / f"{name}.md").read_text(), flags=re.MULTILINE)
-    assert len(rows) >= 3
-    for row, cells_of_row in rows:
-        for text, *place in zip(cells_of_row.split("|"), sets, metrics, columns, strict=True):
-            of_seeds = found.loc[tuple(place)]
-            value = of_seeds.mean() if row == "**mean**" else of_seeds[int(row.split()[1])]
-            assert is_rounded(text.strip(), value), (row, place)
+    assert found
+    arms = ["erm", "cvar", "gdro-pop33"]
+    assert all(map(is_rounded, found.groups(), [*niche["value"][arms], *overall["value"][arms]], strict=True))
