@@ -181,29 +181,3 @@ def test_audit_of_movielens_1m() -> None:
     assert {arm for arm, *_ in trained.index} == {arm for arm, row in table["n_seeds"].groupby("arm") if row.max() > 0}
     for column in ("data_fingerprint", "data_split", "tuning_points", "command", "commit", "device", "seconds"):
         assert (trained[column] != "").all(), column
-
-
-def test_the_made_world_of_the_readme() -> None:
-    """docs/synthetic_world.md, and the sentence of the README about it."""
-    table = pd.read_csv(RESULTS / "2026-11-27-synthetic.csv", keep_default_na=False, na_values=[""])
-    overall, niche = (table[table["group"] == group].set_index("arm") for group in ("overall", "niche"))
-    of_columns = {
-        "overall": overall["value"],
-        "niche (384 users)": niche["value"],
-        "sd over seeds": niche["sd_seeds"],
-        "niche - erm": niche["delta_vs_erm"],
-        "p, corrected": niche["p_users_seeds_adjusted"],
-    }
-    shown = [cell for cell in tables(ROOT / "docs" / "synthetic_world.md")[0] if cell.text]
-    assert [cell for cell in shown if not is_rounded(cell.text, of_columns[cell.column][cell.arm])] == []
-    assert len(shown) == 19
-    assert set(niche["n_users"]) == {384}
-    text = " ".join((ROOT / "README.md").read_text().split())
-    found = re.search(
-        r"from (\.\d+) to (\.\d+) and gdro, which is told the groups, to (\.\d+); "
-        r"overall erm has (\.\d+), cvar (\.\d+), gdro (\.\d+)",
-        text,
-    )
-    assert found
-    arms = ["erm", "cvar", "gdro-pop33"]
-    assert all(map(is_rounded, found.groups(), [*niche["value"][arms], *overall["value"][arms]], strict=True))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.minimax import ARMS, PAGE, TOY, World, generate, main, table, train_arm
+from benchmarks.minimax import ARMS, TOY, World, generate, main, table, train_arm
 from fairrec_pipeline.parameters.methods import METHODS
 
 
@@ -91,9 +91,3 @@ def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     rows = pd.read_csv(path.with_suffix(".csv"))
     assert len(rows) == 8
     assert all(table(of_noise) in written for _, of_noise in rows.groupby("noise"))
-
-
-def test_the_numbers_of_the_page_are_those_of_its_file() -> None:
-    rows = pd.read_csv(PAGE.with_suffix(".csv"))
-    assert table(rows) in PAGE.read_text()
-    assert set(rows["arm"]) == set(ARMS)
