@@ -156,9 +156,9 @@ def test_seeds_and_p_values_of_movielens_1m() -> None:
     for cell in tables(RESULTS / f"{name}.md")[1]:
         overall = table.loc[(cell.arm, "overall", "overall")]
         if cell.column == "overall, seed by seed":
-            right = all(map(is_rounded, cell.text.split(), of_seeds[cell.arm], strict=True))
+            right = all(is_rounded(*pair) for pair in zip(cell.text.split(), of_seeds[cell.arm], strict=True))
         elif not cell.text:
-            right = cell.arm == "erm" or (cell.column == "sd" and "sd_seeds" in overall.index[overall.isna()])
+            right = cell.arm == "erm" or (cell.column == "sd" and pd.isna(overall["sd_seeds"]))
         elif cell.column in P_VALUES:
             right = float(cell.text) == pytest.approx(overall[P_VALUES[cell.column]], rel=0.06, abs=0.0006)
         else:
