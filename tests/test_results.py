@@ -181,3 +181,23 @@ def test_audit_of_movielens_1m() -> None:
     assert {arm for arm, *_ in trained.index} == {arm for arm, row in table["n_seeds"].groupby("arm") if row.max() > 0}
     for column in ("data_fingerprint", "data_split", "tuning_points", "command", "commit", "device", "seconds"):
         assert (trained[column] != "").all(), column
+
+
+def test_the_page_of_the_fitted_copy_mechanism() -> None:
+    """The rows of its first table are those of its file, seed by seed and in the mean."""
+    name, columns = (
+        "2026-11-27-retailrocket-copying",
+        ("overall", "overall", "repeat", "new", "short", "niche", "overall"),
+    )
+    table = pd.read_csv(RESULTS / f"{name}.csv")
+    table = table[table["split"].isin(["overall", "pop33", "seq33", "target"])]
+    found = table.set_index(["set", "metric", "group", "seed"]).sort_index()["value"]
+    sets = ("validation", *["test"] * 6)
+    metrics = (*["ndcg_at_20"] * 6, "recall_at_20")
+    rows = re.findall(r"^\| (seed \d|\*\*mean\*\*) \|(.*)\|$", (RESULTS / f"{name}.md").read_text(), flags=re.MULTILINE)
+    assert len(rows) >= 3
+    for row, cells_of_row in rows:
+        for text, *place in zip(cells_of_row.split("|"), sets, metrics, columns, strict=True):
+            of_seeds = found.loc[tuple(place)]
+            value = of_seeds.mean() if row == "**mean**" else of_seeds[int(row.split()[1])]
+            assert is_rounded(text.strip(), value), (row, place)
