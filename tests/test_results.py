@@ -201,3 +201,30 @@ def test_the_page_of_the_fitted_copy_mechanism() -> None:
             of_seeds = found.loc[tuple(place)]
             value = of_seeds.mean() if row == "**mean**" else of_seeds[int(row.split()[1])]
             assert is_rounded(text.strip(), value), (row, place)
+
+
+def test_the_made_world_of_the_readme() -> None:
+    """docs/synthetic_world.md, and the sentence of the README about it."""
+    table = pd.read_csv(RESULTS / "2026-11-27-synthetic.csv", keep_default_na=False, na_values=[""])
+    overall, niche = (table[table["group"] == group].set_index("arm") for group in ("overall", "niche"))
+    of_columns = {
+        "overall": overall["value"],
+        "niche (384 users)": niche["value"],
+        "sd over seeds": niche["sd_seeds"],
+        "niche - erm": niche["delta_vs_erm"],
+        "p, corrected": niche["p_users_seeds_adjusted"],
+    }
+    shown = [cell for cell in tables(ROOT / "docs" / "synthetic_world.md")[0] if cell.text]
+    assert [cell for cell in shown if not is_rounded(cell.text, of_columns[cell.column][cell.arm])] == []
+    assert len(shown) == 19
+    assert set(niche["n_users"]) == {384}
+    text = " ".join((ROOT / "README.md").read_text().split())
+    found = re.search(
+        r"from (\.\d+) to (\.\d+) and gdro, which is told the groups, to (\.\d+); "
+        r"overall erm has (\.\d+), cvar (\.\d+), gdro (\.\d+)",
+        text,
+    )
+    assert found
+    arms = ["erm", "cvar", "gdro-pop33"]
+    values = [*niche["value"][arms], *overall["value"][arms]]
+    assert all(is_rounded(*pair) for pair in zip(found.groups(), values, strict=True))
