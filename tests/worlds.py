@@ -58,7 +58,7 @@ MODEL: dict[str, Any] = {
     "tied_embeddings": False, "copy_window": 0,
 }  # fmt: skip
 TRAIN: dict[str, Any] = {
-    "epochs": 2, "steps_per_epoch": 3, "batch_size": 16, "learning_rate": 0.01, "warm_up_steps": 0,
+    "epochs": 2, "steps_per_epoch": 3, "batch_size": 16, "learning_rate": 0.01, "weight_decay": 0.0, "warm_up_steps": 0,
     "schedule": "constant", "warm_start_steps": 0, "patience": None, "precision": "fp32", "cuda_graphs": True,
     "item_chunk": None, "checkpoint_seconds": 0.0, "workers": 1,
 }  # fmt: skip
@@ -184,7 +184,9 @@ def prepared_data(**attributes: Any) -> PreparedData:
     return PreparedData(train, validation, test, FINGERPRINT, "small", {}, groups, fingerprints)
 
 
-EVALUATE = Evaluate(filter_seen=False, confidence=0.95, significance=0.05, correction="holm", other_data="refuse")
+EVALUATE = Evaluate(
+    filter_seen=False, confidence=0.95, significance=0.05, correction="holm", other_data="refuse", backbone=None
+)
 STATISTICS: dict[str, Any] = {
     "dataset": "synthetic",
     "fingerprint": FINGERPRINT,

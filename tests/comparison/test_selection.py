@@ -96,6 +96,17 @@ def test_a_seed_that_was_trained_again_counts_once():
     assert select_arms([again, first], STATISTICS, EVALUATE) == [again]
 
 
+def test_arms_of_another_backbone_are_left_out():
+    """Untrained arms have none and stand beside all; within its backbone an arm has its short name."""
+    names = {"erm": None, "erm@deep": "deep", "cvar@a@deep": "deep", "erm@wide": "wide"}
+    records = [record_at(0.5, name, card={"backbone": backbone}) for name, backbone in names.items()]
+    records.append(record_at(0.1, "recency", None))
+    assert [record.arm for record in select_arms(records, STATISTICS, EVALUATE)] == ["erm", "recency"]
+    deep = select_arms(records, STATISTICS, EVALUATE.model_copy(update={"backbone": "deep"}))
+    assert [record.arm for record in deep] == ["erm@deep", "cvar@a@deep", "recency"]
+    assert [record.without_backbone().arm for record in deep] == ["erm", "cvar@a", "recency"]
+
+
 def test_order_is_that_of_the_methods_with_untrained_arms_last():
     names = ["mine", "kl", "causald", "cvar", "chi2", "gdro-seq33", "erm", "gdro-pop33"]
     records = [record_at(0.1, "recency", None), *(record_at(0.5, name) for name in names)]

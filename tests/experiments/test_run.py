@@ -238,6 +238,18 @@ def test_one_more_attribute_trains_nothing(tmp_path: Path, data: PreparedData, e
     assert record.card["groups_fingerprint"] == session.data.group_fingerprints["segment"]
 
 
+def test_the_same_training_under_another_name_is_an_arm_of_its_own(
+    tmp_path: Path, data: PreparedData, epochs: list[int]
+) -> None:
+    session = Session(tmp_path, data)
+    session([spec_of("erm")], seeds=(0,))
+    session([spec_of("erm", variants=("deep",), backbone="deep")], seeds=(0,), version="2")
+    assert len(epochs) == EPOCHS
+    first, second = store_at(tmp_path).records()
+    assert [(record.arm, record.backbone) for record in (first, second)] == [("erm", None), ("erm@deep", "deep")]
+    assert first.card["training"] == second.card["training"]
+
+
 def test_a_damaged_record_is_made_again(
     tmp_path: Path, data: PreparedData, epochs: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -137,6 +137,12 @@ def test_arms_are_named_after_the_groups_they_use() -> None:
         ({"experiments": {"small": {"seeds": 0}}}, "experiments.small.seeds"),
         ({"experiments": {"small": {"tune": "backbon"}}}, "small.tune: unknown 'backbon'; did you mean backbone?"),
         ({"experiments": {"small": {"tuned": True}}}, "unknown parameter experiments.small.tuned"),
+        ({"experiments": {"small": {"variants": ["plane"]}}}, "small: variant unknown 'plane'; allowed: batch512"),
+        ({"experiments": {"small": {"arms": ["erm@plane"]}}}, "small: variant unknown 'plane'; allowed: batch512"),
+        ({"variants": {"small": {"model.dims": 3}}}, "variants.small: unknown 'model.dims'; did you mean model.dim?"),
+        ({"variants": {"a@b": {}}}, "variants.a@b"),
+        ({"loss": "gdro", "loss_groups": "a@b"}, "loss_groups: unknown groups 'a@b'"),
+        ({"train": {"weight_decay": -1}}, "train.weight_decay: Input should be greater than or equal to 0 (got -1)"),
         ({"trials_at_once": 0}, "trials_at_once: Input should be greater than or equal to 1 (got 0)"),
         ({"device": "gpu"}, "device: Input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
         ({"seed": -1}, "seed"),
@@ -207,6 +213,37 @@ def test_a_grid_of_too_many_points_is_not_worked_out() -> None:
     values = {f"train.{name}": list(range(1, 101)) for name in ("epochs", "batch_size", "steps_per_epoch")}
     with pytest.raises(FairrecError, match=r"grids\.erm: more than 10000 points"):
         plan("tune", grids={"erm": values})
+
+
+SEPARATE = {"a": {"cvar.alpha": 0.4, "gdro.eta": 0.2}, "b": {"model.dim": 8, "train.epochs": 3}, "c": {"model.dim": 6}}
+
+
+def variants_of(arms: list[str], variants: list[str], **runtime: Any) -> Plan:
+    experiment = {"arms": arms, "variants": variants, "seeds": 1, "tune": runtime.pop("tune", False)}
+    return plan(experiment="mine", experiments={"mine": experiment}, variants=SEPARATE, **runtime)
+
+
+def test_an_experiment_has_every_arm_with_every_variant() -> None:
+    (erm, again, cvar, sharp) = variants_of(["erm", "cvar@a"], ["b", "b@c"]).specs
+    assert [spec.name for spec in (erm, again, cvar, sharp)] == ["erm@b", "erm@b@c", "cvar@a@b", "cvar@a@b@c"]
+    assert [spec.backbone for spec in (erm, again, cvar, sharp)] == ["b", "b@c", "b", "b@c"]
+    assert (erm.model.dim, again.model.dim, erm.train.epochs) == (8, 6, 3)  # a later variant wins
+    assert cvar.objective.options.model_dump() == {"alpha": 0.4}
+    (alone,) = variants_of(["cvar"], ["a"]).specs
+    assert (alone.name, alone.backbone, alone.model) == ("cvar@a", None, plan("train").specs[0].model)
+
+
+def test_a_point_of_a_grid_wins_over_a_variant() -> None:
+    specs = variants_of(["cvar"], ["a@b"], tune=True, grids={"cvar": {"alpha": [0.1, 0.2], "model.dim": [4]}}).specs
+    assert [(spec.objective.options.model_dump()["alpha"], spec.model.dim) for spec in specs] == [(0.1, 4), (0.2, 4)]
+    assert {spec.name for spec in specs} == {"cvar@a@b"}
+
+
+def test_a_value_of_a_variant_is_refused_with_its_place() -> None:
+    with pytest.raises(
+        FairrecError, match=r"variants\.c\.model: dim must be a multiple of heads, got dim 6 and heads 4"
+    ):
+        variants_of(["erm"], ["c"], model={"heads": 4, "dim": 8})
 
 
 def test_default_has_the_methods_of_the_paper_together_and_one_by_one() -> None:

@@ -403,6 +403,17 @@ def test_cuda_is_set_up_where_it_is_used(asked: str, there: bool, monkeypatch: p
         cuda.matmul.allow_bf16_reduced_precision_reduction = before[1]
 
 
+def test_weight_decay_shrinks_what_no_loss_reaches(world: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By 1 - rate * decay a step, as in AdamW; without decay the training is that of Adam, bit for bit."""
+    longer = {"max_length": 40}  # no history reaches the last positions
+    plain, decayed = (train_arm(world, model=longer, weight_decay=decay) for decay in (0.0, 5.0))
+    unreached = [fitted.weights["position_embedding.weight"][-3:] for fitted in (plain, decayed)]
+    steps = decayed.best_epoch * spec_of("erm").train.steps_per_epoch
+    torch.testing.assert_close(unreached[1], unreached[0] * (1 - 0.01 * 5.0) ** steps)
+    monkeypatch.setattr(torch.optim, "AdamW", torch.optim.Adam)
+    assert_same_fit(train_arm(world, model=longer), plain)
+
+
 def test_balanced_batches_are_drawn(world: TrainingData) -> None:
     """Groups of 8, 3 and 1 users, 84 draws in all: 28 of each group, and so 28 of the one user of the last."""
     groups = np.array([0] * 8 + [1] * 3 + [2])

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import pandas as pd
 
+from fairrec_pipeline.parameters.methods import VARIANT
+
 T = TypeVar("T")
 
 Card = dict[str, Any]
@@ -57,6 +59,17 @@ class ArmRecord:
     @property
     def arm(self) -> str:
         return str(self.card["arm"])
+
+    @property
+    def backbone(self) -> str | None:
+        """Variants of the backbone that its name ends in; None if there are none."""
+        backbone: str | None = self.card.get("backbone")
+        return backbone
+
+    def without_backbone(self) -> ArmRecord:
+        """The same record under the name that it has among arms of its own backbone."""
+        others = [part for part in self.arm.split(VARIANT) if part not in (self.backbone or "").split(VARIANT)]
+        return ArmRecord({**self.card, "arm": VARIANT.join(others)}, self.open_part)
 
     @property
     def loss(self) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field
 from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.parameters.blocks import Block, Model, Seed, Train
-from fairrec_pipeline.parameters.methods import Objective, arm_name
+from fairrec_pipeline.parameters.methods import VARIANT, Objective, arm_name
 
 
 class ArmSpec(Block):
@@ -21,6 +21,9 @@ class ArmSpec(Block):
     Attributes:
         point: the values of a grid that it stands for, by option: those of the loss, `model.<name>`, `train.<name>`.
             Empty if the arm is not tuned.
+        variants: that its name ends in.
+        backbone: those of them that change `model` or `train`, joined by @; None if none does. Arms of different
+            backbones never stand in one table.
     """
 
     objective: Objective
@@ -30,11 +33,13 @@ class ArmSpec(Block):
     seed: Seed = Field(description="of initialisation, order of users and dropout")
     device: Literal["auto", "cpu", "cuda"]
     point: dict[str, Any] = Field(default={})
+    variants: tuple[str, ...] = ()
+    backbone: str | None = None
 
     @property
     def name(self) -> str:
-        """Name of the arm, such as `cvar` or `gdro-pop33`."""
-        return arm_name(self.objective.loss, self.objective.groups)
+        """Name of the arm, such as `cvar`, `gdro-pop33` or `erm@separate`."""
+        return VARIANT.join([arm_name(self.objective.loss, self.objective.groups), *self.variants])
 
     @property
     def label(self) -> str:

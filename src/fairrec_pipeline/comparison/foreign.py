@@ -17,7 +17,7 @@ from fairrec_pipeline.interactions.histories import UNKNOWN
 from fairrec_pipeline.interactions.prepared import PreparedHistories
 from fairrec_pipeline.metrics.item_side import LENGTH, item_metrics
 from fairrec_pipeline.metrics.ranking import user_metrics
-from fairrec_pipeline.parameters.methods import METHODS
+from fairrec_pipeline.parameters.methods import METHODS, parts_of_arm
 from fairrec_pipeline.storage import sha256
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def foreign_arms(
     names = [file.stem for file in files]
     arms = []
     for file in files:
-        if names.count(file.stem) > 1 or file.stem.partition("-")[0] in METHODS or file.stem in BASELINES:
+        if names.count(file.stem) > 1 or parts_of_arm(file.stem)[0] in METHODS or file.stem in BASELINES:
             message = f"{file} would be an arm called {file.stem}, which is the name of another arm. Rename the file"
             raise DataError(message)
         lists = _placed(_read(file), file, histories, filter_seen=filter_seen)

@@ -41,6 +41,7 @@ def refuse_incomparable(cards: Iterable[Card], statistics: Mapping[str, Any], ev
 
 def select_arms(records: Iterable[ArmRecord], statistics: Mapping[str, Any], evaluate: Evaluate) -> list[ArmRecord]:
     """The records that may stand in one table, in its order: METHODS, untrained and foreign arms; seeds ascending.
+    Arms of other backbones than `evaluate.backbone` are left out.
 
     Of several seeds of an arm only those count whose parameters agree with the training that finished last. A seed that
     was trained again counts once.
@@ -52,7 +53,7 @@ def select_arms(records: Iterable[ArmRecord], statistics: Mapping[str, Any], eva
     Raises:
         IncomparableArmsError: an arm is not comparable, and `other_data` is `refuse`.
     """
-    ordered = sorted(records, key=_order)
+    ordered = sorted((record for record in records if _is_asked_for(record, evaluate)), key=_order)
     refuse_incomparable((record.card for record in ordered), statistics, evaluate)
     comparable = []
     for record in ordered:
@@ -61,6 +62,11 @@ def select_arms(records: Iterable[ArmRecord], statistics: Mapping[str, Any], eva
         else:
             comparable.append(record)
     return [record for seeds in by_arm(comparable).values() for record in _agreeing_seeds(seeds)]
+
+
+def _is_asked_for(record: ArmRecord, evaluate: Evaluate) -> bool:
+    """Whether it is of the backbone that is compared; what was not trained here has none and goes with all."""
+    return record.seed is None or record.backbone == evaluate.backbone
 
 
 def by_arm(records: Iterable[ArmRecord]) -> dict[str, list[ArmRecord]]:

@@ -109,7 +109,8 @@ def record_of(
     users = fitted.user_weights.copy()
     users.insert(0, USER, data.train.users[users.pop("user")])
     return ArmRecord.of(
-        {**card, "evaluation_code": evaluation_fingerprint()},
+        # a training with the same values may have been made under another name
+        {**card, "arm": spec.name, "backbone": spec.backbone, "evaluation_code": evaluation_fingerprint()},
         model=model,
         training_history=fitted.history,
         user_weights=users,
@@ -142,6 +143,7 @@ def _card(spec: ArmSpec, data: PreparedData) -> Card:
     on_gpu = device.type == "cuda"
     return {
         "arm": spec.name,
+        "backbone": spec.backbone,
         "loss": spec.objective.loss,
         "loss_groups": spec.objective.groups,
         "seed": spec.seed,

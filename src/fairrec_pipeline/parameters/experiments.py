@@ -23,11 +23,12 @@ from fairrec_pipeline.parameters.blocks import (
     Train,
 )
 from fairrec_pipeline.parameters.datasets import DatasetName, Source
-from fairrec_pipeline.parameters.methods import METHODS, Options, arm_name, parts_of_arm
+from fairrec_pipeline.parameters.methods import METHODS, VARIANT, Options, arm_name, parts_of_arm, variants_of_arm
 
 M = TypeVar("M", bound=BaseModel)
 MOST_POINTS = 10_000
 """Of a grid."""
+_BACKBONE = ("model.", "train.")
 _SHOWN = 200  # characters of a value in a message
 _ONE_WORKER = "train.workers: {loss} trains on one process only (got {workers}); set train.workers to 1"
 
@@ -38,6 +39,7 @@ class Experiment(Block):
     arms: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         description="names of arms; all: every loss there is, group-dependent ones with `loss_groups`"
     )
+    variants: tuple[str, ...] = Field(default=(), description="every arm with each of these, such as `a` or `a@b`")
     seeds: (
         Annotated[int, Field(strict=True, ge=1, le=1000)]
         | Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)]
@@ -67,6 +69,9 @@ class Parameters(Execution):
     )
     experiment: str
     experiments: dict[str, Experiment]
+    variants: dict[Annotated[str, Field(pattern="^[a-z0-9_.]+$")], dict[str, Any]] = Field(
+        description="values of `model.<name>`, `train.<name>`, `<loss>.<option>` that an arm's name asks for after an @"
+    )
     evaluate: Evaluate
     recommend: Recommend
     promote: Promote
@@ -101,6 +106,8 @@ def plans(parameters: Parameters) -> dict[str, Any]:
     """
     experiment, groups = parameters.experiments[parameters.experiment], parameters.loss_groups
     arms = [arm_name(loss, groups) for loss in METHODS] if experiment.arms == "all" else experiment.arms
+    if experiment.variants:
+        arms = [f"{arm}{VARIANT}{variant}" for arm in arms for variant in experiment.variants]
     seeds = experiment.seeds
     if isinstance(seeds, int):
         seeds = tuple(range(parameters.seed, parameters.seed + seeds))
@@ -128,6 +135,8 @@ def plans(parameters: Parameters) -> dict[str, Any]:
 def _specs(arm: str, parameters: Parameters, tune: bool | str, problems: list[str]) -> Iterator[dict[str, Any]]:
     """Every point of an arm's grid, as values of `arms.spec.ArmSpec` without the seed."""
     loss, groups = parts_of_arm(arm)
+    variants = {name: parameters.variants[name] for name in variants_of_arm(arm)}
+    of_backbone = [name for name, values in variants.items() if any(n.startswith(_BACKBONE) for n in values)]
     if METHODS[loss].needs_groups and groups not in parameters.group_names:
         problems.append(f"loss_groups: {loss} needs groups; allowed: {', '.join(parameters.group_names)}")
         return
@@ -136,13 +145,18 @@ def _specs(arm: str, parameters: Parameters, tune: bool | str, problems: list[st
     if math.prod(map(len, grid.values())) > MOST_POINTS:
         problems.append(f"grids.{grid_name}: more than {MOST_POINTS} points; take fewer values")
         return
-    blocks = {"": parameters.options(loss), "model": parameters.model, "train": parameters.train}
+    blocks = {loss: parameters.options(loss), "model": parameters.model, "train": parameters.train}
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
+        asked = [*((f"variants.{name}", changed) for name, changed in variants.items()), (f"grids.{grid_name}", point)]
         valid: dict[str, Any] = {}
         for block, model in blocks.items():
-            changes = {n.rpartition(".")[2]: v for n, v in point.items() if n.rpartition(".")[0] == block}
-            prefix = ".".join(filter(None, ["grids", grid_name, block])) if changes else block or loss
+            changes: dict[str, Any] = {}
+            prefix = block
+            for where, named in asked:
+                new = {n.rpartition(".")[2]: v for n, v in named.items() if (n.rpartition(".")[0] or loss) == block}
+                changes |= new
+                prefix = (where if block == loss else f"{where}.{block}") if new else prefix
             found = validated(type(model), {**model.model_dump(), **changes}, prefix, problems)
             valid[block] = found and found.model_dump()
         if None in valid.values():
@@ -150,12 +164,14 @@ def _specs(arm: str, parameters: Parameters, tune: bool | str, problems: list[st
         if valid["train"]["workers"] > 1 and not METHODS[loss].workers:
             problems.append(_ONE_WORKER.format(workers=valid["train"]["workers"], loss=loss))
         yield {
-            "objective": {"loss": loss, "groups": groups, "options": valid[""]},
+            "objective": {"loss": loss, "groups": groups, "options": valid[loss]},
             "model": valid["model"],
             "train": valid["train"],
             "filter_seen": parameters.evaluate.filter_seen,
             "device": parameters.device,
             "point": point,
+            "variants": list(variants),
+            "backbone": VARIANT.join(of_backbone) or None,
         }
 
 

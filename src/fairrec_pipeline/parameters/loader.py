@@ -21,9 +21,9 @@ from pydantic import ValidationError
 from yaml import YAMLError, safe_load
 
 from fairrec_pipeline.errors import FairrecError
-from fairrec_pipeline.parameters.blocks import Block, Execution
+from fairrec_pipeline.parameters.blocks import Block, Execution, Model, Train
 from fairrec_pipeline.parameters.experiments import Parameters, Tree, message_of, plans, validated
-from fairrec_pipeline.parameters.methods import CHAMPION, METHODS, parts_of_arm
+from fairrec_pipeline.parameters.methods import CHAMPION, METHODS, VARIANT, parts_of_arm, variants_of_arm
 
 NAMES_OF_FOLDERS = ("data_root", "dataset", "loss", "loss_groups", "seed", "recommend.arm")
 _SECRET = re.compile("://[^/@]*:[^/]*@")  # user and password in an address
@@ -116,7 +116,8 @@ def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) ->
     are_known = not problems
     parameters = validated(Tree, {name: tree[name] for name in Tree.model_fields if name in tree}, "", problems)
     if parameters is not None and are_known:
-        problems += [*_group_errors(parameters), *_grid_errors(parameters), *_experiment_errors(parameters)]
+        problems += [*_group_errors(parameters), *_grid_errors(parameters)]
+        problems += [*_variant_errors(parameters), *_experiment_errors(parameters)]
         if parameters.recommend.arm not in (None, CHAMPION):
             problems += _arm_errors(parameters, "recommend.arm", [parameters.recommend.arm])
     _raise(problems)
@@ -164,8 +165,8 @@ def _group_errors(parameters: Parameters) -> Iterable[str]:
     groups, allowed = parameters.loss_groups, f"allowed: {', '.join(parameters.group_names)}"
     if not groups and METHODS[parameters.loss].needs_groups:
         yield f"loss_groups: {parameters.loss} needs groups, got {groups!r}; {allowed}"
-    if groups and groups not in parameters.group_names:
-        yield f"loss_groups: unknown groups {groups!r}; {allowed}"
+    if groups and (groups not in parameters.group_names or VARIANT in groups):
+        yield f"loss_groups: unknown groups {groups!r}, or with {VARIANT}, which begins a variant; {allowed}"
 
 
 def _grid_errors(parameters: Parameters) -> Iterable[str]:
@@ -204,6 +205,15 @@ def _value_errors(block: Block, field: str, value: Any, where: str) -> list[str]
     return []
 
 
+def _variant_errors(parameters: Parameters) -> Iterable[str]:
+    """What a variant changes that there is not; its values are checked with the plan of an arm that has it."""
+    options = {loss: method.options for loss, method in METHODS.items()}
+    blocks: dict[str, type[Block]] = {"model": Model, "train": Train, **options}
+    known = {f"{block}.{name}" for block, model in blocks.items() for name in model.model_fields}
+    for variant, values in parameters.variants.items():
+        yield from (f"variants.{variant}: {_unknown(name, known)}" for name in values if name not in known)
+
+
 def _experiment_errors(parameters: Parameters) -> Iterable[str]:
     """What there is not of the arms and grids that the experiments name."""
     if parameters.experiment not in parameters.experiments:
@@ -211,6 +221,10 @@ def _experiment_errors(parameters: Parameters) -> Iterable[str]:
     for name, experiment in parameters.experiments.items():
         if isinstance(experiment.tune, str) and experiment.tune not in parameters.grids:
             yield f"experiments.{name}.tune: " + _unknown(experiment.tune, ["true", "false", *parameters.grids])
+        asked = [f"{VARIANT}{variant}" for variant in experiment.variants] + [*experiment.arms]
+        for variant in dict.fromkeys(part for each in asked for part in variants_of_arm(each)):
+            if variant not in parameters.variants:
+                yield f"experiments.{name}: variant {_unknown(variant, parameters.variants)}"
         if experiment.arms != "all":
             # the groups of an experiment that is not run may be attributes of another dataset
             is_run = name == parameters.experiment

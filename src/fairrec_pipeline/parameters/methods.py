@@ -163,6 +163,10 @@ class Objective(Block):
         return METHODS[self.loss]
 
 
+VARIANT = "@"
+"""Comes before each variant in the name of an arm."""
+
+
 def arm_name(loss: str, groups: str | None) -> str:
     """Name of an arm: the loss, with its groups where it uses them (`cvar`, `gdro-pop33`)."""
     return f"{loss}-{groups}" if METHODS[loss].needs_groups else loss
@@ -170,8 +174,13 @@ def arm_name(loss: str, groups: str | None) -> str:
 
 def parts_of_arm(name: str) -> tuple[str, str | None]:
     """Loss and groups of an arm's name; the groups are None where it names none."""
-    loss, _, groups = name.partition("-")
+    loss, _, groups = name.partition(VARIANT)[0].partition("-")
     return loss, groups or None
+
+
+def variants_of_arm(name: str) -> list[str]:
+    """The variants that an arm's name ends in: `worst30` and `separate` of `cvar@worst30@separate`."""
+    return name.split(VARIANT)[1:]
 
 
 CHAMPION = "champion"

@@ -203,7 +203,8 @@ class _Training:
         self.model = SASRec(data.train.n_items, **vars(spec.model)).to(device)
         for name, value in frozen.items():
             self.model.get_parameter(name).requires_grad_(False).copy_(value)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=train.learning_rate, fused=True)
+        decay = {"weight_decay": train.weight_decay, "fused": True}  # without one it is Adam, bit for bit
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=train.learning_rate, **decay)
         self.step = step_type(
             self.model,
             self.optimizer,

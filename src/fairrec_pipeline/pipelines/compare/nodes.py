@@ -84,7 +84,7 @@ def select_arms(
     evaluate: Evaluate,
     *after: Any,
 ) -> list[ArmRecord]:
-    """The arms that may stand in one table, untrained and foreign ones last.
+    """The arms that may stand in one table, untrained and foreign ones last, by their names within their backbone.
 
     `after` is there for the order of the nodes only.
     """
@@ -97,7 +97,8 @@ def select_arms(
         )
         for arm, rows in baseline_user_metrics.groupby("arm", sort=False)
     ]
-    return selection.select_arms([*arms.records(), *untrained, *foreign_arms], dataset_statistics, evaluate)
+    records = selection.select_arms([*arms.records(), *untrained, *foreign_arms], dataset_statistics, evaluate)
+    return [record.without_backbone() for record in records]
 
 
 def compare_arms(
