@@ -122,7 +122,7 @@ def measured(record: ArmRecord, data: PreparedHistories, *, filter_seen: bool) -
         "epochs": epochs,
         "best_epoch": best,
         "best_step": best * budget["train.steps_per_epoch"],
-        "improving": epochs == budget["train.epochs"] and epochs - best < (budget["train.patience"] or epochs + 1),
+        "stopped": budget["train.patience"] is not None and epochs - best >= budget["train.patience"],
         "seconds": record.card["seconds"],
         "device": record.card["device"],
         "validation_ndcg": record.card["validation_ndcg_at_20"],
