@@ -213,10 +213,11 @@ def rank_correlation(rows: pd.DataFrame, x: str, y: str = "delta_vs_erm") -> str
     """Spearman's correlation over the backbones, with its exact p-value by permutations where there are few."""
     if len(rows) < 4:
         return "-"
-    found = stats.spearmanr(rows[x], rows[y]).statistic
-    rng = np.random.default_rng(0)
-    shuffled = [stats.spearmanr(rng.permutation(rows[x]), rows[y]).statistic for _ in range(9_999)]
-    p_value = (1 + np.sum(np.abs(shuffled) >= abs(found) - 1e-12)) / 10_000
+    ranks = [stats.rankdata(rows[column]) - (len(rows) + 1) / 2 for column in (x, y)]
+    shuffled = np.random.default_rng(0).permuted(np.tile(ranks[0], (9_999, 1)), axis=1) @ ranks[1]
+    scale = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
+    found = ranks[0] @ ranks[1] / scale
+    p_value = (1 + np.sum(np.abs(shuffled) >= abs(found) * scale - 1e-9)) / 10_000
     return f"{found:+.2f} (p {p_value:.3f}, n {len(rows)})"
 
 
