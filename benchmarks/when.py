@@ -295,6 +295,7 @@ def figure(cells: pd.DataFrame, trainings: pd.DataFrame) -> go.Figure:
             mode="markers+text",
             text=rows["backbone"].str.replace("small@", ""),
             textposition="top right",
+            cliponaxis=False,
             marker={"size": 9, "color": "#d5301f"},
             row=1,
             col=column,
