@@ -32,7 +32,7 @@ from fairrec_pipeline.interactions.histories import UNKNOWN, Histories
 from fairrec_pipeline.interactions.prepared import PreparedHistories
 from fairrec_pipeline.metrics.ranking import SCORES_AT_ONCE, Scorer, SeenItems, ndcg, rank_and_loss
 from fairrec_pipeline.parameters.blocks import Evaluate
-from fairrec_pipeline.training.scoring import ModelScorer, restore_model
+from fairrec_pipeline.training.scoring import ModelScorer, restored
 
 RESULTS = Path("docs/results")
 SPLITS = ("overall", "pop33", "seq33", "target")
@@ -105,7 +105,7 @@ def measured(record: ArmRecord, data: PreparedHistories, *, filter_seen: bool) -
     """A row of the file of trainings: what became of a record's training (see the head of this module)."""
     assert record.model is not None  # it was trained
     assert record.training_history is not None
-    model = restore_model(record.model, torch.device("cpu")).model
+    model = restored(record.model.weights, torch.device("cpu"), **record.model.config["backbone"])
     trained_on = last_trained(data.validation)
     known = np.isin(data.validation.users, trained_on.users)
     scorer = ModelScorer(model, data.validation)
