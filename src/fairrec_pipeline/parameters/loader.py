@@ -165,8 +165,10 @@ def _group_errors(parameters: Parameters) -> Iterable[str]:
     groups, allowed = parameters.loss_groups, f"allowed: {', '.join(parameters.group_names)}"
     if not groups and METHODS[parameters.loss].needs_groups:
         yield f"loss_groups: {parameters.loss} needs groups, got {groups!r}; {allowed}"
-    if groups and (groups not in parameters.group_names or VARIANT in groups):
-        yield f"loss_groups: unknown groups {groups!r}, or with {VARIANT}, which begins a variant; {allowed}"
+    if groups and groups not in parameters.group_names:
+        yield f"loss_groups: unknown groups {groups!r}; {allowed}"
+    elif groups and VARIANT in groups:
+        yield f"loss_groups: {groups!r} has an {VARIANT}, which begins a variant; rename the attribute"
 
 
 def _grid_errors(parameters: Parameters) -> Iterable[str]:
