@@ -203,8 +203,10 @@ class _Training:
         self.model = SASRec(data.train.n_items, **vars(spec.model)).to(device)
         for name, value in frozen.items():
             self.model.get_parameter(name).requires_grad_(False).copy_(value)
-        decay = {"weight_decay": train.weight_decay, "fused": True}  # without one it is Adam, bit for bit
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=train.learning_rate, **decay)
+        # without weight decay it is Adam, bit for bit
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+        )
         self.step = step_type(
             self.model,
             self.optimizer,
