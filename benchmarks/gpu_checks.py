@@ -93,7 +93,7 @@ def step_on(loss: str, model: SASRec, train: Histories, **options: Any) -> Train
     codes, device = np.arange(train.n_users) % 3, model.output_table.device
     objective: Objective = make_objective(path, population(train, codes, ["a", "b", "c"], 16), arguments)
     groups = torch.from_numpy(codes).to(device) if loss in BY_GROUP else None
-    optimizer = torch.optim.Adam(model.parameters(), lr=1.0, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.1, fused=True)
     return TrainingStep(model, optimizer, objective, groups, **options)
 
 

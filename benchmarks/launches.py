@@ -72,7 +72,7 @@ def step_launches(loss: str = "erm", *, sizes: dict[str, Any] | None = None, n_i
         mock.patch.object(functional, "dropout", lambda x, rate: torch.native_dropout(x, rate, True)[0]),
     ):
         model = SASRec(n_items, **backbone).to(device).train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
         optimizer.step = lambda *_: None  # type: ignore[assignment, method-assign]
         objective = make_objective(path, Population(torch.ones(n_items, dtype=torch.int64)), options)
         step = TrainingStep(model, optimizer, objective, None, bf16=True, head=SoftmaxHead(chunk=n_items))

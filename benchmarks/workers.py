@@ -74,8 +74,7 @@ def all_cases(dropout: float = 0.0) -> dict[str, Weights]:
     found["gdro, balanced"] = weights_after_training("gdro", balanced, dropout=dropout)
     one_user = {"alpha": 1 / BATCH}  # all other workers have no user with weight
     found["cvar, one user"] = weights_after_training("cvar", one_user, dropout=dropout)
-    copying = {"tied_embeddings": True, "copy_window": 5, "dropout": dropout}
-    found["cvar, copying"] = weights_after_training("cvar", {"alpha": 0.3}, **copying)
+    found["cvar, tied"] = weights_after_training("cvar", {"alpha": 0.3}, tied_embeddings=True, dropout=dropout)
     return found
 
 

@@ -132,6 +132,15 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next_write(tmp_path: Path
     assert path.read_text() == "new"
 
 
+def test_a_half_folder_of_a_killed_writer_is_removed_by_the_next_write(tmp_path: Path) -> None:
+    """A table of Spark is a folder of parts."""
+    half = tmp_path / f".a.parquet.{socket.gethostname()}.999999999-1.partial"
+    half.mkdir()
+    (half / "part-0.parquet").write_text("half")
+    storage.write_text(tmp_path / "a.parquet", "new")
+    assert files(tmp_path) == ["a.parquet"]
+
+
 def test_a_half_version_of_a_killed_writer_is_removed_by_the_next_version(tmp_path: Path) -> None:
     kill_while_writing(tmp_path / "a.json" / "2026-01-01" / "a.json")
     (tmp_path / "b.json" / "2026-01-01").mkdir(parents=True)

@@ -256,7 +256,7 @@ def _remove_left_over(fs: Any, target: str) -> None:
             path = PurePosixPath(entry["name"])
             is_partial = path.name.startswith(f".{name}.") and path.name.endswith(_PARTIAL)
             if is_partial and not _is_being_written(path, entry):
-                fs.rm_file(entry["name"])
+                fs.rm(entry["name"], recursive=True)  # Spark writes a folder
                 if is_versioned and str(path.parent) != folder:
                     with suppress(OSError):
                         fs.rmdir(str(path.parent))

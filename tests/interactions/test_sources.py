@@ -235,12 +235,11 @@ def test_timestamps(tmp_path: Path, name: str, when: list[Any], expected: list[i
 
 def test_user_attributes(tmp_path: Path) -> None:
     write_table(tmp_path)
-    pd.DataFrame({"who": [2, 9], "plan": ["free", "paid"], "score": [None, 3], "x": [0, 0]}).to_parquet(
-        tmp_path / "users.parquet"
-    )
-    _, users = read_table(tmp_path, users="users.parquet", user_attributes=["plan", "score"])
-    expected = {"user_id": [1, 2], "plan": ["unknown", "free"], "score": ["unknown", "unknown"]}
-    assert users.to_dict("list") == expected
+    users = {"who": [2, 9, 1], "plan": ["free", "paid", None], "score": [None, "3", "4"], "x": [0, 0, 0]}
+    pd.DataFrame(users).to_parquet(tmp_path / "users.parquet")
+    _, read = read_table(tmp_path, users="users.parquet", user_attributes=["plan", "score"])
+    expected = {"user_id": [1, 2], "plan": ["unknown", "free"], "score": ["4", "unknown"]}
+    assert read.to_dict("list") == expected
 
 
 def test_user_attributes_of_string_ids(tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def test_methods_that_one_process_trains_refuse_more() -> None:
     wanted = r"train.workers: causald trains on one process only \(got 2\); set train.workers to 1"
     with pytest.raises(ParameterError, match=wanted):
         load({"loss": "causald", "train": {"workers": 2}})
+    with pytest.raises(ParameterError, match=r"train.workers: a task of executor: ray trains on one process only"):
+        load({"executor": "ray", "train": {"workers": 2}})
     with pytest.raises(ParameterError, match=r"train: each worker needs a user of every batch, got workers 9 and bat"):
         load({"train": {"workers": 9, "batch_size": 8}})
 

@@ -47,9 +47,15 @@ PUBLISHED_SHARES = {
 def catalog(folder: Path, dataset: str, source: dict[str, Any], split: Split = SPLIT, **options: Any) -> DataCatalog:
     """The entries of conf/base/catalog_data.yml, below another folder."""
     text = (ROOT / "conf/base/catalog_data.yml").read_text()
-    text = text.replace("${_dataset}", dataset).replace("filepath: data/", f"filepath: {folder}/data/")
+    values = {
+        "_dataset": dataset,
+        "_root": f"{folder}/data",
+        "globals:engine": "{backend: duckdb, database: ':memory:'}",
+    }
+    for name, value in values.items():
+        text = text.replace(f"${{{name}}}", value)
     entries = {name: entry for name, entry in yaml.safe_load(text).items() if not name.startswith("_")}
-    made = DataCatalog.from_config(entries, **options)
+    made = DataCatalog.from_config(entries, credentials={"data_root": {}}, **options)
     parameters = {"dataset": dataset, "source": Source.model_validate(source), "split": split, "groups": GROUPS}
     for name, value in parameters.items():
         made[f"params:{name}"] = MemoryDataset(value)

@@ -27,7 +27,7 @@ def test_every_method_but_that_with_a_trainer_of_its_own_is_supported() -> None:
     assert set(METHODS) - set(SUPPORTED) == {"causald"}
 
 
-@pytest.mark.parametrize("case", [*SUPPORTED, "gdro, balanced", "cvar, one user", "cvar, copying"])
+@pytest.mark.parametrize("case", [*SUPPORTED, "gdro, balanced", "cvar, one user", "cvar, tied"])
 def test_weights_are_those_of_one_process(parted: dict[str, list[float]], case: str) -> None:
     """After ten steps in double precision, two of them of the warm start; rounding makes some difference."""
     assert 0 < parted[case][0] < 1e-9

@@ -168,7 +168,7 @@ def _spark(config: Mapping[str, Any]) -> BaseBackend:
             "'.[spark]', and a Java of version 17 or later; or leave out --env=spark"
         )
         raise DatasetError(message) from error
-    return spark(**{name: value for name, value in config.items() if name != "backend"})
+    return spark(**{name: value for name, value in config.items() if name.startswith("spark.")})
 
 
 class Parquet(Atomic, ParquetDataset):

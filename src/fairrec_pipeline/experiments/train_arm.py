@@ -64,12 +64,11 @@ def train(spec: ArmSpec, data: PreparedData, store: ArmStore) -> tuple[Card, Fit
     objective = build_objective(spec.objective.loss, population(data.train, codes, names, spec.model.dim), options)
     checkpoint = Checkpoint(store.checkpoint(key), spec.identity(data, environment(spec)))
     histories = TrainingData(data.train, data.validation, codes)
-    trainer = resolve_name(f"fairrec_pipeline.{spec.objective.method.trainer}")
-    if spec.train.workers > 1:
+    trainer, card = resolve_name(f"fairrec_pipeline.{spec.objective.method.trainer}"), store.training(key)
+    if spec.train.workers > 1 and card is None:  # what is complete is opened here
         trainer = fit_on_workers
     with _ONE_AT_A_TIME:
         fitted: Fitted = trainer(spec, histories, objective, checkpoint, description=spec.label)
-    card = store.training(key)
     if card is None:
         outcome = {name: getattr(fitted, name) for name in ("started", "finished", "seconds", "best_epoch")}
         outcome |= {"epochs": len(fitted.history), "validation_ndcg_at_20": fitted.best_ndcg}

@@ -154,7 +154,7 @@ class Train(Block):
     steps_per_epoch: Rounds
     batch_size: int = Field(strict=True, ge=1, le=2**20)
     learning_rate: Rate
-    weight_decay: float = Field(ge=0, description="decoupled (AdamW), of all parameters, times the learning rate")
+    weight_decay: Factor = Field(description="decoupled (AdamW), of all parameters, times the learning rate")
     warm_up_steps: Steps = Field(description="steps over which the learning rate rises from 0")
     schedule: Literal["constant", "cosine"] = Field(description="of the learning rate after the warm-up")
     warm_start_steps: Steps = Field(description="steps of ERM before the method itself")

@@ -30,7 +30,7 @@ MOST_POINTS = 10_000
 """Of a grid."""
 _BACKBONE = ("model.", "train.")
 _SHOWN = 200  # characters of a value in a message
-_ONE_WORKER = "train.workers: {loss} trains on one process only (got {workers}); set train.workers to 1"
+_ONE_WORKER = "train.workers: {what} trains on one process only (got {workers}); set train.workers to 1"
 
 
 class Experiment(Block):
@@ -161,8 +161,10 @@ def _specs(arm: str, parameters: Parameters, tune: bool | str, problems: list[st
             valid[block] = found and found.model_dump()
         if None in valid.values():
             continue
-        if valid["train"]["workers"] > 1 and not METHODS[loss].workers:
-            problems.append(_ONE_WORKER.format(workers=valid["train"]["workers"], loss=loss))
+        on_ray = parameters.executor == "ray"
+        if valid["train"]["workers"] > 1 and (on_ray or not METHODS[loss].workers):
+            what = "a task of executor: ray" if on_ray else loss
+            problems.append(_ONE_WORKER.format(workers=valid["train"]["workers"], what=what))
         yield {
             "objective": {"loss": loss, "groups": groups, "options": valid[loss]},
             "model": valid["model"],
