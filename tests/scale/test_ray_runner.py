@@ -162,7 +162,7 @@ def test_a_plain_project(shop: Path) -> None:
     assert "n 2" in run.stdout, "an output in memory is there when the cluster is not any more"
     for said in ("before count ['orders']", "after count {'counts': (3, 3)}", "after keep {'kept': (1, 4)}",
                  "before total ['kept', 'orders']"):  # fmt: skip
-        assert said in run.stdout
+        assert said in run.stdout, run.stdout
 
 
 def test_from_the_command_line_and_a_node_that_fails(shop: Path) -> None:
