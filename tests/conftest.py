@@ -20,13 +20,14 @@ ROOT = Path(__file__).parents[1]
 def no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DO_NOT_TRACK", "1")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow sets in the process of an earlier test
 
 
 @pytest.fixture(autouse=True)
 def no_run_left_open() -> Iterator[None]:
-    """Ends the runs that a test left active, if it used MLflow at all."""
+    """Ends the runs that a test left active, and forgets the address that MLflow sets for the whole process."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
     yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # the next fixture of a module may start a process with it
     if mlflow := sys.modules.get("mlflow"):
         while mlflow.active_run():
             mlflow.end_run()
