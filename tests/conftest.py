@@ -34,6 +34,17 @@ def no_run_left_open() -> Iterator[None]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of torch: tensors of a few hundred numbers gain nothing from more, and tests run side by side."""
+    import torch  # only where a test asks for it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one an epoch that is trained in this process."""
     from fairrec_pipeline.training import fit as fit_module  # torch only where a test trains

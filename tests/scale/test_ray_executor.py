@@ -6,12 +6,11 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.spec import ArmSpec, Plan
@@ -26,13 +25,7 @@ from tests.scale.conftest import Bucket, SmallCluster
 from tests.scale.test_s3 import assert_same
 from tests.worlds import prepared_data, spec_of
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def on(cluster: SmallCluster, **changes: Any) -> Ray:

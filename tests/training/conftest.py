@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
-import torch
 
 from fairrec_pipeline.training.fit import TrainingData
 from tests.worlds import random_histories
@@ -15,12 +13,8 @@ LENGTHS = [2, 3, 9, 4, 5, 1, 7, 6, 3, 2, 8, 4]
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors of a few hundred numbers gain nothing from threads, and tests run side by side."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread: None) -> None:
+    pass
 
 
 @pytest.fixture
