@@ -48,6 +48,8 @@ def test_kedro_run_compares_the_methods_of_the_paper_with_the_baselines(compared
     comparison = pd.read_parquet(newest(reports, "comparison.parquet/*/comparison.parquet"))
     arms = {arm_name(loss, "pop33") for loss in PAPER_METHODS}
     assert set(comparison["arm"]) == arms | {"popularity", "recency", "markov", "markov_recency"}
+    for name in ("comparison.csv", "relative_change.json", "trade_off.json", "learning_curves.json"):
+        assert (reports / name).is_file(), f"{name} is not versioned"
     report = (reports / "report.html").read_text()
     for arm in arms:
         assert arm in run.stdout, "the table is printed at the end"

@@ -84,7 +84,7 @@ def _pin_what_it_writes(pipeline: Pipeline, catalog: DataCatalog) -> None:
     """What a node of this session has written is what the others read."""
     for name in pipeline.datasets() & pipeline.all_inputs() & pipeline.all_outputs():
         dataset = catalog.get(name)
-        if isinstance(dataset, AbstractVersionedDataset):
+        if isinstance(dataset, AbstractVersionedDataset) and dataset._version is not None:  # `versioned: true`
             _pin(dataset)
 
 
