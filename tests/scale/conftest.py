@@ -94,7 +94,10 @@ MEMORY = 100 * 2**20
 RAY = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_raylet_start_wait_time_s": "300",  # on a busy machine the default of Ray is not enough
+    # on a busy machine the patience of Ray is not enough, and the memory that others take is none of its business
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_memory_monitor_refresh_ms": "0",
 }
 """Environment of every cluster here."""
 
