@@ -1,8 +1,9 @@
 """Every pipeline that can be run, by name; each is built, and its nodes imported, when it is asked for."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 from kedro.pipeline import Pipeline
 
@@ -12,26 +13,17 @@ PAPER_METHODS = tuple(loss for loss, method in METHODS.items() if method.of_pape
 """What `__default__` compares; every other method is trained by its name."""
 
 
-class LazyPipelines(Mapping[str, Pipeline]):
+class LazyPipelines(UserDict[str, Any]):
     """Pipelines by name from what builds them: `data` does not wait for the import of torch, nor `train` for scipy."""
 
-    def __init__(self, builders: Mapping[str, Callable[[], Pipeline]]) -> None:
-        self._builders = builders
-        self._built: dict[str, Pipeline] = {}
-
     def __getitem__(self, name: str) -> Pipeline:
-        if name not in self._built:
-            self._built[name] = self._builders[name]()
-        return self._built[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._builders)
-
-    def __len__(self) -> int:
-        return len(self._builders)
+        known = self.data[name]
+        pipeline: Pipeline = known if isinstance(known, Pipeline) else known()
+        self.data[name] = pipeline
+        return pipeline
 
 
-def register_pipelines() -> Mapping[str, Pipeline]:
+def register_pipelines() -> LazyPipelines:
     """An explicit mapping: `find_pipelines` would import one folder only and lose the composed pipelines."""
     return LazyPipelines(
         {
@@ -49,7 +41,9 @@ def register_pipelines() -> Mapping[str, Pipeline]:
 
 
 def _default() -> Pipeline:
-    from fairrec_pipeline.pipelines import compare, data, train
+    from fairrec_pipeline.pipelines.compare import pipeline as compare
+    from fairrec_pipeline.pipelines.data import pipeline as data
+    from fairrec_pipeline.pipelines.train import pipeline as train
 
     trained = train.create_checked_pipeline("default", PAPER_METHODS)
     selected = compare.create_selection_pipeline(after=sorted(trained.outputs()))
@@ -66,12 +60,13 @@ def _boxes(**parts: Pipeline) -> Pipeline:
 
 
 def _experiment() -> Pipeline:
-    from fairrec_pipeline.pipelines import compare, train
+    from fairrec_pipeline.pipelines.compare import pipeline as compare
+    from fairrec_pipeline.pipelines.train import pipeline as train
 
     return train.create_checked_pipeline("experiment") + compare.create_pipeline(after=["trained_arms"])
 
 
 def _built(folder: str, function: str = "create_pipeline", **options: str) -> Pipeline:
-    """What a function of a folder of `pipelines` builds."""
-    pipeline: Pipeline = getattr(import_module(f"fairrec_pipeline.pipelines.{folder}"), function)(**options)
+    """What a function in the `pipeline.py` of a folder of `pipelines` builds."""
+    pipeline: Pipeline = getattr(import_module(f"fairrec_pipeline.pipelines.{folder}.pipeline"), function)(**options)
     return pipeline

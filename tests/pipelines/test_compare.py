@@ -19,8 +19,8 @@ from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.comparison.selection import IncomparableArmsError
 from fairrec_pipeline.interactions.histories import evaluation_histories, training_histories
 from fairrec_pipeline.metrics.ranking import user_metrics
-from fairrec_pipeline.pipelines.compare import create_pipeline, create_table1_pipeline
 from fairrec_pipeline.pipelines.compare.nodes import draw_figures
+from fairrec_pipeline.pipelines.compare.pipeline import create_pipeline, create_table1_pipeline
 from fairrec_pipeline.report.evidence import Evidence
 from fairrec_pipeline.report.verdict import verdict
 from tests.worlds import EVALUATE, N_ITEMS, N_USERS, STATISTICS, interactions, record_of, user_groups, with_parts

@@ -23,7 +23,7 @@ from fairrec_pipeline.interactions.prepared import prepare_data
 from fairrec_pipeline.interactions.statistics import fingerprint
 from fairrec_pipeline.parameters.blocks import Groups, Split
 from fairrec_pipeline.parameters.datasets import Source
-from fairrec_pipeline.pipelines.data import create_pipeline
+from fairrec_pipeline.pipelines.data.pipeline import create_pipeline
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"

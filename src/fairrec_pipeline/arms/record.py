@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -28,6 +28,13 @@ class SavedModel(NamedTuple):
 
     weights: Mapping[str, Any]
     config: Mapping[str, Any]
+
+
+class _Entry(cached_property[T]):
+    """A value of the card of a record."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda record: record.card.get(self.attrname))
 
 
 class _Part(cached_property[T]):
@@ -56,33 +63,18 @@ class ArmRecord:
         """A record whose parts are in memory."""
         return cls(card, parts.get)
 
-    @property
-    def arm(self) -> str:
-        return str(self.card["arm"])
-
-    @property
-    def backbone(self) -> str | None:
-        """Variants of the backbone that its name ends in; None if there are none."""
-        backbone: str | None = self.card.get("backbone")
-        return backbone
+    arm = _Entry[str]()
+    loss = _Entry[str]()
+    loss_groups = _Entry[str | None]()
+    seed = _Entry[int | None]()
+    """Of the training; None for an untrained arm."""
+    backbone = _Entry[str | None]()
+    """Variants of the backbone that its name ends in; None if there are none."""
 
     def without_backbone(self) -> ArmRecord:
         """The same record under the name that it has among arms of its own backbone."""
         others = [part for part in self.arm.split(VARIANT) if part not in (self.backbone or "").split(VARIANT)]
         return ArmRecord({**self.card, "arm": VARIANT.join(others)}, self.open_part)
-
-    @property
-    def loss(self) -> str:
-        return str(self.card["loss"])
-
-    @property
-    def loss_groups(self) -> str | None:
-        return cast(str | None, self.card["loss_groups"])
-
-    @property
-    def seed(self) -> int | None:
-        """Of the training; None for an untrained arm."""
-        return cast(int | None, self.card["seed"])
 
     @property
     def label(self) -> str:

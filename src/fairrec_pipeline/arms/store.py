@@ -28,8 +28,8 @@ FORMAT = 2
 """Of a card. Cards of format 1 do not name their parts, so that nobody can know which belong together."""
 
 _CARD = "run_card.json"
-_FILES = {"model": "model.safetensors", "config": "config.json", "tuning_runs": "tuning_runs.json"}
-"""Of the parts that are no tables."""
+_FILES = {"model": "model.safetensors", **{name: f"{name}.json" for name in ("config", "tuning_runs", "run_card")}}
+"""Of the card, and of the parts that are no tables."""
 
 
 class _Identity(BaseModel):
@@ -131,7 +131,7 @@ class ArmStore:
                 digest = _write(self._path(folder, part, self.version), write)
                 parts[part] = {"version": self.version, "sha256": digest}
         card = {**record.card, "format": FORMAT, "version": self.version, "parts": parts}
-        storage.write_text(self._card(folder, self.version), json.dumps(card, indent=2))
+        storage.write_text(self._path(folder, "run_card", self.version), json.dumps(card, indent=2))
 
     @contextmanager
     def model_folder(self, record: ArmRecord) -> Iterator[Path]:
@@ -155,7 +155,7 @@ class ArmStore:
 
     def _read(self, folder: str, version: str) -> ArmRecord | None:
         """The record of a card; None if it is of an earlier format."""
-        path = self._card(folder, version)
+        path = self._path(folder, "run_card", version)
         try:
             card = json.loads(storage.read_text(path))
             older = isinstance(card, dict) and card.get("format") != FORMAT
@@ -198,9 +198,6 @@ class ArmStore:
         file = _FILES.get(part, f"{part}.parquet")
         # config.json lies beside the weights: who serves a model takes one folder
         return self._place(f"{root}/{folder}/{_FILES['model'] if part == 'config' else file}/{version}/{file}")
-
-    def _card(self, folder: str, version: str) -> Place:
-        return self._place(f"{self.outputs}/{folder}/{_CARD}/{version}/{_CARD}")
 
     # --- trainings
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fairrec_pipeline.serving.recommender import Recommender
 
 
-class ArmStoreDataset(AbstractDataset[ArmRecord, ArmStore]):
-    """Loads the store of all arms of a dataset; saves a record into it.
+class _OfStore(AbstractDataset[Any, Any]):
+    """A dataset that lies in the store of all arms of a dataset.
 
     Args:
         models, outputs, trials: {path: ...} of the folders (see `ArmStore`); local, or any that fsspec knows.
@@ -37,7 +37,11 @@ class ArmStoreDataset(AbstractDataset[ArmRecord, ArmStore]):
     ) -> None:
         folders = (models["path"], outputs["path"], trials["path"])
         self._store = ArmStore(*folders, version.save if version else None, credentials or {})
-        self.metadata = metadata
+        self._version, self.metadata = version.load if version else None, metadata
+
+
+class ArmStoreDataset(_OfStore):
+    """Loads the store; saves a record into it."""
 
     def load(self) -> ArmStore:
         return self._store
@@ -53,29 +57,18 @@ class ArmStoreDataset(AbstractDataset[ArmRecord, ArmStore]):
         return {"models": self._store.models, "outputs": self._store.outputs, "version": self._store.version}
 
 
-class ArmPart(AbstractDataset[None, Any]):
+class ArmPart(_OfStore):
     """One part of the newest record of an arm and seed, or of the version that `--load-versions` names.
 
     Args:
-        store: arguments of `ArmStoreDataset`.
         arm, seed: of the record.
         part: a name of `arms.record.PARTS`, or `run_card`.
-        credentials: options of the file system of the store.
+        store: see `_OfStore`.
     """
 
-    def __init__(
-        self,
-        store: dict[str, Any],
-        arm: str,
-        seed: int,
-        part: str,
-        version: Version | None = None,
-        credentials: dict[str, Any] | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
-        self._store = ArmStore(**{name: folder["path"] for name, folder in store.items()}, options=credentials or {})
+    def __init__(self, *, arm: str, seed: int, part: str, **store: Any) -> None:
+        super().__init__(**store)
         self._arm, self._seed, self._part = arm, seed, part
-        self._version, self.metadata = version.load if version else None, metadata
 
     def load(self) -> Any:
         try:

@@ -107,16 +107,10 @@ def compare_arms(
     ]
     listing = by_arm(record for record in records if record.item_metrics is not None)
     of_lists = [groups.merge(_item_side(seeds), on=[SPLIT, GROUP]).assign(arm=arm) for arm, seeds in listing.items()]
+    n_seeds = {arm: sum(record.seed is not None for record in seeds) for arm, seeds in arms.items()}
     about = pd.DataFrame(
-        [
-            {
-                "arm": arm,
-                "loss": seeds[0].loss,
-                "loss_groups": seeds[0].loss_groups,
-                "n_seeds": sum(record.seed is not None for record in seeds),
-            }
-            for arm, seeds in arms.items()
-        ]
+        [(arm, seeds[0].loss, seeds[0].loss_groups, n_seeds[arm]) for arm, seeds in arms.items()],
+        columns=["arm", "loss", "loss_groups", "n_seeds"],
     ).astype({"loss_groups": "string"})
     table = pd.concat([*of_users, *of_lists], ignore_index=True).merge(about, on="arm", validate="many_to_one")
     family = [table[SPLIT], table[METRIC], table["n_seeds"] > 0, table["loss"] == FOREIGN]

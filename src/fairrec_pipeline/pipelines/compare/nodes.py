@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 
 from fairrec_pipeline.arms.record import ArmRecord, Card
 from fairrec_pipeline.arms.store import ArmStore
-from fairrec_pipeline.comparison import audit as audits
 from fairrec_pipeline.comparison import bad_slices, selection, user_weights
 from fairrec_pipeline.comparison import comparison as comparisons
 from fairrec_pipeline.comparison.baselines import BASELINES
@@ -133,29 +132,6 @@ def find_slices(
     times = interactions.select(USER, TIMESTAMP, ROLE).to_pandas()
     features = (user_weights.repeat_share(histories.train), *bad_slices.activity(times))
     return bad_slices.bad_slices(selected_arms, user_groups.to_pandas(), *features)
-
-
-def audit(
-    comparison: pd.DataFrame,
-    selected_arms: list[ArmRecord],
-    all_trainings: pd.DataFrame,
-    dataset_statistics: dict[str, Any],
-) -> pd.DataFrame:
-    """What stands behind every number of the comparison."""
-    return audits.audit(comparison, selected_arms, all_trainings, dataset_statistics)
-
-
-def gather_evidence(
-    comparison: pd.DataFrame,
-    all_trainings: pd.DataFrame,
-    training_curves: pd.DataFrame,
-    weight_shares: pd.DataFrame,
-    weight_rules: pd.DataFrame,
-    bad_slices: pd.DataFrame,
-    audit_csv: pd.DataFrame,
-) -> Evidence:
-    """Every table of the report."""
-    return Evidence(comparison, all_trainings, training_curves, weight_shares, weight_rules, bad_slices, audit_csv)
 
 
 def draw_figures(evidence: Evidence) -> tuple[dict[str, go.Figure] | go.Figure, ...]:

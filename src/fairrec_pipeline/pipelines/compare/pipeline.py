@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 
+from fairrec_pipeline.comparison.audit import audit
+from fairrec_pipeline.pipelines import node
 from fairrec_pipeline.pipelines.compare import nodes
+from fairrec_pipeline.report.evidence import Evidence
 
 _FIGURES = (
     *("relative_change_figure", "group_values_figure", "repeat_and_new_figure"),
@@ -33,24 +35,24 @@ def create_selection_pipeline(after: Sequence[str] = ()) -> Pipeline:
     """
     return Pipeline(
         [
-            _node(
+            node(
                 nodes.score_baselines,
-                inputs=["histories", "user_groups", "dataset_statistics", "params:dataset", "params:evaluate"],
-                outputs=["baseline_user_metrics", "baseline_item_metrics", "baseline_validation"],
+                ["histories", "user_groups", "dataset_statistics", "params:dataset", "params:evaluate"],
+                ["baseline_user_metrics", "baseline_item_metrics", "baseline_validation"],
             ),
-            _node(
+            node(
                 nodes.judge_foreign,
-                inputs=["recommendations_folder", "histories", "user_groups", "params:evaluate"],
-                outputs="foreign_arms",
+                ["recommendations_folder", "histories", "user_groups", "params:evaluate"],
+                "foreign_arms",
             ),
-            _node(
+            node(
                 nodes.select_arms,
-                inputs=[
+                [
                     *("arms", "foreign_arms", "baseline_user_metrics", "baseline_item_metrics"),
                     *("baseline_validation", "dataset_statistics", "params:evaluate"),
                     *after,
                 ],
-                outputs="selected_arms",
+                "selected_arms",
             ),
         ]
     )
@@ -60,44 +62,29 @@ def create_comparison_pipeline() -> Pipeline:
     """The selected arms beside each other: tables, tests, figures and a report."""
     return Pipeline(
         [
-            _node(
+            node(
                 nodes.compare_arms,
-                inputs=["selected_arms", "user_groups", "dataset_statistics", "params:evaluate"],
-                outputs=["comparison", "compared_runs"],
+                ["selected_arms", "user_groups", "dataset_statistics", "params:evaluate"],
+                ["comparison", "compared_runs"],
             ),
-            _node(
-                nodes.follow_trainings,
-                inputs=["selected_arms", "user_groups"],
-                outputs=["all_trainings", "training_curves"],
-            ),
-            _node(
-                nodes.share_weights,
-                inputs=["selected_arms", "user_groups", "histories"],
-                outputs=["weight_shares", "weight_rules"],
-            ),
-            _node(
-                nodes.find_slices,
-                inputs=["selected_arms", "user_groups", "histories", "interactions"],
-                outputs="bad_slices",
-            ),
-            _node(
-                nodes.audit,
-                inputs=["comparison", "selected_arms", "all_trainings", "dataset_statistics"],
-                outputs="audit_csv",
-            ),
-            _node(
-                nodes.gather_evidence,
-                inputs=[
+            node(nodes.follow_trainings, ["selected_arms", "user_groups"], ["all_trainings", "training_curves"]),
+            node(nodes.share_weights, ["selected_arms", "user_groups", "histories"], ["weight_shares", "weight_rules"]),
+            node(nodes.find_slices, ["selected_arms", "user_groups", "histories", "interactions"], "bad_slices"),
+            node(audit, ["comparison", "selected_arms", "all_trainings", "dataset_statistics"], "audit_csv"),
+            node(
+                Evidence,
+                [
                     *("comparison", "all_trainings", "training_curves", "weight_shares", "weight_rules"),
                     *("bad_slices", "audit_csv"),
                 ],
-                outputs="evidence",
+                "evidence",
+                name="gather_evidence",
             ),
-            _node(nodes.draw_figures, inputs=["evidence"], outputs=["figures", *_FIGURES]),
-            _node(
+            node(nodes.draw_figures, ["evidence"], ["figures", *_FIGURES]),
+            node(
                 nodes.report,
-                inputs=["evidence", "figures", "compared_runs", "dataset_statistics", "params:evaluate", *_FIGURES],
-                outputs=["comparison_csv", "report_markdown", "report_html"],
+                ["evidence", "figures", "compared_runs", "dataset_statistics", "params:evaluate", *_FIGURES],
+                ["comparison_csv", "report_markdown", "report_html"],
             ),
         ]
     )
@@ -105,17 +92,4 @@ def create_comparison_pipeline() -> Pipeline:
 
 def create_table1_pipeline() -> Pipeline:
     """Table 1 of the paper for the prepared data."""
-    return Pipeline(
-        [
-            _node(
-                nodes.table1,
-                inputs=["dataset_statistics", "params:dataset"],
-                outputs=["table1_csv", "table1_markdown"],
-            )
-        ]
-    )
-
-
-def _node(function: Callable[..., Any], *, inputs: list[str], outputs: str | list[str]) -> Node:
-    """A node with the name of its function."""
-    return Node(function, inputs=inputs, outputs=outputs, name=function.__name__)
+    return Pipeline([node(nodes.table1, ["dataset_statistics", "params:dataset"], ["table1_csv", "table1_markdown"])])

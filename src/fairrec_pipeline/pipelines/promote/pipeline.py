@@ -1,7 +1,8 @@
 """Wiring of the promote pipeline: what could not be registered is not announced."""
 
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 
+from fairrec_pipeline.pipelines import node
 from fairrec_pipeline.pipelines.promote.nodes import announce_champion, choose_champion
 
 
@@ -9,17 +10,11 @@ def create_pipeline() -> Pipeline:
     """Choose the champion on validation, register it in MLflow, write champion.json and the model card."""
     return Pipeline(
         [
-            Node(
+            node(
                 choose_champion,
-                inputs=["arms", "user_groups", "dataset_statistics", "params:evaluate", "params:promote"],
-                outputs=["promotion", "registered_champion"],
-                name="choose_champion",
+                ["arms", "user_groups", "dataset_statistics", "params:evaluate", "params:promote"],
+                ["promotion", "registered_champion"],
             ),
-            Node(
-                announce_champion,
-                inputs=["promotion", "registered_champion"],
-                outputs=["champion", "model_card"],
-                name="announce_champion",
-            ),
+            node(announce_champion, ["promotion", "registered_champion"], ["champion", "model_card"]),
         ]
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from kedro.pipeline import Node, Pipeline
 
+from fairrec_pipeline.pipelines import node
 from fairrec_pipeline.pipelines.train.nodes import check_arms, train_arms
 
 
@@ -27,12 +28,8 @@ def create_checked_pipeline(plan: str, methods: Sequence[str] = ()) -> Pipeline:
         plan: `experiment`, or `default`.
         methods: give each of these a node of its own, with its part of the plan; none: one node for the whole plan.
     """
-    check = Node(
-        check_arms,
-        inputs=["arms", "dataset_statistics", f"params:plans.{plan}", "params:evaluate"],
-        outputs="checked_arms",
-        name="check_arms",
-    )
+    inputs = ["arms", "dataset_statistics", f"params:plans.{plan}", "params:evaluate"]
+    check = node(check_arms, inputs, "checked_arms")
     if not methods:
         return Pipeline([check, _train(plan, "trained_arms", name="train_arms", arms="checked_arms")])
     nodes = [
@@ -43,18 +40,6 @@ def create_checked_pipeline(plan: str, methods: Sequence[str] = ()) -> Pipeline:
 
 
 def _train(plan: str, output: str, *, name: str, arms: str = "arms") -> Node:
-    return Node(
-        train_arms,
-        inputs={
-            "histories": "histories",
-            "user_groups": "user_groups",
-            "statistics": "dataset_statistics",
-            "arms": arms,
-            "plan": f"params:plans.{plan}",
-            "dataset": "params:dataset",
-            "execution": "params:execution",
-        },
-        outputs=output,
-        name=name,
-        tags="training",
-    )
+    data = ["histories", "user_groups", "dataset_statistics"]
+    inputs = [*data, arms, f"params:plans.{plan}", "params:dataset", "params:execution"]
+    return node(train_arms, inputs, output, name=name, tags="training")
