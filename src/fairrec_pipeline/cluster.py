@@ -60,11 +60,10 @@ def connected(address: str, *packages: Path) -> Iterator[Any]:
         ray.init(address, logging_level="WARNING", **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        message = (
+        raise OptionError(
             f"there is no Ray cluster at {address} ({reason}). Start one with `ray start --head`, or take the address "
             f"{LOCAL}"
-        )
-        raise OptionError(message) from error
+        ) from error
     try:
         yield ray
     finally:

@@ -31,11 +31,10 @@ def require_memory(needs: Mapping[str, int], what: str, *, available: int | None
         return
     largest = sorted(needs.items(), key=lambda need: -need[1])[:_SHOWN]
     listed = "\n".join(f"  - {in_words(size)}: {name}" for name, size in largest)
-    message = (
+    raise OptionError(
         f"{what} would take about {in_words(total)} of memory, and this machine has {in_words(available)} left:\n"
         f"{listed}\nLower what stands in brackets, the first line first, or use a larger machine"
     )
-    raise OptionError(message)
 
 
 def in_words(size: int) -> str:

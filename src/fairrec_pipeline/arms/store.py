@@ -187,8 +187,7 @@ class ArmStore:
                     raise DamagedArmError(message)
                 return read(local) if read else None
         except FileNotFoundError as error:
-            message = f"{path} is missing, though the card of the arm names it. {next_step}"
-            raise DamagedArmError(message) from error
+            raise DamagedArmError(f"{path} is missing, though the card of the arm names it. {next_step}") from error
 
     def _place(self, path: str) -> Place:
         return Place(path, self.options)
@@ -214,8 +213,7 @@ class ArmStore:
             card: Card = json.loads(storage.read_text(path))
             _Training.model_validate(card)
             if card["training"] != key:
-                message = f"it is that of {card['training']}"
-                raise ValueError(message)
+                raise ValueError(f"it is that of {card['training']}")
         except ValueError as error:
             logger.warning("%s is damaged (%s); the training is looked up in its checkpoint", path, _cause(error))
             return None

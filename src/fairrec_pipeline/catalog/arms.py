@@ -82,15 +82,13 @@ class ArmPart(_OfStore):
         if variants_of_arm(self._arm):
             command = "--pipeline=experiment --params experiment=<one that names it>"
         version = f" in version {self._version}" if self._version else ""
-        message = (
+        raise DatasetError(
             f"{self._arm} with seed {self._seed} is not trained{version} ({self._store.outputs}). Train it first, with "
             f"the other parameters of this run: kedro run {command},seed={self._seed}"
         )
-        raise DatasetError(message)
 
     def save(self, data: None) -> None:
-        message = f"{self._part} is saved with its arm, through the catalog entry trained_arms"
-        raise DatasetError(message)
+        raise DatasetError(f"{self._part} is saved with its arm, through the catalog entry trained_arms")
 
     def _open(self, record: ArmRecord) -> Any:
         return record.card if self._part == "run_card" else record.open_part(self._part)
@@ -132,10 +130,9 @@ class ArmRecommender(ArmPart):
     def _promoted(self) -> tuple[str, int, str]:
         """Arm, seed and version of the champion."""
         if not storage.exists(self._champion):
-            message = (
+            raise DatasetError(
                 f"no arm is the champion yet ({self._champion}). Promote one first, with the other parameters of this "
                 f"run: kedro run --pipeline=promote"
             )
-            raise DatasetError(message)
         champion = json.loads(storage.read_text(self._champion))
         return champion["arm"], champion["seed"], champion["version"]

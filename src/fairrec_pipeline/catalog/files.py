@@ -7,8 +7,8 @@ import json
 import zipfile
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from pathlib import Path, PurePosixPath
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
 import duckdb
@@ -65,8 +65,7 @@ class Atomic:
     def load(self) -> Any:
         path, fs = str(self._get_load_path()), self._file_system()  # type: ignore[attr-defined]
         if not fs.exists(path):
-            message = f"{path} does not exist. Run the pipeline that writes it first"
-            raise DatasetError(message)
+            raise DatasetError(f"{path} does not exist. Run the pipeline that writes it first")
         try:
             return self._load_from(fs, path)
         except Exception as error:
@@ -75,11 +74,10 @@ class Atomic:
             reason = _first_line(error)
             versioned = self._version is not None  # type: ignore[attr-defined]
             damaged = PurePosixPath(path).parent if versioned else path
-            message = (
+            raise DatasetError(
                 f"{path} cannot be read ({reason}): it is damaged or was not written by this project. "
                 f"Delete {damaged} and run the pipeline that writes it again"
-            )
-            raise DatasetError(message) from error
+            ) from error
 
     def _load_from(self, fs: Any, path: str) -> Any:
         with as_local(path, file_system=fs) as local:
@@ -163,11 +161,10 @@ def _spark(config: Mapping[str, Any]) -> BaseBackend:
     try:
         from fairrec_pipeline.interactions.spark import spark
     except ImportError as error:
-        message = (
+        raise DatasetError(
             f"the catalog asks for Spark, and it cannot be imported ({error}). Install it with pip install "
             "'.[spark]', and a Java of version 17 or later; or leave out --env=spark"
-        )
-        raise DatasetError(message) from error
+        ) from error
     return spark(**{name: value for name, value in config.items() if name.startswith("spark.")})
 
 
@@ -190,8 +187,7 @@ class ParquetFrames(Parquet):
         frames = iter(data)
         first = next(frames, None)
         if first is None:
-            message = f"there is no frame to write to {self._filepath}"
-            raise DatasetError(message)
+            raise DatasetError(f"there is no frame to write to {self._filepath}")
         schema = _text_for_null(pa.Schema.from_pandas(first, preserve_index=False))
         with pq.ParquetWriter(path, schema, **self._save_args) as writer:
             for frame in itertools.chain([first], frames):
@@ -222,8 +218,7 @@ class Json(Atomic, JSONDataset):
     def _read(self, path: Path) -> Any:
         content = json.loads(path.read_text(encoding="utf-8"))
         if self._check is not None:
-            module, _, name = self._check.partition(":")
-            getattr(import_module(f"fairrec_pipeline.{module}"), name)(content)
+            resolve_name(f"fairrec_pipeline.{self._check}")(content)
         return content
 
 
@@ -278,8 +273,7 @@ class Folder(AbstractDataset[Any, Path]):
         return mirror(self._place)
 
     def save(self, data: Any) -> None:
-        message = f"{self._place} holds raw files and is not written by a pipeline"
-        raise DatasetError(message)
+        raise DatasetError(f"{self._place} holds raw files and is not written by a pipeline")
 
     def _exists(self) -> bool:
         # A source may need no files (synthetic) or fetch them; the reader of the source says what is missing.

@@ -104,12 +104,11 @@ class RegisteredModel(AbstractDataset[Promotion, dict[str, Any]]):
             yield
         except (MlflowException, OSError) as error:
             reason = str(error).strip().partition("\n")[0][:160]
-            message = (
+            raise RegistryError(
                 f"{self._name} cannot {what} MLflow's registry at {mlflow.get_registry_uri()} ({reason}), so "
                 "champion.json is as it was: start the server or set MLFLOW_TRACKING_URI to another, and run the same "
                 "command again"
-            )
-            raise RegistryError(message) from error
+            ) from error
 
     def _exists(self) -> bool:
         return False  # whether the champion is still the best is for the pipeline to say

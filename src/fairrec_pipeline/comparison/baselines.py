@@ -32,12 +32,11 @@ def _baseline(rule_of: Callable[[Histories, Histories], Rule]) -> Callable[[Hist
     @wraps(rule_of)
     def scorer(train: Histories, evaluation: Histories) -> Scorer:
         if not np.array_equal(train.catalogue, evaluation.catalogue):
-            message = (
+            raise ValueError(
                 f"training and evaluation histories have different catalogues ({train.n_items} and "
                 f"{evaluation.n_items} items); build the evaluation histories with the catalogue of the training "
                 "histories"
             )
-            raise ValueError(message)
         rule = rule_of(train, evaluation)
         return lambda users: torch.from_numpy(rule(users.cpu().numpy())).to(users.device)
 

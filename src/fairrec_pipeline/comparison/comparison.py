@@ -86,8 +86,7 @@ def compare_arms(
         ValueError: there is no arm.
     """
     if not records:
-        message = f"no arm of dataset {dataset} to compare; train one: kedro run --pipeline=train"
-        raise ValueError(message)
+        raise ValueError(f"no arm of dataset {dataset} to compare; train one: kedro run --pipeline=train")
     arms = by_arm(records)
     if REFERENCE not in arms:
         logger.warning("No %s arm on dataset %s: values are compared, differences are not tested", REFERENCE, dataset)

@@ -72,19 +72,17 @@ def _read(file: Path) -> pd.DataFrame:
     given = next((name for name in ("rank", "score") if name in table), None)
     missing = [name for name in (USER, ITEM) if name not in table] + ([] if given else ["rank or score"])
     if missing or given is None:
-        message = (
+        raise DataError(
             f"{file} has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}. Needed: user, "
             "item, and rank or score"
         )
-        raise DataError(message)
     order = pd.to_numeric(table[given], errors="coerce").astype(np.float64)
     bad = table[[USER, ITEM]].isna().any(axis=1) | ~np.isfinite(order)
     if bad.any():
-        message = (
+        raise DataError(
             f"{file} has {bad.sum()} rows without a user, an item or a number in {given}; the first is row "
             f"{np.argmax(bad) + 1}. Leave such rows out"
         )
-        raise DataError(message)
     ids = {name: _text(table[name]) for name in (USER, ITEM)}
     return pd.DataFrame({**ids, "order": order if given == "rank" else -order})
 
@@ -94,20 +92,18 @@ def _placed(table: pd.DataFrame, file: Path, histories: PreparedHistories, *, fi
     twice = table.duplicated([USER, ITEM])
     if twice.any():
         first = table[twice].iloc[0]
-        message = (
+        raise DataError(
             f"{file} has {twice.sum()} items twice in a list, first item {first[ITEM]} of user {first[USER]}. Give "
             "every user an item once"
         )
-        raise DataError(message)
     test, known = histories.test, _index(histories.train.users)
     users, items = pd.Index(table[USER]), pd.Index(table[ITEM])
     strangers = users[known.get_indexer(users) < 0].unique()
     if len(strangers):
-        message = (
+        raise DataError(
             f"{file} has {len(strangers)} users that the data do not have, such as {strangers[0]!r}; the data have "
             f"{known[0]!r}. Ids are those of the log, and users are those after split.core"
         )
-        raise DataError(message)
     user, item = _index(test.users).get_indexer(users), _index(test.catalogue).get_indexer(items)
     codes = pd.DataFrame({"user": user, "item": item, "order": table["order"].to_numpy()})
     outside = float(np.mean(item == UNKNOWN)) if len(item) else 1.0

@@ -64,19 +64,17 @@ def choose(candidates: Sequence[Candidate], rule: Promote) -> Candidate:
         FairrecError: there is no arm, or the rule needs groups that there are not.
     """
     if not candidates:
-        message = "there is no trained arm to promote. Train one first: kedro run --pipeline=train"
-        raise FairrecError(message)
+        raise FairrecError("there is no trained arm to promote. Train one first: kedro run --pipeline=train")
     best = max(candidates, key=lambda candidate: candidate.overall)
     if rule.rule == "best_overall":
         return best
     good = [candidate for candidate in candidates if candidate.overall >= best.overall * (1 - rule.within / 100)]
     worst = {candidate.arm: candidate.worst for candidate in good if candidate.worst is not None}
     if len(worst) < len(good):
-        message = (
+        raise FairrecError(
             "promote.rule=best_worst_group needs the splits pop33 and seq33, and groups.splits has neither. Prepare "
             "the data with one of them, or use promote.rule=best_overall"
         )
-        raise FairrecError(message)
     return max(good, key=lambda candidate: worst[candidate.arm])
 
 
@@ -94,9 +92,8 @@ def _means(record: ArmRecord, user_groups: pd.DataFrame) -> dict[tuple[str, str]
     validated = record.validation_user_metrics
     if validated is None:
         options = f"loss={record.loss}" + (f",loss_groups={record.loss_groups}" if record.loss_groups else "")
-        message = (
+        raise FairrecError(
             f"{record.label} was evaluated by an earlier version, which kept no validation metrics by user. Evaluate "
             f"it again (nothing is trained): kedro run --pipeline=train --params {options},seed={record.seed}"
         )
-        raise FairrecError(message)
     return group_means(group_metrics(validated, user_groups), HEADLINE_METRIC)

@@ -32,11 +32,10 @@ def refuse_incomparable(cards: Iterable[Card], statistics: Mapping[str, Any], ev
     reasons = [reason for card in cards if (reason := why_incomparable(card, statistics, evaluate))]
     if reasons and evaluate.other_data == "refuse":
         listed = "\n".join(f"  - {reason}" for reason in reasons)
-        message = (
+        raise IncomparableArmsError(
             f"these arms cannot be compared with the others:\n{listed}\n"
             "Train them again, or leave them out with evaluate.other_data=skip."
         )
-        raise IncomparableArmsError(message)
 
 
 def select_arms(records: Iterable[ArmRecord], statistics: Mapping[str, Any], evaluate: Evaluate) -> list[ArmRecord]:

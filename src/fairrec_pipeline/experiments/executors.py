@@ -124,9 +124,8 @@ def train_expected(spec: ArmSpec, expected: dict[str, str], data: PreparedData, 
     """
     if (found := environment(spec)) != expected:
         other = ", ".join(f"{name} {found[name][:12]} instead of {expected[name][:12]}" for name in expected)
-        message = (
+        raise FairrecError(
             f"a training is not where it was planned: {other}. Code that was changed meanwhile: start the same command "
             "again. Nodes of a cluster that differ: install the same on all, or say device=cpu"
         )
-        raise FairrecError(message)
     return train_or_diverge(spec, data, store)

@@ -27,8 +27,7 @@ def best_point(cards: Sequence[Card]) -> int:
     scores = {n: float(card["validation_ndcg_at_20"]) for n, card in enumerate(cards) if DIVERGED not in card}
     if not scores:
         card = cards[0]
-        message = f"no training of {card['arm']} with seed {card['seed']} has a result. {card[DIVERGED]}"
-        raise DivergenceError(message)
+        raise DivergenceError(f"no training of {card['arm']} with seed {card['seed']} has a result. {card[DIVERGED]}")
     return max(scores, key=scores.__getitem__)
 
 

@@ -90,11 +90,10 @@ class RayExecutor:
     def _card(self, key: str) -> Card:
         card: Card = self._wait(self._tasks[key])
         if DIVERGED not in card and self._store.training(key) is None:
-            message = (
+            raise FairrecError(
                 f"a training was complete on the cluster, but is not in {self._store.trials}: its node writes to a "
                 "folder of its own. Set data_root to what all nodes see, a shared folder or s3://bucket/prefix"
             )
-            raise FairrecError(message)
         return card
 
     def _environment(self, spec: ArmSpec) -> dict[str, str]:
@@ -103,12 +102,11 @@ class RayExecutor:
         if asked not in self._environments:
             found: dict[str, str] = self._wait(self._start("environment", None, _environment, spec))
             if found["code"] != code_fingerprint(spec.objective.loss):
-                message = (
+                raise FairrecError(
                     "the cluster runs other code than this process: its fingerprint is "
                     f"{found['code'][:12]} instead of {code_fingerprint(spec.objective.loss)[:12]}. Install the same "
                     "version of fairrec_pipeline on all nodes"
                 )
-                raise FairrecError(message)
             self._environments[asked] = found
         return self._environments[asked]
 
@@ -153,11 +151,10 @@ class RayExecutor:
         except self._ray.exceptions.RayTaskError as error:
             raise cause_of(error) from None
         except self._ray.exceptions.RayError as error:
-            message = (
+            raise FairrecError(
                 f"{label}: its worker or node died more often than ray.retries={retries} "
                 f"({type(error).__name__}). What is complete is kept: the same command goes on"
-            )
-            raise FairrecError(message) from error
+            ) from error
 
     def _show(self) -> None:
         if self._bar.disable:

@@ -44,11 +44,10 @@ class DataPreparation:
         pinned = run_params.get("load_versions") or {}
         reason = _why_prepare(catalog)
         if reason is not None and pinned:
-            message = (
+            raise FairrecError(
                 f"the pinned data {reason}. Leave out --load-versions to prepare them anew, or give the parameters "
                 "that they were prepared with"
             )
-            raise FairrecError(message)
         if reason is not None:
             with _alone(Path(run_params["project_path"]), catalog):
                 if reason := _why_prepare(catalog):  # another session may have prepared them meanwhile

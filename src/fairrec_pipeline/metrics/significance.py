@@ -46,8 +46,7 @@ def moments(values: np.ndarray, sizes: np.ndarray) -> Moments:
         ValueError: a group is empty, or the sizes do not add up to the rows.
     """
     if sizes.min(initial=1) < 1 or sizes.sum() != len(values):
-        message = f"the groups must be non-empty and cover all {len(values)} rows, got sizes {sizes.tolist()}"
-        raise ValueError(message)
+        raise ValueError(f"the groups must be non-empty and cover all {len(values)} rows, got sizes {sizes.tolist()}")
     starts = np.cumsum(sizes) - sizes
     n = sizes[:, None]
     means = np.add.reduceat(values, starts, axis=0) / n

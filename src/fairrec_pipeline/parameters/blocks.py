@@ -48,12 +48,10 @@ _OUTSIDE = re.compile(r"^([/\\~]|[A-Za-z]:|.*(^|[/\\])\.\.([/\\]|$)|[a-z0-9+]+:/
 
 def _below(name: str) -> str:
     if not name or _OUTSIDE.match(name):
-        message = f"a name below the data folder is expected, without `..` and not absolute, got {name!r}"
-        raise ValueError(message)
+        raise ValueError(f"a name below the data folder is expected, without `..` and not absolute, got {name!r}")
     longest = max(len(part.encode(errors="replace")) for part in re.split(r"[/\\]", name))
     if longest > LONGEST_NAME:
-        message = f"a file system has names of at most {LONGEST_NAME} bytes, this has one of {longest}"
-        raise ValueError(message)
+        raise ValueError(f"a file system has names of at most {LONGEST_NAME} bytes, this has one of {longest}")
     return name
 
 
@@ -63,16 +61,13 @@ FileName = Annotated[str, AfterValidator(_below)]
 def _reachable(root: str) -> str:
     protocol, remote, rest = root.partition("://")
     if not root or root.endswith("/"):
-        message = "a folder, or an address such as s3://bucket/prefix, is expected, without a slash at its end"
-        raise ValueError(message)
+        raise ValueError("a folder, or an address such as s3://bucket/prefix, is expected, without a slash at its end")
     if not remote:
         return root
     if re.match("[^/]*:[^/]*@", rest):
-        message = "credentials do not belong into an address; write them into conf/local/credentials.yml"
-        raise ValueError(message)
+        raise ValueError("credentials do not belong into an address; write them into conf/local/credentials.yml")
     if protocol in _WITHOUT_HOST and not rest.startswith("/"):
-        message = f"{protocol}:// has no host: write {protocol}:///{rest}"
-        raise ValueError(message)
+        raise ValueError(f"{protocol}:// has no host: write {protocol}:///{rest}")
     try:
         fsspec.get_filesystem_class(protocol)
     except (ImportError, ValueError) as error:
@@ -105,8 +100,7 @@ class Split(Block):
     @classmethod
     def _share(cls, value: int | float) -> int | float:
         if isinstance(value, float) and value > 1:
-            message = f"a share of the users lies in (0, 1], got {value}; a count is written without a point"
-            raise ValueError(message)
+            raise ValueError(f"a share of the users lies in (0, 1], got {value}; a count is written without a point")
         return value
 
 
@@ -142,8 +136,7 @@ class Model(Block):
     @model_validator(mode="after")
     def _heads(self) -> Model:
         if self.dim % self.heads:
-            message = f"dim must be a multiple of heads, got dim {self.dim} and heads {self.heads}"
-            raise ValueError(message)
+            raise ValueError(f"dim must be a multiple of heads, got dim {self.dim} and heads {self.heads}")
         return self
 
 

@@ -94,11 +94,9 @@ class Table(Dataset):
         for names in ((self.user, self.item, self.timestamp), (self.user, *self.user_attributes)):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                message = f"the column {', '.join(twice)} is named twice among {', '.join(names)}"
-                raise ValueError(message)
+                raise ValueError(f"the column {', '.join(twice)} is named twice among {', '.join(names)}")
         if self.timestamp_format and self.timestamp_unit:
-            message = "timestamp_format is for dates and timestamp_unit for numbers; set one of them"
-            raise ValueError(message)
+            raise ValueError("timestamp_format is for dates and timestamp_unit for numbers; set one of them")
         if self.user_attributes and self.users is None:
             message = f"user_attributes {list(self.user_attributes)} are columns of the file `users`, which is not set"
             raise ValueError(message)

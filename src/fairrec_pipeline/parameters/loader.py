@@ -273,5 +273,4 @@ def _unknown(name: str, allowed: Iterable[str]) -> str:
 def _raise(problems: list[str]) -> None:
     if problems:
         listed = "\n".join(f"  - {_SECRET.sub('://...@', problem)}" for problem in dict.fromkeys(problems))
-        message = f"these parameters cannot be run:\n{listed}\nNames and values: conf/base/parameters*.yml"
-        raise ParameterError(message)
+        raise ParameterError(f"these parameters cannot be run:\n{listed}\nNames and values: conf/base/parameters*.yml")

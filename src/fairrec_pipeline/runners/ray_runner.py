@@ -86,8 +86,7 @@ class _InCluster(AbstractDataset[Any, Any]):
         return ray.get(self._reference)
 
     def save(self, data: Any) -> None:
-        message = "a task of the cluster saves it"
-        raise DatasetError(message)
+        raise DatasetError("a task of the cluster saves it")
 
     def _exists(self) -> bool:
         return self._reference is not None
@@ -232,11 +231,10 @@ def _options_of(node: Node) -> dict[str, Any]:
             name, amount = found.groups() if found else ("", "")
             number = float(amount)
         except ValueError as error:
-            message = (
+            raise OptionError(
                 f"node {node.name}: the tag {tag!r} is not of the form ray.<option>.<number>, such as ray.num_gpus.1 "
                 f"or ray.num_cpus.0.5; options are {', '.join(_OPTIONS)}, and any resource of the cluster"
-            )
-            raise OptionError(message) from error
+            ) from error
         if name in _OPTIONS:
             options[name] = int(number) if number.is_integer() else number
         else:

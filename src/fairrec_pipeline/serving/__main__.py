@@ -86,8 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 def _number(least: int, most: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) <= most:
-            message = f"should be a whole number from {least} to {most}, got {text!r}"
-            raise argparse.ArgumentTypeError(message)
+            raise argparse.ArgumentTypeError(f"should be a whole number from {least} to {most}, got {text!r}")
         return int(text)
 
     return number

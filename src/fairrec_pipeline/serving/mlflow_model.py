@@ -63,11 +63,10 @@ def local_folder(uri: str) -> Path:
     try:
         model = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError) as error:
-        message = (
+        raise ModelFolderError(
             f"{uri}: cannot be fetched from {mlflow.get_tracking_uri()} ({error}); see the registered models with "
             "`kedro mlflow ui`, or set MLFLOW_TRACKING_URI"
-        )
-        raise ModelFolderError(message) from error
+        ) from error
     folder = model / "artifacts" / _ARTIFACT
     if not (folder / CONFIG).is_file():
         message = f"{uri}: holds no {folder.relative_to(model) / CONFIG}; it is not a model of this project"

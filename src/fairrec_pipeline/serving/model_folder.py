@@ -57,19 +57,17 @@ class Config(BaseModel):
     def _one_type(cls, value: Any) -> Any:
         types = {type(item) for item in value} if isinstance(value, list) else set()
         if types not in ({int}, {str}):
-            message = "should be a list of integers or of texts, with at least one"
-            raise ValueError(message)
+            raise ValueError("should be a list of integers or of texts, with at least one")
         return value
 
     @model_validator(mode="after")
     def _one_item_a_code(self) -> Config:
         distinct = len(set(self.catalogue))
         if not distinct == len(self.catalogue) == self.backbone.n_items:
-            message = (
+            raise ValueError(
                 f"the catalogue has {len(self.catalogue)} items, {distinct} of them distinct, "
                 f"and backbone.n_items is {self.backbone.n_items}"
             )
-            raise ValueError(message)
         return self
 
     @property
@@ -123,11 +121,10 @@ def open_folder(path: str | Path) -> ModelFolder:
     expected = (config.backbone.n_items + 1, config.backbone.dim)
     if table != expected:
         found = "no such tensor" if table is None else f"{table}"
-        message = (
+        raise ModelFolderError(
             f"{folder / WEIGHTS}: item_embedding.weight should be {expected} by {CONFIG}, got {found}; "
             f"the two files are of different trainings, {_TRAIN_AGAIN}"
         )
-        raise ModelFolderError(message)
     return ModelFolder(folder, config)
 
 
@@ -135,11 +132,9 @@ def _config(path: Path) -> Config:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        message = f"{path}: cannot be read as JSON ({error}); {_TRAIN_AGAIN}"
-        raise ModelFolderError(message) from error
+        raise ModelFolderError(f"{path}: cannot be read as JSON ({error}); {_TRAIN_AGAIN}") from error
     if not isinstance(content, Mapping):
-        message = f"{path}: should be a JSON object, got {type(content).__name__}; {_TRAIN_AGAIN}"
-        raise ModelFolderError(message)
+        raise ModelFolderError(f"{path}: should be a JSON object, got {type(content).__name__}; {_TRAIN_AGAIN}")
     version, architecture = content.get("format"), content.get("architecture")
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT
@@ -154,8 +149,7 @@ def _config(path: Path) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        message = f"{path}: {first_error(error)}; {_TRAIN_AGAIN}"
-        raise ModelFolderError(message) from error
+        raise ModelFolderError(f"{path}: {first_error(error)}; {_TRAIN_AGAIN}") from error
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -166,5 +160,4 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        message = f"{path}: is damaged or not readable ({error}); {_TRAIN_AGAIN}"
-        raise ModelFolderError(message) from error
+        raise ModelFolderError(f"{path}: is damaged or not readable ({error}); {_TRAIN_AGAIN}") from error

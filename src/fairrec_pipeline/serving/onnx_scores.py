@@ -32,8 +32,7 @@ class OnnxScores:
         path = folder.path / ONNX
         export = f"write it: python -m fairrec_pipeline.serving.onnx_export {folder.path}"
         if not path.is_file():
-            message = f"{path}: there is no such file; {export}"
-            raise ModelFolderError(message)
+            raise ModelFolderError(f"{path}: there is no such file; {export}")
         try:
             import onnxruntime
         except ImportError as error:
@@ -44,11 +43,9 @@ class OnnxScores:
         try:
             self._session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises types of its own, below Exception only
-            message = f"{path}: is damaged or not readable ({error}); {export}"
-            raise ModelFolderError(message) from error
+            raise ModelFolderError(f"{path}: is damaged or not readable ({error}); {export}") from error
         if self._session.get_modelmeta().custom_metadata_map.get(WEIGHTS_SHA256) != sha256_of(folder.weights):
-            message = f"{path}: was exported from other weights than those beside it; {export}"
-            raise ModelFolderError(message)
+            raise ModelFolderError(f"{path}: was exported from other weights than those beside it; {export}")
         self._backbone = folder.config.backbone
 
     def __call__(self, items: np.ndarray, offsets: np.ndarray) -> Any:

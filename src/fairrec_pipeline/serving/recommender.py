@@ -133,8 +133,7 @@ class Recommender:
         for item, code in zip(items, found, strict=True):
             if code is None and not isinstance(item, (self.config.item_type, np.integer)):
                 wanted, got = ("an integer", "text") if self.config.item_type is int else ("text", "an integer")
-                message = f"{where}: an item id of this model is {wanted}, got {got}"
-                raise RequestError(message)
+                raise RequestError(f"{where}: an item id of this model is {wanted}, got {got}")
         return [code for code in found if code is not None]
 
     def best(self, items: np.ndarray, offsets: np.ndarray, k: int, forbid: Forbid) -> Best:

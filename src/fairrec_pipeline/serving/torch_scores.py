@@ -81,8 +81,7 @@ def load_model(folder: ModelFolder) -> SASRec:
         model.load_state_dict(weights, assign=True)
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        message = f"{folder.weights}: does not fit config.json ({reason}); train the arm again"
-        raise ModelFolderError(message) from error
+        raise ModelFolderError(f"{folder.weights}: does not fit config.json ({reason}); train the arm again") from error
     if bad := [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]:
         message = (
             f"{folder.weights}: {bad[0]} has values that are not finite, so training diverged; train the arm again"

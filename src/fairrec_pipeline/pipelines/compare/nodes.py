@@ -47,12 +47,11 @@ def score_baselines(
     """
     described = dataset_statistics["fingerprint"]
     if dataset_statistics["dataset"] != dataset or histories.fingerprint != described:
-        message = (
+        raise DataError(
             f"the histories are not the prepared data of {dataset}: dataset_statistics describes "
             f"{dataset_statistics['dataset']} with fingerprint {described[:12]}, the histories have "
             f"{histories.fingerprint[:12]}; run: kedro run --pipeline=data --params dataset={dataset}"
         )
-        raise DataError(message)
     train, test, groups, seen = histories.train, histories.test, user_groups.to_pandas(), evaluate.filter_seen
     tested, listed, on_validation = [], [], {}
     for arm, build in BASELINES.items():

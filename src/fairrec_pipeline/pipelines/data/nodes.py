@@ -81,11 +81,10 @@ def split_leave_one_out(
     """Interactions with their roles, the same as arrays, and what there is to say of the prepared data."""
     described = prepared_with(str(dataset), source, split, groups)
     if ingested["split"] != described["split"]:
-        message = (
+        raise DataError(
             f"the log was ingested with split={ingested['split']}, the present parameters are {described['split']}. "
             f"Run the data pipeline from its first node, ingest"
         )
-        raise DataError(message)
     interactions = split_roles(core_interactions, held_out)
     rows = interactions.to_pandas()
     histories = PreparedHistories.of(rows)

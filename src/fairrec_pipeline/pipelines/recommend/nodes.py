@@ -32,8 +32,7 @@ def recommend_items(
     """
     model = recommender.config
     if model.dataset != statistics["dataset"]:
-        message = f"the model is of {model.dataset}, the interactions are of {statistics['dataset']}"
-        raise DataError(message)
+        raise DataError(f"the model is of {model.dataset}, the interactions are of {statistics['dataset']}")
     if model.data_fingerprint != statistics["fingerprint"]:
         logger.warning("The model was trained on other data than the present ones; it cannot recommend newer items")
     logger.info("Recommending %d items a user with %s", options.k, model.label)
