@@ -117,11 +117,10 @@ def require_writable(folder: Place) -> None:
         fs.rm_file(target)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
-        message = (
+        raise OptionError(
             f"data_root={folder} cannot be written to ({type(error).__name__}: {reason}). Check the address, and what "
             "conf/local/credentials.yml says under data_root: docs/scale.md"
-        )
-        raise OptionError(message) from error
+        ) from error
 
 
 def mirror(folder: Where) -> Path:

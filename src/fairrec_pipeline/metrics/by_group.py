@@ -91,8 +91,7 @@ def split_labels(user_groups: pd.DataFrame) -> dict[str, pd.Series[str]]:
     clashes = {OVERALL, TARGET, ATOMIC} & set(user_groups.columns)
     if clashes:
         names = sorted(clashes)
-        message = f"user_groups has columns named {names}, which evaluation uses itself; rename the attributes"
-        raise DataError(message)
+        raise DataError(f"user_groups has columns named {names}, which evaluation uses itself; rename the attributes")
     columns = label_columns(user_groups)
     labels = {column: user_groups[column].astype("string").fillna(UNKNOWN_LABEL) for column in columns}
     if all(split in labels for split in STANDARD_SPLITS):

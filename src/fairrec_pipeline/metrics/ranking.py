@@ -82,8 +82,7 @@ def rank_and_loss(
             losses.append(torch.logsumexp(scores, dim=1) - target_scores[:, 0])
     all_ranks = torch.where(known, torch.cat(ranks), 0).cpu().numpy()
     if (all_ranks < 0).any():
-        message = f"the scores of {int((all_ranks < 0).sum())} targets are not numbers; did training diverge?"
-        raise ValueError(message)
+        raise ValueError(f"the scores of {int((all_ranks < 0).sum())} targets are not numbers; did training diverge?")
     if not with_loss:
         return all_ranks, None
     nan = torch.full((), float("nan"), device=device)

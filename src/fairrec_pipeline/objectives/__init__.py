@@ -24,12 +24,10 @@ def build_objective(loss: str, population: Population, options: Mapping[str, Any
     from fairrec_pipeline.parameters.methods import METHODS, Method  # the table needs pydantic, an objective does not
 
     if loss not in METHODS:
-        message = f"unknown loss {loss!r}; allowed: {', '.join(METHODS)}"
-        raise ValueError(message)
+        raise ValueError(f"unknown loss {loss!r}; allowed: {', '.join(METHODS)}")
     method = METHODS[loss]
     if method.needs_groups and population.group_users is None:
-        message = f"{loss} needs groups: set loss_groups (pop33, seq33, ..., atomic or a user attribute)"
-        raise ValueError(message)
+        raise ValueError(f"{loss} needs groups: set loss_groups (pop33, seq33, ..., atomic or a user attribute)")
     of_objective = options if method.trainer == Method.trainer else {}
     return make_objective(method.objective, population, {**of_objective, **method.arguments})
 

@@ -25,8 +25,7 @@ class Chi2(Objective):
 
     def __init__(self, *, alpha: float) -> None:
         if not 0 < alpha <= 1:
-            message = f"alpha sets the size of the ball, in (0, 1], got {alpha}"
-            raise ValueError(message)
+            raise ValueError(f"alpha sets the size of the ball, in (0, 1], got {alpha}")
         self.squared_c = 1 + (1 / alpha - 1) ** 2
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:

@@ -25,8 +25,7 @@ class CVaR(Objective):
 
     def __init__(self, *, alpha: float) -> None:
         if not 0 < alpha <= 1:
-            message = f"alpha is the share of the worst users, in (0, 1], got {alpha}"
-            raise ValueError(message)
+            raise ValueError(f"alpha is the share of the worst users, in (0, 1], got {alpha}")
         self.alpha = self.share_with_weight = alpha
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
@@ -51,8 +50,7 @@ class CVaRDoro(Objective):
 
     def __init__(self, *, alpha: float, eps: float) -> None:
         if not 0 <= eps < 1:
-            message = f"eps is the share of the outliers, in [0, 1), got {eps}"
-            raise ValueError(message)
+            raise ValueError(f"eps is the share of the outliers, in [0, 1), got {eps}")
         self.cvar, self.eps = CVaR(alpha=alpha), eps
         self.share_with_weight = alpha * (1 - eps)
 
@@ -81,8 +79,7 @@ class CVaRSmooth(Objective):
 
     def __init__(self, population: Population, *, alpha: float, h: float) -> None:
         if not (0 < alpha <= 1 and h > 0):
-            message = f"alpha is a share in (0, 1] and h is above 0, got {alpha} and {h}"
-            raise ValueError(message)
+            raise ValueError(f"alpha is a share in (0, 1] and h is above 0, got {alpha} and {h}")
         self.n_users, self.alpha, self.h = population.n_users, alpha, h
 
     def initial_state(self) -> State:

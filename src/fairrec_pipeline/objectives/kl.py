@@ -17,8 +17,7 @@ class Kl(Objective):
 
     def __init__(self, *, tau: float) -> None:
         if not tau > 0:
-            message = f"tau is a temperature above 0, got {tau}"
-            raise ValueError(message)
+            raise ValueError(f"tau is a temperature above 0, got {tau}")
         self.tau = tau
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
