@@ -99,6 +99,13 @@ def random_histories(lengths: list[int], *, n_items: int = 37, seed: int = 0, he
     return Histories(users, np.arange(n_items), items, offsets, targets, repeats)
 
 
+def complete_histories(interactions: pd.DataFrame, catalogue: np.ndarray) -> Histories:
+    """All that every user did, of a catalogue of numbers; what comes next is not known."""
+    users = interactions["user_id"].unique()
+    asked = pd.DataFrame({"user_id": users, "item_id": -1, "position": len(interactions), "role": "test"})
+    return evaluation_histories(pd.concat([interactions.assign(role="train"), asked]), catalogue, "test")
+
+
 def small_model(n_items: int = 37, dtype: torch.dtype = torch.float64, **changes: Any) -> SASRec:
     """A small SASRec whose norms and biases are not those of a fresh one."""
     backbone = {"dim": 16, "feed_forward": 24, "blocks": 2, "heads": 2, "dropout": 0.0, "max_length": 12}

@@ -15,8 +15,8 @@ from kedro.io import DatasetError
 
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.errors import DataError
-from fairrec_pipeline.interactions.histories import complete_histories
 from fairrec_pipeline.training.scoring import ModelScorer, restored
+from tests.worlds import complete_histories
 
 OUTPUTS = "data/07_model_output/synthetic"
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fairrec_pipeline.interactions.histories import complete_histories
 from fairrec_pipeline.serving.batch import recommend_in_frames
 from fairrec_pipeline.serving.recommender import Recommender
 from fairrec_pipeline.serving.requests import RequestError
@@ -44,20 +42,14 @@ def test_frames_are_the_lists(
         np.testing.assert_allclose(of_user["score"], answer.scores, atol=1e-5, rtol=0)
 
 
-def test_flat_histories_and_pairs(recommender: Recommender, histories: list[list[int]]) -> None:
-    """An allow list, and users that a table of interactions has."""
+def test_an_allow_list_without_what_was_seen(recommender: Recommender, histories: list[list[int]]) -> None:
     known = {user: items for user, items in enumerate(histories) if items}
-    events = [(user, item, position) for user, items in known.items() for position, item in enumerate(items)]
-    table = pd.DataFrame(events, columns=["user_id", "item_id", "position"])
-    flat = complete_histories(table, np.array(recommender.config.catalogue))
     allow = recommender.config.catalogue[::7]
-    options = {"k": 100, "allow": allow, "filter_seen": True, "users_per_frame": 64}
-    of_flat = pd.concat(recommend_in_frames(recommender, flat, **options))
-    of_pairs = pd.concat(recommend_in_frames(recommender, known.items(), **options))
-    pd.testing.assert_frame_equal(of_flat, of_pairs)
-    assert set(of_flat["item_id"]) <= set(allow)
-    assert not any(item in known[user] for user, item in zip(of_flat["user_id"], of_flat["item_id"], strict=True))
-    assert of_flat.groupby("user_id").size().max() <= len(allow)
+    frames = recommend_in_frames(recommender, known.items(), 100, allow=allow, filter_seen=True, users_per_frame=64)
+    together = pd.concat(frames)
+    assert set(together["item_id"]) <= set(allow)
+    assert not any(item in known[user] for user, item in zip(together["user_id"], together["item_id"], strict=True))
+    assert together.groupby("user_id").size().max() <= len(allow)
 
 
 def test_nothing_is_read_ahead(recommender: Recommender) -> None:
@@ -81,12 +73,9 @@ def test_frames_of_long_lists_have_fewer_users(recommender: Recommender, monkeyp
     assert len(list(recommend_in_frames(recommender, users, 10))) == 1
 
 
-def test_what_is_refused_is_refused_at_once(recommender: Recommender, model_folder: Callable[..., Path]) -> None:
+def test_what_is_refused_is_refused_at_once(recommender: Recommender) -> None:
     with pytest.raises(ValueError, match="k should be at least 1, got 0"):
         recommend_in_frames(recommender, [], 0)
     with pytest.raises(RequestError, match="allow: an item id of this model is an integer, got text"):
         recommend_in_frames(recommender, [], 3, allow=["a"])
-    table = pd.DataFrame({"user_id": [0], "item_id": [10], "position": [0]})
-    with pytest.raises(ValueError, match=r"catalogue of 1 items that is not the model's of 300"):
-        recommend_in_frames(recommender, complete_histories(table, np.array([10])), 3)
     assert list(recommend_in_frames(recommender, [], 3)) == []

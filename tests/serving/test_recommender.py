@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 import torch
 
-from fairrec_pipeline.interactions.histories import complete_histories
 from fairrec_pipeline.metrics.ranking import SeenItems
 from fairrec_pipeline.serving.model_folder import open_folder
 from fairrec_pipeline.serving.recommender import Recommender
 from fairrec_pipeline.serving.requests import Query, RequestError
 from fairrec_pipeline.serving.torch_scores import FEW, load_model
 from fairrec_pipeline.training.scoring import ModelScorer
+from tests.worlds import complete_histories
 
 K = 20
 

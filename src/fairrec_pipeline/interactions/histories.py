@@ -90,13 +90,6 @@ def evaluation_histories(interactions: pd.DataFrame, catalogue: np.ndarray, role
     return _histories(history, users, catalogue, held_out[ITEM].to_numpy())
 
 
-def complete_histories(interactions: pd.DataFrame, catalogue: np.ndarray) -> Histories:
-    """Everything that is known of every user, to recommend what comes next of a catalogue; targets are `UNKNOWN`."""
-    users = np.unique(interactions[USER].to_numpy())
-    no_targets, no_repeats = np.full(len(users), UNKNOWN), np.zeros(len(users), dtype=bool)
-    return replace(_histories(interactions, users, catalogue), targets=no_targets, repeats=no_repeats)
-
-
 def stream_histories(table: ir.Table) -> Iterator[tuple[Any, list[Any]]]:
     """Every user with the items of the history, oldest first, from a table that need not fit into memory.
 

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from fairrec_pipeline.interactions.columns import ITEM, USER
-from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.serving.recommender import Recommender, flat
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ _Chunk = tuple[Sequence[UserId] | np.ndarray, np.ndarray, np.ndarray]
 
 def recommend_in_frames(
     recommender: Recommender,
-    histories: Histories | Iterable[History],
+    histories: Iterable[History],
     k: int,
     *,
     exclude: Iterable[int | str] = (),
@@ -38,8 +37,8 @@ def recommend_in_frames(
 
     Args:
         recommender: the model.
-        histories: flat histories over the model's catalogue, or pairs of a user id and item ids, oldest first. Unknown
-            items are ignored; a user without a known item gets the list of the start token.
+        histories: pairs of a user id and item ids, oldest first. Unknown items are ignored; a user without a known item
+            gets the list of the start token.
         k: items a user gets; fewer if fewer can be recommended.
         exclude: item ids never to recommend; unknown ones are ignored.
         allow: the only item ids to recommend; None for the whole catalogue.
@@ -50,24 +49,14 @@ def recommend_in_frames(
         columns user_id, rank (1 is best), item_id, score (float32); sorted by user and rank.
 
     Raises:
-        ValueError: k is below 1, or the histories have another catalogue than the model.
+        ValueError: k is below 1.
         RequestError: an item id is text where the catalogue has integers, or the other way round.
     """
     if k < 1:
-        message = f"k should be at least 1, got {k}"
-        raise ValueError(message)
+        raise ValueError(f"k should be at least 1, got {k}")
     catalogue = np.asarray(recommender.config.catalogue)
     users_per_frame = max(1, min(users_per_frame, ROWS_PER_FRAME // min(k, len(catalogue))))
-    if isinstance(histories, Histories):
-        if not np.array_equal(histories.catalogue, catalogue):
-            message = (
-                f"the histories have a catalogue of {histories.n_items} items that is not the model's of "
-                f"{len(catalogue)}; make them with complete_histories(interactions, catalogue of the model)"
-            )
-            raise ValueError(message)
-        chunks = _of_flat(histories, users_per_frame)
-    else:
-        chunks = _of_pairs(recommender, histories, users_per_frame)
+    chunks = _chunks(recommender, histories, users_per_frame)
     forbidden = recommender.mask(exclude, allow)
     filter_seen = recommender.config.filter_seen if filter_seen is None else filter_seen
     return _frames(recommender, catalogue, chunks, k, forbidden, filter_seen)
@@ -93,14 +82,7 @@ def _frames(
         )
 
 
-def _of_flat(histories: Histories, size: int) -> Iterator[_Chunk]:
-    for start in range(0, histories.n_users, size):
-        offsets = histories.offsets[start : start + size + 1]
-        users = histories.users[start : start + size]
-        yield users, histories.items[offsets[0] : offsets[-1]], offsets - offsets[0]
-
-
-def _of_pairs(recommender: Recommender, histories: Iterable[History], size: int) -> Iterator[_Chunk]:
+def _chunks(recommender: Recommender, histories: Iterable[History], size: int) -> Iterator[_Chunk]:
     pairs = iter(histories)
     while chunk := list(islice(pairs, size)):
         codes = [recommender.codes(history, f"history of user {user}") for user, history in chunk]
