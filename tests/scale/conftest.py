@@ -172,9 +172,9 @@ def started_cluster() -> Iterator[SmallCluster]:
         cluster.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[SmallCluster]:
-    """A cluster that the tests of a module use one after the other."""
+    """A cluster that all tests use one after the other: its start costs more than most of them."""
     with started_cluster() as cluster:
         yield cluster
 

@@ -155,7 +155,7 @@ def test_a_writer_that_is_killed_in_an_upload_leaves_the_old_file(bucket: Bucket
     storage.write_text(bucket.place("a.bin"), "old")
     writer = spawn.Process(target=_upload, args=(bucket, 160 * 2**20))
     writer.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not open_uploads() and writer.is_alive() and time.monotonic() < deadline:
         time.sleep(0.05)
     writer.kill()
