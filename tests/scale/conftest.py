@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,17 +111,32 @@ def _environment_of_ray() -> Iterator[None]:
         yield
 
 
+def agent_ports() -> dict[str, int]:
+    """Free ports for the agents of a node.
+
+    A node that is given none waits for the agents to say theirs. If that takes them 30 seconds, as it does on a busy
+    machine, the node ends itself, and Ray has no option for that.
+    """
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("", 0))) for _ in names]
+        return {name: each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
+
+
 class SmallCluster:
-    """A head without cores and two nodes with one core each, all on this machine."""
+    """A head without cores and two nodes with one core and one shop each, all on this machine."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False},
-        )
-        self.nodes = [self._cluster.add_node(num_cpus=1, object_store_memory=MEMORY) for _ in range(2)]
+            head_node_args={
+                "num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False, **agent_ports()
+            },
+        )  # fmt: skip
+        options = {"num_cpus": 1, "resources": {"shop": 1}, "object_store_memory": MEMORY}
+        self.nodes = [self._cluster.add_node(**options, **agent_ports()) for _ in range(2)]
         self._cluster.wait_for_nodes()
 
     @property

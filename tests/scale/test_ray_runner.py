@@ -115,7 +115,7 @@ FILES = {
 
         def register_pipelines():
             return {"__default__": Pipeline([
-                Node(count, "orders", "counts", name="count", tags="ray.num_cpus.2"),
+                Node(count, "orders", "counts", name="count", tags="ray.num_cpus.0.75"),
                 Node(keep, ["counts", "params:least"], "kept", name="keep", tags=["ray.num_cpus.0.5", "other"]),
                 Node(total, ["orders", "kept"], ["totals", "n"], name="total", tags="ray.shop.1"),
             ])}
@@ -125,16 +125,13 @@ FILES = {
 RUN = """
 import sys
 from pathlib import Path
-import ray
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from fairrec_pipeline.runners import RayRunner
 
 bootstrap_project(Path.cwd())
-ray.init(address="local", num_cpus=2, resources={"shop": 1}, object_store_memory=100 * 2**20, include_dashboard=False)
 with KedroSession.create() as session:
-    outputs = session.run(runner=RayRunner())
-ray.shutdown()
+    outputs = session.run(runner=RayRunner(address=sys.argv[1]))
 print(f"n {outputs['n'].load()}")
 """
 
@@ -161,13 +158,12 @@ def diary(shop: Path) -> list[str]:
     return (shop / "diary.txt").read_text().splitlines()
 
 
-def test_a_plain_project(shop: Path) -> None:
+def test_a_plain_project(cluster: SmallCluster, shop: Path) -> None:
     """Data between nodes in memory and in files, hooks, and what nodes take of the cluster."""
-    pytest.importorskip("ray", reason="ray is not installed; make test-scale has it")
-    run = python(shop, "-c", RUN)
+    run = python(shop, "-c", RUN, cluster.address)
     assert run.returncode == 0, run.stdout + run.stderr
     (totals,) = shop.glob("data/totals.csv/*/totals.csv")
-    expected = pd.DataFrame({"item": ["a"], "by": ["a hook"], "cores": [2.0], "price": [3]})
+    expected = pd.DataFrame({"item": ["a"], "by": ["a hook"], "cores": [0.75], "price": [3]})
     pd.testing.assert_frame_equal(pd.read_csv(totals), expected)
     assert "n 2" in run.stdout, "an output in memory is there when the cluster is not any more"
     assert diary(shop) == [
