@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -29,12 +29,15 @@ from fairrec_pipeline.models.packing import Ragged
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.objectives import make_objective
 from fairrec_pipeline.objectives.base import Objective
+from fairrec_pipeline.training import compiled as compiled_module
 from fairrec_pipeline.training.batches import Batches
+from fairrec_pipeline.training.compiled import CompiledStep
 from fairrec_pipeline.training.cuda_graphs import EpochOutcome, GraphRunner
 from fairrec_pipeline.training.fit import resolve_device
 from fairrec_pipeline.training.loss_groups import population
 from fairrec_pipeline.training.scoring import encode
 from fairrec_pipeline.training.step import TrainingStep
+from fairrec_pipeline.training.turns import CudaLane, Turns, Work
 from fairrec_pipeline.training.validation import Validation
 
 _BY_GROUP: dict[str, Any] = {"eta": 0.1, "absent_groups": "keep"}
@@ -65,6 +68,7 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Every objective whose steps ask the device nothing, and options; the table of methods would need pydantic."""
 BY_GROUP = ("ipw", "ipw_log", "gdro", "sdro")
+STEPS = (TrainingStep, CompiledStep)
 HEADS = ((2, 32), (1, 256))  # a small one, and the published backbone
 LENGTHS = (1, 1, 2, 3, 3, 5, 8, 9, 11, 12, 13, 14, 20, 31)
 USERS = torch.tensor([[0, 13, 5, 7, 1], [2, 3, 4, 6, 8], [9, 9, 10, 11, 12], [13, 12, 11, 10, 0]])
@@ -87,14 +91,16 @@ def model_on(device: torch.device, **changes: Any) -> SASRec:
     return SASRec(37, **(sizes | changes)).to(device)
 
 
-def step_on(loss: str, model: SASRec, train: Histories, **options: Any) -> TrainingStep:
+def step_on(
+    loss: str, model: SASRec, train: Histories, kind: type[TrainingStep] = TrainingStep, **options: Any
+) -> TrainingStep:
     """A step of an objective of `OBJECTIVES`, its users in three groups."""
     path, arguments = OBJECTIVES[loss]
     codes, device = np.arange(train.n_users) % 3, model.output_table.device
     objective: Objective = make_objective(path, population(train, codes, ["a", "b", "c"], 16), arguments)
     groups = torch.from_numpy(codes).to(device) if loss in BY_GROUP else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.1, fused=True)
-    return TrainingStep(model, optimizer, objective, groups, **options)
+    return kind(model, optimizer, objective, groups, **options)
 
 
 def runner_of(step: TrainingStep, train: Histories, shape: tuple[int, int]) -> GraphRunner:
@@ -174,6 +180,56 @@ def played_steps(device: torch.device, loss: str, warm_start_steps: int) -> None
     torch.testing.assert_close(*(found[kind] for kind in reversed(kinds)), rtol=5e-3, atol=5e-3, equal_nan=True)
 
 
+def compiled_steps(device: torch.device, loss: str) -> None:
+    """Steps without dropout, compiled and played, against launched ones in single precision on the CPU.
+
+    Losses of 24 steps; on the CPU nothing is compiled, since `tests/training/test_compiled.py` does that.
+    """
+    train, found = histories(), list[EpochOutcome]()
+    users, rates = USERS.repeat(6, 1), [rate / 8 for rate in RATES] * 6
+    uncompiled = mock.patch.object(compiled_module, "compiled", lambda function, **_: function)
+    for where, kind in ((device, CompiledStep), (torch.device("cpu"), TrainingStep)):
+        model = model_on(where, dropout=0.0).train()
+        step = step_on(loss, model, train, kind, bf16=where.type == "cuda")
+        with uncompiled if where.type == "cpu" else nullcontext():
+            runner = runner_of(step, train, (len(rates), users.shape[1]))
+            found.append(EpochOutcome(*(x.cpu() for x in runner.run(users, rates, 0))))
+        assert (len(runner.graphs) > 0) == (where.type == "cuda")
+    torch.testing.assert_close(found[0].losses, found[1].losses, rtol=5e-2, atol=5e-2)
+
+
+def trainings_by_turns(device: torch.device, kind: type[TrainingStep]) -> None:
+    """Two that take turns, with dropout, against each alone: the losses of three epochs of steps."""
+    train, rates = histories(), [rate / 8 for rate in RATES] * 3
+    users = USERS.repeat(3, 1)
+    lane: Callable[[], Any] = CudaLane if device.type == "cuda" else lambda: nullcontext
+    uncompiled = mock.patch.object(compiled_module, "compiled", lambda function, **_: function)
+
+    def work(seed: int) -> Work[list[torch.Tensor]]:
+        model = model_on(device, dropout=0.4 if device.type == "cuda" else 0.0).train()
+        step = step_on("erm", model, train, kind, bf16=device.type == "cuda")
+        runner, found = runner_of(step, train, (len(rates), users.shape[1])), []
+        for epoch in range(3):
+            torch.manual_seed(10 * seed + epoch)
+            outcome = runner.run(users.roll(seed, 0), rates, 0)
+            yield
+            found.append(outcome.losses.cpu())
+        return found
+
+    with uncompiled if device.type == "cpu" else nullcontext():
+        alone = []
+        for seed in (0, 1):
+            by_itself = Turns[list[torch.Tensor]](1, lane)
+            by_itself.add("it", work(seed))
+            alone.append(by_itself.result("it"))
+        turns = Turns[list[torch.Tensor]](2, lane)
+        for seed in (0, 1):
+            turns.add(str(seed), work(seed))
+        for seed in (0, 1):
+            torch.testing.assert_close(turns.result(str(seed)), alone[seed], rtol=5e-3, atol=5e-3)
+    assert not torch.allclose(alone[0][0], alone[1][0], rtol=5e-2, atol=5e-2)
+
+
 def masks_of_played_steps(device: torch.device) -> None:
     """The same users with a learning rate of 0: only dropout differs from step to step, and repeats with its seed."""
     train = histories()
@@ -231,6 +287,8 @@ CHECKS: dict[str, Check] = {
     },
     "masks_of_played_steps": masks_of_played_steps,
     "validation_in_bf16": validation_in_bf16,
+    **{f"compiled_steps-{loss}": partial(compiled_steps, loss=loss) for loss in ("erm", "cvar", "arl")},
+    **{f"trainings_by_turns-{kind.__name__}": partial(trainings_by_turns, kind=kind) for kind in STEPS},
     **{
         f"played_steps-{loss}-warm{warm}": partial(played_steps, loss=loss, warm_start_steps=warm)
         for loss in OBJECTIVES

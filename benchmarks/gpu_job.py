@@ -3,7 +3,7 @@
 The published backbone and budget through our `fit`: how long it takes, what the device achieves, what comes out for
 every group. A job is cut into runs of `--seconds`: the same command continues from the checkpoint. With `--padding` the
 plain padded model is trained for the same budget instead, with or without the fault of the published padding; with
-`--trials` several seeds share the device. Prints `name=value` and writes a record to benchmarks/results/.
+`--trials` several seeds share the device by turns. Prints `name=value` and writes a record to benchmarks/results/.
 
 The machine with the GPU needs torch, numpy, pandas, scipy, safetensors and tqdm: `--prepare` writes what is trained on
 to a file where the project is installed, and `--job` reads it there.
@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +44,9 @@ from fairrec_pipeline.interactions.histories import Histories
 from fairrec_pipeline.metrics.ranking import Scorer, ndcg, rank_targets
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.training.checkpoint import Checkpoint, Snapshot
-from fairrec_pipeline.training.fit import fit, resolve_device
+from fairrec_pipeline.training.fit import fit, fitting, resolve_device
 from fairrec_pipeline.training.scoring import ModelScorer
+from fairrec_pipeline.training.turns import CudaLane, Turns, Work, finished
 from fairrec_pipeline.training.validation import Validation
 
 RESULTS = Path("benchmarks/results")
@@ -156,15 +156,24 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _job_of(options: argparse.Namespace) -> Job:
     if options.job:
-        return read_job(options.job)
-    return toy_job() if options.quick else published_job(options.dataset, options.raw, generated=options.generated)
+        job = read_job(options.job)
+    elif options.quick:
+        job = toy_job()
+    else:
+        job = published_job(options.dataset, options.raw, generated=options.generated)
+    return replace(job, budget=job.budget | {"compile": options.compile})
 
 
 # --- one training
 
 
 def train(job: Job, arm: Arm, *, deadline: float, epochs: int | None, folder: Path) -> dict[str, Any]:
-    """Train an arm, or go on with it, and evaluate the weights that validation chose so far.
+    """Train an arm, or go on with it, and evaluate the weights that validation chose so far; see `training`."""
+    return finished(training(job, arm, deadline=deadline, epochs=epochs, folder=folder))
+
+
+def training(job: Job, arm: Arm, *, deadline: float, epochs: int | None, folder: Path) -> Work[dict[str, Any]]:
+    """`train`, which pauses where the device has an epoch of steps to do.
 
     Args:
         deadline: in seconds of `time.monotonic`; the training is paused at the end of the epoch that passes it.
@@ -190,7 +199,10 @@ def train(job: Job, arm: Arm, *, deadline: float, epochs: int | None, folder: Pa
         torch.cuda.reset_peak_memory_stats()
     begun = time.time()
     with contextlib.suppress(PauseError):
-        _fit(job, arm, cut)
+        if arm.padding:
+            fit_padded(job, arm, cut)
+        else:
+            yield from fitting(job.spec(arm), job.data(arm), job.objective(arm), cut, description=arm.name)
     ended, progress = time.time(), cut.progress
     if not progress.get("best_epoch"):
         return {"arm": arm.name, "seed": arm.seed, "state": "not begun", "curve": []}
@@ -267,13 +279,6 @@ def test_by_group(job: Job, arm: Arm, scorer: Callable[[Histories], Scorer]) -> 
 test_by_group.__test__ = False  # type: ignore[attr-defined]  # no test of pytest, whatever its name
 
 
-def _fit(job: Job, arm: Arm, checkpoint: Checkpoint) -> None:
-    if arm.padding:
-        fit_padded(job, arm, checkpoint)
-    else:
-        fit(job.spec(arm), job.data(arm), job.objective(arm), checkpoint, description=arm.name)
-
-
 def _scorer_of(job: Job, arm: Arm, weights: dict[str, Tensor]) -> Callable[[Histories], Scorer]:
     """From histories to the scorer of a model with these weights."""
     if arm.padding:
@@ -308,7 +313,11 @@ def profile(job: Job, arm: Arm, n_steps: int = PROFILED_STEPS) -> dict[str, Any]
         profiler.stop()
 
     watched = _BetweenEpochs(iter([start, stop]))
-    _fit(replace(job, validation=first_users(job.validation, 8), budget=budget), arm, watched)
+    job_of_steps = replace(job, validation=first_users(job.validation, 8), budget=budget)
+    if arm.padding:
+        fit_padded(job_of_steps, arm, watched)
+    else:
+        fit(job_of_steps.spec(arm), job_of_steps.data(arm), job_of_steps.objective(arm), watched)
     step = measured_kernels(profiler, n_steps, times[1] - times[0])
     step["floor_ms"] = flops_per_step(job) / product_rate(arm.device) * 1e3
     torch.manual_seed(arm.seed)
@@ -337,10 +346,14 @@ class _BetweenEpochs(Checkpoint):
 
 
 def _side_by_side(loss: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The first seed alone, then all seeds at once, each in a process of its own."""
-    alone = _processes(loss, [options.seed], options, "alone")
-    together = _processes(loss, range(options.seed, options.seed + options.trials), options, "together")
-    return compared(loss, alone[0], together)
+    """The first seed alone, then all seeds at once: by turns in one process, the padded model in processes."""
+    seeds = range(options.seed, options.seed + options.trials)
+    (alone,) = _processes(_trial, 1, [(loss, options.seed, options, "alone")])
+    if options.padding:
+        together = _processes(_trial, len(seeds), [(loss, seed, options, "together") for seed in seeds])
+    else:
+        (together,) = _processes(_trials_by_turns, 1, [(loss, seeds, options)])
+    return compared(loss, alone, together) | {"kind": "processes" if options.padding else "turns"}
 
 
 def compared(loss: str, alone: dict[str, Any], together: list[dict[str, Any]]) -> dict[str, Any]:
@@ -385,24 +398,35 @@ def _overlap(trials: list[dict[str, Any]]) -> float:
     return max(0.0, both) / span
 
 
-def _processes(loss: str, seeds: range | list[int], options: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
-    """Train these seeds at once, each in a process of its own; their records."""
+def _processes(function: Callable[..., Any], n: int, calls: list[tuple[Any, ...]]) -> list[Any]:
+    """What a function returns for each of some arguments, in n processes of their own."""
     # forked from one that has imported torch and has not touched the device: they begin together
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.reference", "fairrec_pipeline.training.fit"])
-    with ProcessPoolExecutor(len(seeds), mp_context=context, max_tasks_per_child=1) as pool:
-        return list(pool.map(_trial, repeat(loss), seeds, repeat(options), repeat(kind)))
+    with ProcessPoolExecutor(n, mp_context=context, max_tasks_per_child=1) as pool:
+        return list(pool.map(function, *zip(*calls, strict=True)))
 
 
 def _trial(loss: str, seed: int, options: argparse.Namespace, kind: str) -> dict[str, Any]:
+    return finished(_begun(loss, seed, options, kind))
+
+
+def _trials_by_turns(loss: str, seeds: range, options: argparse.Namespace) -> list[dict[str, Any]]:
+    on_gpu = resolve_device("auto").type == "cuda"
+    turns = Turns[dict[str, Any]](len(seeds), CudaLane if on_gpu else lambda: contextlib.nullcontext)
+    for seed in seeds:
+        turns.add(str(seed), _begun(loss, seed, options, "together"))
+    return [turns.result(str(seed)) for seed in seeds]
+
+
+def _begun(loss: str, seed: int, options: argparse.Namespace, kind: str) -> Work[dict[str, Any]]:
     """One training from the start: a continued one would be timed under two conditions."""
     folder = options.checkpoints / kind
     for old in folder.glob(f"*-{loss}*-seed{seed}.safetensors"):
         old.unlink()
     arm = Arm(loss, options.loss_groups, options.padding, seed, resolve_device("auto"))
-    return train(
-        _job_of(options), arm, deadline=time.monotonic() + options.seconds, epochs=options.epochs, folder=folder
-    )
+    deadline = time.monotonic() + options.seconds
+    return training(_job_of(options), arm, deadline=deadline, epochs=options.epochs, folder=folder)
 
 
 # --- what is printed and recorded
@@ -465,12 +489,13 @@ def versions() -> dict[str, str | None]:
 
 def _record_path(record: dict[str, Any], options: argparse.Namespace) -> Path:
     device = re.sub(r"[^a-z0-9]+", "-", record["device"]["name"].lower()).strip("-")
-    part = f"{options.trials}trials" if options.trials > 1 else "profile" if options.profile else None
+    part = f"{options.trials}turns" if options.trials > 1 else "profile" if options.profile else None
     parts = [
         record["date"][:10],
         device,
         record["job"]["dataset"],
         *options.loss,
+        "compiled" if options.compile else None,
         options.padding,
         part,
         f"seed{options.seed}",
@@ -494,6 +519,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="pause the trainings after so many")
     parser.add_argument("--padding", choices=("attended", "masked"), help="train the padded reference instead")
     parser.add_argument("--trials", type=int, default=1, help="so many seeds at once, beside the first one alone")
+    parser.add_argument("--compile", action="store_true", help="compile the steps (train.compile)")
     parser.add_argument(
         "--profile", action="store_true", help=f"where the time of {PROFILED_STEPS} steps goes, instead"
     )

@@ -77,7 +77,7 @@ class Job:
         return SimpleNamespace(
             objective=SimpleNamespace(loss=arm.loss, options=options),
             model=SimpleNamespace(**self.backbone),
-            train=SimpleNamespace(**self.budget),
+            train=SimpleNamespace(**TRAIN | self.budget),  # a file of an earlier version lacks later options
             seed=arm.seed,
             device=arm.device.type,
             filter_seen=self.filter_seen,

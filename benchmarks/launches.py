@@ -9,8 +9,10 @@ little more.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -38,16 +40,30 @@ _NOTHING = (
 """Beginnings of the names of operators that launch nothing."""
 
 
+POSITIONS = 1600
+"""Of a batch: about those of a mean one of RetailRocket."""
+
+
 class Launches(TorchDispatchMode):
     """Counts operators that compute something, by name."""
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self._pauses = 0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Without counting."""
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._pauses -= 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         name = func.overloadpacket.__name__
-        if not func.is_view and not name.startswith(_NOTHING):
+        if not self._pauses and not func.is_view and not name.startswith(_NOTHING):
             self.counts[name] += 1
         return func(*args, **(kwargs or {}))
 
@@ -60,30 +76,41 @@ def step_launches(loss: str = "erm", *, sizes: dict[str, Any] | None = None, n_i
         sizes: of the backbone; None for the published ones.
         n_items: of the catalogue.
     """
-    backbone, batch_size = sizes or PUBLISHED, 128
-    rng, lengths = np.random.default_rng(0), np.full(200, 12)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    train = Histories(np.arange(200), np.arange(n_items), rng.integers(0, n_items, size=offsets[-1]), offsets)
-    path, options = LOSSES[loss]
-    device = torch.device("meta")
     counting = Launches()
     with (
         mock.patch.object(torch, "autocast", _Autocast),
         mock.patch.object(functional, "dropout", lambda x, rate: torch.native_dropout(x, rate, True)[0]),
     ):
-        model = SASRec(n_items, **backbone).to(device).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
-        optimizer.step = lambda *_: None  # type: ignore[assignment, method-assign]
-        objective = make_objective(path, Population(torch.ones(n_items, dtype=torch.int64)), options)
-        step = TrainingStep(model, optimizer, objective, None, bf16=True, head=SoftmaxHead(chunk=n_items))
-        batches = Batches(train, max_length=backbone["max_length"], device=device)
-        runner = GraphRunner(step, batches, {}, (4, batch_size))
-        runner._cut([1600] * 4)
-        runner.launch(1600, 0)  # what is made at first use
+        runner = make_recorded_steps(loss, torch.device("meta"), sizes or PUBLISHED, n_items)
+        runner.launch(POSITIONS, 0)  # what is made at first use
         with counting:
-            runner.launch(1600, 1)
+            runner.launch(POSITIONS, 1)
     counting.counts["fused Adam"] = 1
     return counting.counts
+
+
+def make_recorded_steps(
+    loss: str,
+    device: torch.device,
+    sizes: dict[str, Any],
+    n_items: int,
+    step_type: Callable[..., TrainingStep] = TrainingStep,
+) -> GraphRunner:
+    """Four steps of 128 users and `POSITIONS` positions each, that can be launched; the optimiser does nothing."""
+    rng, lengths = np.random.default_rng(0), np.full(200, 12)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    train = Histories(np.arange(200), np.arange(n_items), rng.integers(0, n_items, size=offsets[-1]), offsets)
+    path, options = LOSSES[loss]
+    with device:
+        model = SASRec(n_items, **sizes).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
+    optimizer.step = lambda *_: None  # type: ignore[assignment, method-assign]
+    objective = make_objective(path, Population(torch.ones(n_items, dtype=torch.int64)), options)
+    step = step_type(model, optimizer, objective, None, bf16=True, head=SoftmaxHead(chunk=n_items))
+    batches = Batches(train, max_length=sizes["max_length"], device=device)
+    runner = GraphRunner(step, batches, {}, (4, 128))
+    runner._cut([POSITIONS] * 4)
+    return runner
 
 
 class _Autocast(TorchFunctionMode):

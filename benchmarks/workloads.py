@@ -26,8 +26,8 @@ PUBLISHED = {
 TOY = {"dim": 16, "feed_forward": 16, "blocks": 1, "heads": 1, "dropout": 0.2, "max_length": 20, "init_std": 0.02}
 TRAIN: dict[str, Any] = {
     "steps_per_epoch": 128, "learning_rate": 1e-3, "weight_decay": 0.0, "warm_up_steps": 0, "schedule": "constant",
-    "warm_start_steps": 0, "patience": None, "precision": "auto", "cuda_graphs": True, "item_chunk": None,
-    "checkpoint_seconds": 0.0, "workers": 1,
+    "warm_start_steps": 0, "patience": None, "precision": "auto", "cuda_graphs": True, "compile": False,
+    "item_chunk": None, "checkpoint_seconds": 0.0, "workers": 1,
 }  # fmt: skip
 """What the budgets of the benchmarks share; a checkpoint after every epoch."""
 GROUP_SPLITS = {name: (1 / 3, 1 / 3, 1 / 3) for name in ("pop33", "seq33")}

@@ -60,7 +60,7 @@ MODEL: dict[str, Any] = {
 TRAIN: dict[str, Any] = {
     "epochs": 2, "steps_per_epoch": 3, "batch_size": 16, "learning_rate": 0.01, "weight_decay": 0.0, "warm_up_steps": 0,
     "schedule": "constant", "warm_start_steps": 0, "patience": None, "precision": "fp32", "cuda_graphs": True,
-    "item_chunk": None, "checkpoint_seconds": 0.0, "workers": 1,
+    "compile": False, "item_chunk": None, "checkpoint_seconds": 0.0, "workers": 1,
 }  # fmt: skip
 
 

@@ -120,7 +120,7 @@ def test_trials_an_hour_and_equality() -> None:
         compared("erm", alone, [{**other, "curve": []}])
 
 
-def test_trials_in_processes_equal_the_one_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trials_by_turns_equal_the_one_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the CPU to the bit."""
     output = tmp_path / "record.json"
     common = ["--quick", "--epochs", "1", "--trials", "2", "--checkpoints", str(tmp_path)]

@@ -51,7 +51,9 @@ def test_from_start_to_end(tmp_path: Path) -> None:
     assert [arm["epochs"] for arm in results["retailrocket"]["arms"]] == [2, 2]
     assert [arm["state"] for arm in results["retailrocket-cvar-0"]["arms"]] == ["complete"]
     assert results["trials"]["trials"][0]["trials"] == 2
-    assert results["retailrocket-profile"]["profiles"]["cvar"]["step"]["launches"] > 0
+    assert results["trials"]["trials"][0]["kind"] == "turns"
+    assert results["compiled-retailrocket-profile"]["profiles"]["erm"]["step"]["launches"] > 0
+    assert results["retailrocket-profile"]["profiles"]["erm"]["step"]["launches"] > 0
     assert set(results["head"]["systems"]) == {"all", "three_tenths"}
     printed = session(tmp_path)
     assert printed.startswith("record: ")
@@ -136,6 +138,6 @@ def test_the_jobs_that_are_there_are_taken(tmp_path: Path) -> None:
     assert found["movielens"].command[1:4] == ("--dataset", "movielens-1m", "--generated")
     names = list(found)
     assert names[0] == "checks"
-    assert sum(found[name].limit for name in names[: names.index("head") + 1]) <= 540
+    assert sum(found[name].limit for name in names[: names.index("movielens-profile")]) <= 540
     # one process a loss and seed, whose checkpoint the short measurement has begun
     assert found["retailrocket-cvar-0"].command[-4:] == ("--loss", "cvar", "--seed", "0")

@@ -50,12 +50,12 @@ def test_a_batch_of_a_fixed_size_is_the_packed_one_and_fillers(grain: int) -> No
     for users, size in zip(STEP_USERS, fixed.sizes(STEP_USERS), strict=True):
         # the second of three steps, with room for a larger one
         cut = fixed.cut(torch.stack([users.flip(0), users, users]), [size] * 3, size + grain)
-        found, packed = fixed.batch(cut, torch.tensor([1]), size), batches.batch(users)
+        found, packed = fixed.batch(cut.at(torch.tensor([1])), size), batches.batch(users)
         n = len(packed.tokens)
         assert size % grain == 0
         assert size - n < grain + fixed.fillers
         assert found.real is not None
-        assert found.real.tolist() == [True] * n + [False] * (size - n)
+        assert found.real.tolist() == [1] * n + [0] * (size - n)
         assert found.layout.offsets[:6].tolist() == [0, *(found.ends + 1).tolist()]
         of_fillers = found.layout.offsets[5:].diff().tolist()
         assert len(of_fillers) == fixed.fillers == {8: 1, 64: 6, 128: 11}[grain]
@@ -164,7 +164,7 @@ def test_larger_batches_are_recorded_again() -> None:
         assert runner._steps is not None
         tables.append(runner._steps.cells.data_ptr())
         assert runner._steps.users.tolist() == users.tolist()
-        batch = runner.batches_of_fixed_size.batch(runner._steps, torch.tensor([1]), sizes[1])
+        batch = runner.batches_of_fixed_size.batch(runner._steps.at(torch.tensor([1])), sizes[1])
         assert batch.users.tolist() == users[1].tolist()
         assert batch.lengths.tolist() == train.lengths[users[1]].tolist()
         runner.graphs[sizes[0], False] = Played([])  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Where trainings run: in this process one after the other, or several at once in processes of their own.
+"""Where trainings run: in this process one after the other, several by turns, or each in a process of its own.
 
 Another engine fills the same places (see `Executor`); that of Ray is in `ray_executor.py`.
 """
@@ -17,8 +17,10 @@ from fairrec_pipeline.arms.spec import ArmSpec
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.experiments.processes import SPAWN, end, prepare_process, variables
-from fairrec_pipeline.experiments.train_arm import environment, key_of, train_or_diverge
+from fairrec_pipeline.experiments.train_arm import environment, key_of, train_or_diverge, training_or_divergence
 from fairrec_pipeline.interactions.prepared import PreparedData
+from fairrec_pipeline.training.fit import resolve_device
+from fairrec_pipeline.training.turns import CudaLane, Turns
 
 
 class Executor(Protocol):
@@ -41,10 +43,11 @@ class Executor(Protocol):
 class LocalExecutor:
     """Trains on this machine what is submitted and not yet complete.
 
-    With `at_once` 1 a training runs when its card is asked for. With more, that many processes work through what is
-    submitted in its order, each with its share of the torch threads. What they leave in the store is what a single
-    process would (bit for bit on the CPU with as many threads). An error or Ctrl-C ends the processes. What is complete
-    stays, and what is not goes on from its checkpoint. joblib's workers were tried: they outlive a killed parent.
+    With `at_once` 1 a training runs when its card is asked for. With more, that many work through what is submitted in
+    its order: on a GPU by turns in this process, on the CPU in processes, each with its share of the torch threads.
+    What they leave in the store is what a single one would (bit for bit on the CPU with as many threads). An error or
+    Ctrl-C ends them. What is complete stays, and what is not goes on from its checkpoint. joblib's workers were tried:
+    they outlive a killed parent.
 
     `total` and `description` are those of the progress bar.
     """
@@ -52,6 +55,7 @@ class LocalExecutor:
     def __init__(self, data: PreparedData, store: ArmStore, *, at_once: int, total: int, description: str) -> None:
         self._data, self._store, self._at_once = data, store, at_once
         self._pool: ProcessPoolExecutor | None = None
+        self._turns = Turns[Card](at_once, CudaLane)
         self._futures: dict[str, Future[Card]] = {}
         self._bar = tqdm(total=total, desc=description, unit="training", disable=total == 1)
 
@@ -60,6 +64,7 @@ class LocalExecutor:
 
     def __exit__(self, error: object, *_: object) -> None:
         self._bar.close()
+        self._turns.close()
         if self._pool is None:
             return
         if error is not None:
@@ -78,6 +83,9 @@ class LocalExecutor:
             return lambda: self._counted(known)
         if self._at_once == 1:
             return lambda: self._counted(train_or_diverge(spec, self._data, self._store))
+        if resolve_device(spec.device).type == "cuda" and spec.train.workers == 1:
+            self._turns.add(key, training_or_divergence(spec, self._data, self._store))
+            return lambda: self._counted(self._turns.result(key))
         if key not in self._futures:
             with variables(OMP_NUM_THREADS=str(self._threads), TQDM_DISABLE="1"):
                 self._futures[key] = self._started().submit(_train_here, spec, environment(spec))

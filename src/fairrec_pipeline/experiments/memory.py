@@ -12,8 +12,9 @@ from fairrec_pipeline.memory import available_memory, require_memory
 from fairrec_pipeline.metrics.ranking import SCORES_AT_ONCE
 from fairrec_pipeline.models.softmax_head import CHUNK, KEEP_BYTES
 from fairrec_pipeline.parameters.blocks import Model
-from fairrec_pipeline.training.fit import WINDOWS, resolve_device
+from fairrec_pipeline.training.fit import resolve_device
 from fairrec_pipeline.training.scoring import TOKENS_AT_ONCE
+from fairrec_pipeline.training.user_windows import WINDOWS
 
 _FLOAT, _NUMBER = 4, 8  # bytes
 _PROCESS = 400 * 2**20  # a further process that has imported torch

@@ -29,12 +29,14 @@ from fairrec_pipeline.objectives import build_objective
 from fairrec_pipeline.objectives.rsr import cluster_table
 from fairrec_pipeline.training.checkpoint import Checkpoint
 from fairrec_pipeline.training.divergence import DivergenceError
-from fairrec_pipeline.training.fit import Fitted, TrainingData, resolve_device
+from fairrec_pipeline.training.fit import Fitted, TrainingData, fit, fitting, resolve_device
 from fairrec_pipeline.training.loss_groups import group_codes, population
 from fairrec_pipeline.training.scoring import ModelScorer, restored
+from fairrec_pipeline.training.turns import Work, finished
 
-_ONE_AT_A_TIME = threading.Lock()
-"""What draws from torch's random numbers, which belong to the process: a training, and every new model."""
+_ONE_AT_A_TIME = threading.RLock()
+"""What draws from torch's random numbers, which belong to the process: trainings, which take turns in one thread, and
+every new model."""
 
 
 def environment(spec: ArmSpec) -> dict[str, str]:
@@ -58,6 +60,16 @@ def train(spec: ArmSpec, data: PreparedData, store: ArmStore) -> tuple[Card, Fit
         DivergenceError: a loss is not finite.
         ValueError: the groups or the device that are asked for do not exist.
     """
+    return finished(training(spec, data, store))
+
+
+def training(spec: ArmSpec, data: PreparedData, store: ArmStore) -> Work[tuple[Card, Fitted]]:
+    """`train`, which pauses where the device has an epoch of steps to do, if the trainer of the method does.
+
+    Raises:
+        DivergenceError: a loss is not finite.
+        ValueError: the groups or the device that are asked for do not exist.
+    """
     key = key_of(spec, data)
     codes, names = group_codes(data.user_groups, spec.objective.groups, data.train.users)
     options = spec.objective.options.model_dump()
@@ -68,7 +80,11 @@ def train(spec: ArmSpec, data: PreparedData, store: ArmStore) -> tuple[Card, Fit
     if spec.train.workers > 1 and card is None:  # what is complete is opened here
         trainer = fit_on_workers
     with _ONE_AT_A_TIME:
-        fitted: Fitted = trainer(spec, histories, objective, checkpoint, description=spec.label)
+        fitted: Fitted
+        if trainer is fit:
+            fitted = yield from fitting(spec, histories, objective, checkpoint, description=spec.label)
+        else:
+            fitted = trainer(spec, histories, objective, checkpoint, description=spec.label)
     if card is None:
         outcome = {name: getattr(fitted, name) for name in ("started", "finished", "seconds", "best_epoch")}
         outcome |= {"epochs": len(fitted.history), "validation_ndcg_at_20": fitted.best_ndcg}
@@ -78,9 +94,15 @@ def train(spec: ArmSpec, data: PreparedData, store: ArmStore) -> tuple[Card, Fit
 
 def train_or_diverge(spec: ArmSpec, data: PreparedData, store: ArmStore) -> Card:
     """Train and return the card; a training that diverges has a card without a result."""
+    return finished(training_or_divergence(spec, data, store))
+
+
+def training_or_divergence(spec: ArmSpec, data: PreparedData, store: ArmStore) -> Work[Card]:
+    """`train_or_diverge`, which pauses as `training` does."""
     started = datetime.now(UTC)
     try:
-        return train(spec, data, store)[0]
+        card, _ = yield from training(spec, data, store)
+        return card
     except DivergenceError as error:
         finished = datetime.now(UTC)
         return _card(spec, data) | {

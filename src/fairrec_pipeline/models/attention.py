@@ -52,7 +52,8 @@ def _ragged_attention(qkv: Tensor, sequences: Ragged, heads: int, rate: float) -
 
     On the CPU by a mask over all pairs of positions, which is to check against and needs small batches.
     """
-    q, k, v = qkv.unflatten(1, (3, heads, -1)).unbind(1)  # (n, heads, dim / heads)
+    # (n, heads, dim / heads); cut so that the compiler fuses the backward pass with the sum of the bias
+    q, k, v = (part.unflatten(1, (heads, -1)) for part in qkv.chunk(3, 1))
     offsets, longest = sequences.offsets, sequences.longest
     if qkv.device.type != "cpu":
         attended = torch.ops.aten._flash_attention_forward(

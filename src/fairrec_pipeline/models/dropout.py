@@ -60,6 +60,16 @@ class MaskSource:
         return torch.from_numpy(np.concatenate(parts)).view(-1, shape[1])
 
 
+class TorchMasks(MaskSource):
+    """Masks that torch draws, on the CPU too: for functions that are compiled, which has no way to ours."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def dropout(self, x: Tensor, rate: float) -> Tensor:
+        return torch.nn.functional.dropout(x, rate)
+
+
 class MasksOfPart(MaskSource):
     """Masks of a whole batch, of which a process needs those of its own sequences.
 

@@ -21,7 +21,7 @@ from fairrec_pipeline.models.packing import Buckets, Layout, pad, rows_of_table
 
 def lookup(table: Tensor, indices: Tensor) -> Tensor:
     """(n, dim) rows of a table (rows, dim) by index (n,)."""
-    if table.device.type == "cpu":
+    if table.device.type == "cpu" or torch.compiler.is_compiling():  # the compiler has a way of its own
         return functional.embedding(indices, table)
     return rows_of_table(table, indices)
 

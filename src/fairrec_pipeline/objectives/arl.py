@@ -23,6 +23,8 @@ class Arl(Objective):
         adversary_learning_rate: of Adagrad.
     """
 
+    reads_states = True
+
     def __init__(self, population: Population, *, adversary_learning_rate: float) -> None:
         self.dim, self.learning_rate = population.state_dim, adversary_learning_rate
 

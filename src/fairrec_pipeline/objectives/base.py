@@ -76,12 +76,14 @@ class Objective(ABC):
             computes, never what.
         decides_on_host: `weights` is another program from step to step, or looks at numbers on the device; then steps
             cannot be recorded as CUDA graphs.
+        reads_states: whether `weights` looks at the states of the users.
     """
 
     item_weights: Tensor | None = None
     balanced_batches: bool = False
     share_with_weight: float = 1.0
     decides_on_host: bool = False
+    reads_states: bool = False
 
     @abstractmethod
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:

@@ -17,6 +17,10 @@ class Erm(Objective):
 
     def __init__(self, item_weights: Tensor | None = None) -> None:
         self.item_weights: Tensor | None = item_weights
+        self._weights = torch.empty(0)
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
-        return torch.full_like(batch.losses, 1 / len(batch.losses)), state
+        losses, known = batch.losses, self._weights
+        if (known.shape, known.dtype, known.device) != (losses.shape, losses.dtype, losses.device):
+            self._weights = torch.full_like(losses, 1 / len(losses))
+        return self._weights, state

@@ -43,6 +43,7 @@ class RsrHard(Objective):
     """
 
     decides_on_host = True
+    reads_states = True
 
     def __init__(
         self,
@@ -108,6 +109,8 @@ class RsrSoft(Objective):
         prototype_learning_rate: of c.
         clustering_weight: lambda.
     """
+
+    reads_states = True
 
     def __init__(
         self,

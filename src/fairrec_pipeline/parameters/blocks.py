@@ -154,6 +154,7 @@ class Train(Block):
     patience: Rounds | None
     precision: Literal["auto", "fp32", "bf16"]
     cuda_graphs: Flag = Field(description="on CUDA, record the launches of a step and play them back")
+    compile: Flag = Field(description="compile the steps that are recorded: fewer, larger kernels; needs Triton")
     item_chunk: Count | None = Field(description="items of the catalogue at a time; null: chosen")
     checkpoint_seconds: float = Field(ge=0)
     workers: int = Field(strict=True, ge=1, le=1024, description="processes that share every batch; on CUDA a GPU each")

@@ -33,7 +33,7 @@ class Batch:
         targets: (n,) item to predict after each token; None at evaluation.
         rows: (n,) which of the B users a position belongs to.
         lengths: (B,) number of positions of each user.
-        real: (n,) bool, false where a position only fills up a batch of a fixed size; None if there is no such.
+        real: (n,) int64, 0 where a position only fills up a batch of a fixed size, else 1; None if there is no such.
     """
 
     users: Tensor
@@ -148,6 +148,10 @@ class CutSteps(NamedTuple):
     offsets: Tensor
     cells: Tensor
 
+    def at(self, step: Tensor) -> CutSteps:
+        """What there is of one step, whose number (1,) lies on the device; without the first dimension."""
+        return CutSteps(*(x.index_select(0, step)[0] for x in self))
+
 
 class FixedSizeBatches:
     """Cuts training batches on the device, into few sizes, so that no shape depends on whose histories they are.
@@ -204,15 +208,9 @@ class FixedSizeBatches:
         offsets = functional.pad(torch.cat((ends, fillers), 1), (1, 0)).to(torch.int32)
         return CutSteps(users, lengths, offsets, torch.stack(parts, 1))
 
-    def batch(self, steps: CutSteps, at: Tensor, size: int) -> Batch:
-        """The batch of a step, its users in their order.
-
-        Args:
-            steps: from `cut`.
-            at: (1,) int64 on the device, which of the steps.
-            size: of that step.
-        """
-        users, lengths, offsets, cells = (x.index_select(0, at)[0] for x in steps)
+    def batch(self, step: CutSteps, size: int) -> Batch:
+        """The batch of one of the steps of `cut`, of that size; its users in their order."""
+        users, lengths, offsets, cells = step
         tokens, positions, targets, rows, real = cells[:, :size].unbind()
         longest_filler = -(-(self.grain + self.fillers - 1) // self.fillers)
         return Batch(
@@ -223,7 +221,7 @@ class FixedSizeBatches:
             targets=targets,
             rows=rows,
             lengths=lengths,
-            real=real.bool(),
+            real=real,
         )
 
 

@@ -134,17 +134,15 @@ class GraphRunner(StepRunner):
     def launch(self, size: int, number: int) -> None:
         """One step on the users at the counter; all that stays of it is written into tensors of this object."""
         assert self._steps is not None  # `run` has cut them
-        self._rate.copy_(self._rates.index_select(0, self._at)[0])
-        outcome = self.step(self.batches_of_fixed_size.batch(self._steps, self._at, size), self.state, number)
+        step = self.step.compiled(_read)(self._steps, self._rates, self._at, self._rate)
+        outcome = self.step(self.batches_of_fixed_size.batch(step, size), self.state, number)
         for name, value in outcome.state.items():
             if value is not self.state[name]:  # else it was written in place
                 self.state[name].copy_(value)
         if self._outcome is None:  # in the first step, which is not recorded
             shape = self._users.shape
             self._outcome = outcome.losses.new_zeros(shape), outcome.weights.new_zeros(shape)
-        for kept, new in zip(self._outcome, (outcome.losses, outcome.weights), strict=True):
-            kept.index_copy_(0, self._at, new[None])
-        self._at += 1
+        self.step.compiled(_keep)(self._outcome, outcome[:2], self._at)
 
     @contextlib.contextmanager
     def _on_recording_stream(self) -> Iterator[None]:
@@ -156,6 +154,19 @@ class GraphRunner(StepRunner):
         with torch.cuda.stream(self._stream):
             yield
         torch.cuda.current_stream().wait_stream(self._stream)
+
+
+def _read(steps: CutSteps, rates: Tensor, at: Tensor, rate: Tensor) -> CutSteps:
+    """The step at the counter (1,); its learning rate goes where the optimiser reads it."""
+    rate.copy_(rates.index_select(0, at)[0])
+    return steps.at(at)
+
+
+def _keep(kept: Sequence[Tensor], new: Sequence[Tensor], at: Tensor) -> None:
+    """Each of the new tensors goes into the row at the counter, which goes on."""
+    for rows, row in zip(kept, new, strict=True):
+        rows.index_copy_(0, at, row[None])
+    at += 1
 
 
 def make_runner(

@@ -30,6 +30,7 @@ from fairrec_pipeline.objectives.base import Objective, State
 from fairrec_pipeline.training.allocator import keep_freed_memory
 from fairrec_pipeline.training.batches import Batches, UserStream
 from fairrec_pipeline.training.checkpoint import Checkpoint, Snapshot, optimizer_tensors, restore_optimizer, sections
+from fairrec_pipeline.training.compiled import CompiledStep, keep_compiled_beside
 from fairrec_pipeline.training.cuda_graphs import StepRunner, make_runner
 from fairrec_pipeline.training.divergence import DivergenceError, advice, check_epoch
 from fairrec_pipeline.training.progress import report
@@ -37,15 +38,14 @@ from fairrec_pipeline.training.schedule import learning_rate_at
 from fairrec_pipeline.training.shares import SharedRunner, SharedStep
 from fairrec_pipeline.training.step import TrainingStep
 from fairrec_pipeline.training.team import Team
+from fairrec_pipeline.training.turns import Work, finished
+from fairrec_pipeline.training.user_windows import WINDOWS, by_user
 from fairrec_pipeline.training.validation import Validation
 
 if TYPE_CHECKING:
     from fairrec_pipeline.arms.spec import ArmSpec
 
 logger = logging.getLogger(__name__)
-
-WINDOWS = 10
-"""Into so many windows of epochs the weights of the users are summed up."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,12 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("cuda")
 
 
-def fit(
+def fit(*arguments: Any, **options: Any) -> Fitted:
+    """`fitting` from start to end."""
+    return finished(fitting(*arguments, **options))
+
+
+def fitting(
     spec: ArmSpec,
     data: TrainingData,
     objective: Objective,
@@ -132,8 +137,8 @@ def fit(
     description: str = "",
     frozen: Mapping[str, Tensor] | None = None,
     step_type: Callable[..., TrainingStep] = TrainingStep,
-) -> Fitted:
-    """Train one arm.
+) -> Work[Fitted]:
+    """Train one arm, and pause where the device has an epoch of steps to do.
 
     On the CPU the result is a function of spec, data and objective, also when the training was killed and resumed. The
     checkpoint of a complete training stays and gives its result again.
@@ -153,6 +158,8 @@ def fit(
         CheckpointError: the checkpoint is damaged.
         OSError: a checkpoint cannot be written.
     """
+    if checkpoint and spec.train.compile:
+        keep_compiled_beside(checkpoint.path)
     training = _Training(spec, data, objective, frozen or {}, step_type)
     snapshot = checkpoint.load() if checkpoint else None
     if checkpoint and snapshot:
@@ -160,13 +167,14 @@ def fit(
             training.restore(snapshot)
         if not training.finished:
             logger.info("Continuing from %s, after epoch %d", checkpoint.path, training.progress.epoch)
-    progress, saved_at, kept = training.progress, time.monotonic(), snapshot is not None
-    shown = {"desc": description, "unit": "epoch", "disable": training.finished or not training.team.is_first}
-    first = training.team.is_first
+    progress, saved_at, kept, first = training.progress, time.monotonic(), snapshot is not None, training.team.is_first
+    shown = {"desc": description, "unit": "epoch", "disable": training.finished or not first}
     with tqdm(total=spec.train.epochs, initial=progress.epoch, **shown) as bar:
         while not training.finished:
             try:
-                loss, score = training.run_epoch()
+                training.begin_epoch()
+                yield
+                loss, score = training.end_epoch()
             except DivergenceError as error:
                 message = f"{error}. The checkpoint of an earlier epoch is kept" if kept else str(error)
                 raise DivergenceError(message) from error
@@ -198,6 +206,8 @@ class _Training:
         if self.team.size > 1:
             assert step_type is TrainingStep, "a step with a loss of its own trains in one process"
             step_type = partial(SharedStep, team=self.team)
+        elif train.compile and step_type is TrainingStep:
+            step_type = CompiledStep
         keep_freed_memory()
         torch.manual_seed(spec.seed)
         self.model = SASRec(data.train.n_items, **vars(spec.model)).to(device)
@@ -244,10 +254,10 @@ class _Training:
         stale = progress.epoch - max(progress.best_epoch, train.warm_start_steps // train.steps_per_epoch)
         return progress.epoch >= train.epochs or (train.patience is not None and stale >= train.patience)
 
-    def run_epoch(self) -> tuple[float, float]:
-        """Train for an epoch and validate: mean user loss and validation NDCG@20."""
-        train, progress, begun = self.spec.train, self.progress, time.monotonic()
-        loss = self._train()
+    def end_epoch(self) -> tuple[float, float]:
+        """Look at the steps of the epoch that was begun, and validate: mean user loss and validation NDCG@20."""
+        train, progress = self.spec.train, self.progress
+        loss = self._look_at_steps()
         progress.epoch += 1
         validated = time.monotonic()
         try:
@@ -263,7 +273,7 @@ class _Training:
             progress.best_ndcg, progress.best_epoch = score, progress.epoch
             if self.team.is_first:
                 self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-        progress.seconds += time.monotonic() - begun
+        progress.seconds += time.monotonic() - self._begun
         row = {
             "epoch": progress.epoch,
             "loss": loss,
@@ -277,18 +287,23 @@ class _Training:
         progress.history.append(row | self.objective.history(self.runner.state))
         return loss, score
 
-    def _train(self) -> float:
-        """Mean user loss of the next epoch; its losses are looked at once, at the end."""
-        spec, train, epoch = self.spec, self.spec.train, self.progress.epoch
+    def begin_epoch(self) -> None:
+        """Launch the steps of the next epoch, whose losses are looked at once, at the end."""
+        self._begun = time.monotonic()
+        train, epoch, seed = self.spec.train, self.progress.epoch, self.spec.seed
         self.model.train()
-        self.model.mask_source = MaskSource(spec.seed, epoch)
-        words = (spec.seed, epoch, self.team.rank)  # a last 0 changes nothing
+        self.model.mask_source = MaskSource(seed, epoch)
+        words = (seed, epoch, self.team.rank)  # a last 0 changes nothing
         torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))  # of masks on CUDA
         first = epoch * train.steps_per_epoch
         numbers = range(first, first + train.steps_per_epoch)
         drawn = torch.stack([self.stream.users(number) for number in numbers])
-        outcome = self.runner.run(drawn, [learning_rate_at(train, number) for number in numbers], first)
-        check_epoch(outcome, first, spec, self.data.train.users)
+        self._outcome = self.runner.run(drawn, [learning_rate_at(train, number) for number in numbers], first)
+
+    def _look_at_steps(self) -> float:
+        """Mean user loss of the epoch; who was drawn with which weight is counted."""
+        train, epoch, outcome = self.spec.train, self.progress.epoch, self._outcome
+        check_epoch(outcome, epoch * train.steps_per_epoch, self.spec, self.data.train.users)
         window, users = self.windows[:, epoch * WINDOWS // train.epochs], outcome.users.flatten()
         weights = (outcome.weights * train.batch_size).to(window.dtype).flatten()
         window[0].index_add_(0, users, torch.ones_like(weights))
@@ -321,7 +336,7 @@ class _Training:
         return Fitted(
             weights=self.best,
             history=pd.DataFrame(self.progress.history),
-            user_weights=_by_user(self.windows),
+            user_weights=by_user(self.windows),
             objective_state=_on(torch.device("cpu"), self.runner.state),
             **{name: getattr(self.progress, name) for name in names},
         )
@@ -329,13 +344,3 @@ class _Training:
 
 def _on(device: torch.device, state: State) -> State:
     return {name: value.to(device) for name, value in state.items()}
-
-
-def _by_user(windows: Tensor) -> pd.DataFrame:
-    """(2, WINDOWS, n_users) sums as the rows of `Fitted.user_weights`."""
-    drawn, weight = windows.cpu().numpy()
-    at = window, user = drawn.nonzero()
-    counts = drawn[at]
-    return pd.DataFrame(
-        {"window": window, "user": user, "drawn": counts.astype(np.int64), "weight": weight[at] / counts}
-    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,6 +60,10 @@ class TrainingStep:
         weights, parameter = objective.item_weights, model.output_table
         self.item_weights = None if weights is None else weights.to(parameter)
 
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as this kind of step launches it: as it is."""
+        return function
+
     @property
     def recordable(self) -> bool:
         """Whether a step is the same launches whatever the data: then a CUDA graph of one serves for others."""
@@ -101,12 +106,15 @@ class TrainingStep:
             if len(part.rows):  # a worker may have no such user
                 states = self._states(part, masks.of_some(part.rows, part.sequences)).to(states.dtype)
             by_states = by_states[part.rows]
-        gradients = {states: by_states, weight: by_weight}
+        self.propagate({states: by_states, weight: by_weight})
+        return StepOutcome(per_user, weights, state)
+
+    def propagate(self, gradients: Mapping[Tensor, Tensor]) -> None:
+        """Gradients of the parameters, from those by what the loss is made of; some of that may be given."""
         trained = {x: gradient for x, gradient in gradients.items() if x.requires_grad}
         torch.autograd.backward(list(trained), list(trained.values()))
         if self.half_weights:
             self.half_weights.move_gradients()
-        return StepOutcome(per_user, weights, state)
 
     def weigh(self, batch: Batch, seen: LossBatch, state: State) -> tuple[Tensor, State]:
         """Weights (B,) of the users, and the objective's state afterwards."""
