@@ -7,7 +7,7 @@ notation). An objective therefore never sees the model, and the training step ne
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +64,24 @@ class Population:
     @property
     def n_groups(self) -> int:
         return 0 if self.group_users is None else len(self.group_users)
+
+
+class Constant:
+    """A tensor that depends on the shape of another one alone, made at the first call: a GPU launches nothing for it.
+
+    Args:
+        make: from a tensor like those to come.
+    """
+
+    def __init__(self, make: Callable[[Tensor], Tensor]) -> None:
+        self._make, self._known = make, _NONE
+
+    def like(self, x: Tensor) -> Tensor:
+        """The constant for x; it is not to be written to."""
+        known = self._known
+        if (known.shape, known.dtype, known.device) != (x.shape, x.dtype, x.device):
+            self._known = self._make(x)
+        return self._known
 
 
 class Objective(ABC):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.objectives.base import LossBatch, Objective, Population, State
+from fairrec_pipeline.objectives.base import Constant, LossBatch, Objective, Population, State
 
 
 class CVaR(Objective):
@@ -27,13 +27,18 @@ class CVaR(Objective):
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha is the share of the worst users, in (0, 1], got {alpha}")
         self.alpha = self.share_with_weight = alpha
+        self._by_rank = Constant(self._weights_by_rank)
 
-    def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
-        size = self.alpha * len(batch.losses)
+    def _weights_by_rank(self, losses: Tensor) -> Tensor:
+        size = self.alpha * len(losses)
         k = int(size)
-        by_rank = torch.zeros_like(batch.losses)
+        by_rank = torch.zeros_like(losses)
         by_rank[:k].fill_(1 / size)  # to assign a number would copy it to a GPU, which is waited for
         by_rank[k : k + 1].fill_(1 - k / size)
+        return by_rank
+
+    def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
+        by_rank = self._by_rank.like(batch.losses)
         order = torch.sort(batch.losses, descending=True, stable=True).indices
         return torch.empty_like(by_rank).index_copy_(0, order, by_rank), state
 

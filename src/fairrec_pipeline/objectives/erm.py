@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairrec_pipeline.objectives.base import LossBatch, Objective, State
+from fairrec_pipeline.objectives.base import Constant, LossBatch, Objective, State
 
 
 class Erm(Objective):
@@ -17,10 +17,7 @@ class Erm(Objective):
 
     def __init__(self, item_weights: Tensor | None = None) -> None:
         self.item_weights: Tensor | None = item_weights
-        self._weights = torch.empty(0)
+        self._weights = Constant(lambda losses: torch.full_like(losses, 1 / len(losses)))
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
-        losses, known = batch.losses, self._weights
-        if (known.shape, known.dtype, known.device) != (losses.shape, losses.dtype, losses.device):
-            self._weights = torch.full_like(losses, 1 / len(losses))
-        return self._weights, state
+        return self._weights.like(batch.losses), state
