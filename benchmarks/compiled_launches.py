@@ -34,7 +34,8 @@ CUDA = torch.device("cuda", 0)
 H200 = SimpleNamespace(
     name="NVIDIA H200", multi_processor_count=132, major=9, minor=0, regs_per_multiprocessor=65536,
     max_threads_per_multi_processor=2048, max_threads_per_block=1024, warp_size=32, total_memory=140 * 2**30,
-    shared_memory_per_block=48 * 2**10, shared_memory_per_block_optin=227 * 2**10, L2_cache_size=60 * 2**20, gcnArchName="",
+    shared_memory_per_block=48 * 2**10, shared_memory_per_block_optin=227 * 2**10, L2_cache_size=60 * 2**20,
+    gcnArchName="",
 )  # fmt: skip
 _CALL = re.compile(r"(triton_\w+|extern_kernels\.\w+|torch\.ops\.[\w.]+|aten\.[\w.]+)(?:\.run)?\(")
 """A launch in the code that inductor writes."""

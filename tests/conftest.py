@@ -50,13 +50,13 @@ def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     from fairrec_pipeline.training import fit as fit_module  # torch only where a test trains
 
     trained: list[int] = []
-    run_epoch = fit_module._Training.run_epoch
+    end_epoch = fit_module._Training.end_epoch
 
     def counted(training: Any) -> Any:
         trained.append(1)
-        return run_epoch(training)
+        return end_epoch(training)
 
-    monkeypatch.setattr(fit_module._Training, "run_epoch", counted)
+    monkeypatch.setattr(fit_module._Training, "end_epoch", counted)
     return trained
 
 

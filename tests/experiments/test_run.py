@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.spec import ArmSpec, Plan
 from fairrec_pipeline.arms.store import ArmStore
-from fairrec_pipeline.experiments import train_arm
+from fairrec_pipeline.experiments import executors, train_arm
 from fairrec_pipeline.experiments.executors import LocalExecutor
 from fairrec_pipeline.experiments.grid import best_point
 from fairrec_pipeline.experiments.run import run
@@ -330,6 +331,20 @@ def test_side_by_side_is_what_one_after_the_other_is(tmp_path: Path, data: Prepa
         files = sorted(path.relative_to(alone.folder) for path in (alone.folder / name).rglob("*.safe*"))
         assert files == sorted(path.relative_to(beside.folder) for path in (beside.folder / name).rglob("*.safe*"))
     assert beside(specs(), at_once=2, version="2") == []
+
+
+def test_on_a_gpu_several_take_turns_in_this_process(
+    tmp_path: Path, data: PreparedData, epochs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the CPU in its place, where the outcome is that of one after the other bit for bit."""
+    monkeypatch.setattr(executors, "resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(executors, "CudaLane", lambda: nullcontext)
+    by_turns, alone = Session(tmp_path / "turns", data), Session(tmp_path / "alone", data)
+    by_turns(specs(), at_once=2)
+    here = len(epochs)
+    alone(specs())
+    assert len(epochs) == 2 * here > 0
+    assert_same(by_turns.table(), alone.table())
 
 
 def test_an_error_ends_no_process_but_its_trainings(tmp_path: Path, data: PreparedData) -> None:

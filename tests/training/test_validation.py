@@ -10,9 +10,11 @@ import torch
 
 from fairrec_pipeline.metrics.ranking import SeenItems
 from fairrec_pipeline.training import fit as fit_module
+from fairrec_pipeline.training import scoring
+from fairrec_pipeline.training.batches import Batches
 from fairrec_pipeline.training.fit import TrainingData, fit
 from fairrec_pipeline.training.validation import Validation
-from tests.worlds import objective_of, random_histories, spec_of
+from tests.worlds import HISTORY_LENGTHS, objective_of, random_histories, small_model, spec_of
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -53,6 +55,21 @@ def test_on_cuda_it_is_as_quick_as_the_training(world: TrainingData, monkeypatch
         with pytest.raises(StopError):
             fit(spec_of(train={"precision": precision}), world, objective_of("erm", world.train))
     assert asked == [True, True, False]
+
+
+def test_states_without_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of sequences as the kernel of a GPU takes them, which the CPU imitates, are those of padded ones."""
+    model, histories = small_model(), random_histories(HISTORY_LENGTHS, held_out=True)
+    batch = next(Batches(histories, max_length=12, device=torch.device("cpu")).in_order(10**6))
+    inputs = (batch.tokens, batch.positions)
+    padded = model.eval().newest_states(*inputs, batch.layout, batch.ends)
+    torch.testing.assert_close(model.newest_states(*inputs, batch.ragged, batch.ends), padded, rtol=1e-12, atol=1e-12)
+    asked: list[int] = []
+    monkeypatch.setattr(scoring, "has_ragged_kernel", lambda width, *_: asked.append(width) or True)
+    single = small_model(dtype=torch.float32)
+    found, exact = (scoring.encode(single, histories, bf16=bf16) for bf16 in (True, False))
+    torch.testing.assert_close(found, exact, rtol=3e-2, atol=3e-2)
+    assert asked == [8]  # not where it is to be exact
 
 
 @pytest.mark.parametrize("lengths", [[3, 0, 40, 1, 12], [0], [1]])

@@ -76,7 +76,9 @@ def rank_and_loss(
             row, item = seen.rows_and_items(start, stop)
             ahead = scores[row, item] >= target_scores[row, 0]
             rank.index_add_(0, row, ahead.to(rank.dtype), alpha=-1)
-            rank[row[item == targets[users][row]]] = 0
+            # an index by a mask would wait for a GPU to count it
+            filtered = torch.zeros_like(rank).index_add_(0, row, (item == targets[users][row]).to(rank.dtype))
+            rank.masked_fill_(filtered > 0, 0)
         ranks.append(rank.masked_fill(torch.isnan(target_scores[:, 0]), -1))
         if with_loss:
             losses.append(torch.logsumexp(scores, dim=1) - target_scores[:, 0])

@@ -68,6 +68,26 @@ def _ragged_attention(qkv: Tensor, sequences: Ragged, heads: int, rate: float) -
     return attended[0].transpose(0, 1).flatten(1)
 
 
+def newest_attention(queries: Tensor, keys_values: Tensor, sequences: Ragged, heads: int) -> Tensor:
+    """(B, dim) attention of the newest position of each of B sequences over the whole of it, without dropout.
+
+    Queries (B, dim) are those of the newest positions, keys and values (n, 2 dim) of all. The kernel is that of
+    `causal_attention`; on the CPU it is a mask, which is to check against.
+    """
+    q, offsets = queries.unflatten(1, (heads, -1)), sequences.offsets
+    k, v = (part.unflatten(1, (heads, -1)) for part in keys_values.chunk(2, 1))
+    if q.device.type != "cpu":
+        each = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device)
+        attended = torch.ops.aten._flash_attention_forward(
+            q, k, v, each, offsets, 1, sequences.longest, 0.0, False, False
+        )[0]
+        return cast(Tensor, attended.flatten(1))
+    rows = torch.searchsorted(offsets, torch.arange(len(k)), right=True) - 1
+    visible = torch.arange(len(q))[:, None] == rows
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=visible)[0].transpose(0, 1).flatten(1)
+
+
 class _DroppedAttention(torch.autograd.Function):
     """Both passes by hand: a batch has many small buckets, and autograd's bookkeeping would cost more than they do.
 

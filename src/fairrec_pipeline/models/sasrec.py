@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fairrec_pipeline.models.attention import causal_attention
+from fairrec_pipeline.models.attention import causal_attention, newest_attention
 from fairrec_pipeline.models.copying import CopyMechanism
 from fairrec_pipeline.models.dropout import MaskSource
-from fairrec_pipeline.models.packing import Buckets, Layout, pad, rows_of_table
+from fairrec_pipeline.models.packing import Buckets, Layout, Ragged, pad, rows_of_table
 
 
 def lookup(table: Tensor, indices: Tensor) -> Tensor:
@@ -100,12 +100,12 @@ class SASRec(nn.Module):
             x = block(x, layout, masks)
         return cast(Tensor, self.final_norm(x))
 
-    def newest_states(self, tokens: Tensor, positions: Tensor, buckets: Buckets, ends: Tensor) -> Tensor:
+    def newest_states(self, tokens: Tensor, positions: Tensor, layout: Layout, ends: Tensor) -> Tensor:
         """(B, dim) `forward(...)[ends]` without dropout, where the last block works on the newest positions only."""
         x = self._embedded(tokens, positions)
         for block in self.blocks[:-1]:
-            x = block(x, buckets, self.mask_source)
-        return cast(Tensor, self.final_norm(cast(Block, self.blocks[-1]).newest(x, buckets, ends)))
+            x = block(x, layout, self.mask_source)
+        return cast(Tensor, self.final_norm(cast(Block, self.blocks[-1]).newest(x, layout, ends)))
 
     def output_weight(self) -> Tensor:
         """(n_items, dim) output embedding; in training mode with dropout on its elements."""
@@ -140,21 +140,28 @@ class Block(nn.Module):
         inner = mask_source.dropout(torch.relu(self.expand(self.feed_forward_norm(x))), rate)
         return x + mask_source.dropout(self.contract(inner), rate)
 
-    def newest(self, x: Tensor, buckets: Buckets, ends: Tensor) -> Tensor:
+    def newest(self, x: Tensor, layout: Layout, ends: Tensor) -> Tensor:
         """(B, dim) `forward(...)[ends]` without dropout: keys and values of all positions, the rest of the newest."""
         dim = x.shape[1]
         normed = self.attention_norm(x)
         queries = functional.linear(normed[ends], self.qkv.weight[:dim], self.qkv.bias[:dim])
         keys_values = functional.linear(normed, self.qkv.weight[dim:], self.qkv.bias[dim:])
-        lengths = torch.diff(ends, prepend=ends.new_tensor([-1]))
+        if isinstance(layout, Ragged):
+            attended = newest_attention(queries, keys_values, layout, self.heads)
+        else:
+            attended = self._newest_of_buckets(queries, keys_values, layout, ends)
+        newest = x[ends] + self.attention_out(attended)
+        return cast(Tensor, newest + self.contract(torch.relu(self.expand(self.feed_forward_norm(newest)))))
+
+    def _newest_of_buckets(self, queries: Tensor, keys_values: Tensor, buckets: Buckets, ends: Tensor) -> Tensor:
+        lengths, dim = torch.diff(ends, prepend=ends.new_tensor([-1])), queries.shape[1]
         parts, first = [], 0
         for bucket, rows in zip(buckets, keys_values.split([bucket.rows for bucket in buckets]), strict=True):
             b, length = bucket.sequences, bucket.length
             q = queries[first : first + b].view(b, self.heads, 1, -1)
             k, v = pad(rows, bucket).view(b, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-            real = torch.arange(length, device=x.device) < lengths[first : first + b, None]
+            real = torch.arange(length, device=rows.device) < lengths[first : first + b, None]
             attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None])
             parts.append(attended.reshape(b, dim))
             first += b
-        newest = x[ends] + self.attention_out(torch.cat(parts))
-        return cast(Tensor, newest + self.contract(torch.relu(self.expand(self.feed_forward_norm(newest)))))
+        return torch.cat(parts)

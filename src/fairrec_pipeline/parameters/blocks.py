@@ -225,6 +225,9 @@ class Execution(Block):
 
     executor: Literal["processes", "ray"] = Field(description="processes of this machine, or tasks of a Ray cluster")
     trials_at_once: int = Field(
-        strict=True, ge=1, le=1024, description="processes: trainings of a plan that run side by side"
+        strict=True,
+        ge=1,
+        le=1024,
+        description="processes: so many trainings of a plan at once; on a GPU by turns in one",
     )
     ray: Ray

@@ -50,6 +50,13 @@ class Batch:
         """(B,) position of each user's newest token."""
         return torch.cumsum(self.lengths, 0) - 1
 
+    @property
+    def ragged(self) -> Ragged:
+        """The same sequences for a kernel that takes them without padding; asks the device nothing."""
+        assert isinstance(self.layout, Buckets)  # of `Batches.batch`
+        offsets = functional.pad(torch.cumsum(self.lengths, 0), (1, 0)).to(torch.int32)
+        return Ragged(offsets, max(bucket.length for bucket in self.layout))
+
     def part(self, users: Tensor) -> Part:
         """What the model needs of some of the users, by ascending index in the batch; on the CPU, from buckets."""
         assert isinstance(self.layout, Buckets)  # of `Batches.batch`

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.models.attention import has_ragged_kernel
 from fairrec_pipeline.models.copying import Encounters, OwnItems
-from fairrec_pipeline.models.packing import Buckets, to_device
+from fairrec_pipeline.models.packing import to_device
 from fairrec_pipeline.models.sasrec import SASRec
 from fairrec_pipeline.training.batches import Batch, Batches
 
@@ -46,16 +47,17 @@ def encode(model: SASRec, histories: Histories | CutHistories, *, bf16: bool = F
 
     Args:
         model: is put into evaluation mode.
-        bf16: run the products in bfloat16, as a training on a GPU does.
+        bf16: run the products in bfloat16, as a training on a GPU does, there with the kernel that needs no padding.
     """
     if isinstance(histories, Histories):
         histories = cut_histories(model, histories)
     model.eval()
     states = torch.empty(histories.batches.n_users, model.output_table.shape[1], device=model.output_table.device)
+    ragged = bf16 and has_ragged_kernel(model.head_width, 0.0, states.device)
     for batch in histories.cut:
-        assert isinstance(batch.layout, Buckets)  # of `Batches.batch`
+        layout = batch.ragged if ragged else batch.layout
         with torch.autocast(states.device.type, dtype=torch.bfloat16, enabled=bf16):
-            newest = model.newest_states(batch.tokens, batch.positions, batch.layout, batch.ends)
+            newest = model.newest_states(batch.tokens, batch.positions, layout, batch.ends)
         states[batch.users] = newest.to(states.dtype)
     return states
 
