@@ -38,7 +38,7 @@ def test_more_without_copies_in_half_precision(monkeypatch: pytest.MonkeyPatch) 
     assert more.total() - few.total() == 30
 
 
-@pytest.mark.parametrize(("loss", "most"), [("erm", 205), ("cvar", 210)])
+@pytest.mark.parametrize(("loss", "most"), [("erm", 205), ("cvar", 207)])
 def test_the_published_backbone(loss: str, most: int) -> None:
     """What docs/performance.md says."""
     assert step_launches(loss).total() == most
