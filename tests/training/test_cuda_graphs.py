@@ -168,9 +168,11 @@ def test_larger_batches_are_recorded_again() -> None:
         assert batch.users.tolist() == users[1].tolist()
         assert batch.lengths.tolist() == train.lengths[users[1]].tolist()
         runner.graphs[sizes[0], False] = Played([])  # type: ignore[assignment]
+        runner._known.add((sizes[0], False))
     assert tables[0] == tables[1]
     assert tables[1] != tables[2] == tables[3]
-    assert len(runner.graphs) == 2  # of the long ones, and of the short ones after them
+    # of the long ones, and of the short ones after them
+    assert len(runner.graphs) == len(runner._known) == 2
 
 
 class Played:

@@ -32,12 +32,10 @@ from fairrec_pipeline.training.batches import Batch
 from fairrec_pipeline.training.step import StepOutcome, TrainingStep
 
 _MASKS = TorchMasks()
-
-
 _FEW_POSITIONS = 8192
-"""A sum over no more positions is one kernel. Split in two it would use more of a GPU, and start twice."""
+"""A sum over no more positions is one kernel. Split in two it would fill more of a GPU and start twice. A guess."""
 _ALIGNED = 8
-"""A product of bfloat16 is fast where rows are a multiple of so many numbers; so are those of the logits made."""
+"""A product of bfloat16 is fast where rows are a multiple of so many numbers, as those of the logits are made."""
 
 
 class CompiledStep(TrainingStep):

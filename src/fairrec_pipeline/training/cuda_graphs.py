@@ -107,6 +107,7 @@ class GraphRunner(StepRunner):
         width += _ROOM * self.batches_of_fixed_size.grain
         self._steps = self.batches_of_fixed_size.cut(self._users, sizes, width)
         self.graphs.clear()
+        self._known.clear()  # what is compiled for them is compiled in a launched step: no recording survives that
 
     def _run_one(self, size: int, number: int) -> None:
         kind = (size, number < self.step.warm_start_steps)
