@@ -32,6 +32,7 @@ FILES = {
     "RetailRocket": "2026-11-22-retailrocket",
     "MovieLens-100K": "2026-11-22-movielens-100k",
     "MovieLens-1M": "2026-11-27-movielens-1m",
+    "MovieLens-1M, longer": "2026-11-27-movielens-1m-longer",
 }
 PAGES = {
     "README RetailRocket": (ROOT / "README.md", 0, "RetailRocket"),
@@ -39,6 +40,8 @@ PAGES = {
     "docs MovieLens-100K": (RESULTS / "2026-11-22-movielens-100k.md", 0, "MovieLens-100K"),
     "docs MovieLens-1M": (RESULTS / "2026-11-27-movielens-1m.md", 0, "MovieLens-1M"),
     "docs MovieLens-1M, attributes": (RESULTS / "2026-11-27-movielens-1m.md", 2, "MovieLens-1M"),
+    "docs MovieLens-1M, longer": (RESULTS / "2026-11-27-movielens-1m-longer.md", 0, "MovieLens-1M, longer"),
+    "docs MovieLens-1M, longer, attributes": (RESULTS / "2026-11-27-movielens-1m-longer.md", 2, "MovieLens-1M, longer"),
 }
 
 
