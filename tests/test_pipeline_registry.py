@@ -16,6 +16,7 @@ CHAIN = [
     "filter_core",
     "assign_groups",
     "split_leave_one_out",
+    "make_arrays",
     "check_arms",
     *(f"train_{method}" for method in PAPER_METHODS),
     "select_arms",
@@ -39,7 +40,7 @@ def test_the_default_pipeline_is_the_chain_of_the_card_with_one_node_a_method() 
     pipeline = register_pipelines()["__default__"]
     order = [node.name.rpartition(".")[2] for node in pipeline.nodes]
     places = {name: order.index(name) for name in CHAIN}
-    stages = ["ingest", "filter_core", "assign_groups", "split_leave_one_out", "check_arms"]
+    stages = ["ingest", "filter_core", "assign_groups", "split_leave_one_out", "make_arrays", "check_arms"]
     trained = [places[f"train_{method}"] for method in PAPER_METHODS]
     after = ["select_arms", "compare_arms", "report"]
     assert [places[name] for name in stages] == sorted(places[name] for name in stages)

@@ -49,3 +49,23 @@ def test_a_forked_process_has_a_database_of_its_own() -> None:
         os._exit(0 if engine() is not before and ibis.memtable(FRAME).count().execute() == 1000 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert engine() is before is ibis.get_backend()
+
+
+def test_settings_are_those_of_every_thread() -> None:
+    limit = "SELECT current_setting('memory_limit')"
+    (before,) = engine().con.execute(limit).fetchone() or ()
+    try:
+        backend = engine(memory_limit="300MiB", temp_directory=None)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(lambda: backend.con.execute(limit).fetchone()).result() == ("300.0 MiB",)
+    finally:
+        engine(memory_limit=before)
+
+
+def test_a_cached_table_does_not_keep_those_it_was_made_of() -> None:
+    first = ibis.memtable(FRAME).cache()
+    name = first.get_name()
+    second = first.filter(ibis._.user_id < 3).cache()
+    del first
+    assert name not in engine().list_tables()
+    assert len(second.to_pandas()) == 3

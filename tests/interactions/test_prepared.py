@@ -7,10 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import ibis
 import numpy as np
 import pandas as pd
 import pytest
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
 from fairrec_pipeline.interactions.prepared import PreparedHistories, combined_fingerprint, prepare_data
 from fairrec_pipeline.interactions.statistics import dataset_statistics, fingerprint
@@ -51,6 +53,26 @@ def test_the_arrays_come_back_as_they_are_made(ids: str, tmp_path: Path) -> None
         assert sum(info.file_size for info in archive.infolist()) < 60_000
 
 
+@pytest.mark.parametrize("ids", ["numbers", "texts"])
+def test_the_arrays_of_a_stream_are_those_of_a_table(ids: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = interactions()
+    rows = pd.concat([once.assign(user_id=once.user_id + 100 * n) for n in range(12)], ignore_index=True)
+    if ids == "texts":
+        rows = rows.assign(user_id="u" + rows.user_id.astype(str).str.zfill(4), item_id="i" + rows.item_id.astype(str))
+    monkeypatch.setattr("fairrec_pipeline.interactions.prepared._ROWS_AT_ONCE", 2048)  # which cuts users
+    ours, expected = PreparedHistories.read(ibis.memtable(rows)), PreparedHistories.of(rows.sample(frac=1))
+    assert ours.fingerprint == expected.fingerprint == fingerprint(rows)
+    for part in ("train", "validation", "test"):
+        assert_equal(getattr(ours, part), getattr(expected, part))
+
+
+def test_a_stream_in_another_order_is_refused() -> None:
+    rows = interactions()
+    for other in (rows[::-1], rows.iloc[[*range(8, -1, -1), *range(9, len(rows))]]):
+        with pytest.raises(DataError, match="not in the order of users and positions"):
+            PreparedHistories.read(ibis.memtable(other.reset_index(drop=True)))
+
+
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "histories.npz"
     saved(PreparedHistories.of(interactions()), path)
@@ -65,7 +87,8 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 
 def statistics_of(rows: pd.DataFrame, groups: pd.DataFrame) -> dict[str, Any]:
-    return {"dataset": "shop", **dataset_statistics(rows, groups), "prepared_with": {"split": {"core": 5}}}
+    found = dataset_statistics(ibis.memtable(rows), groups, fingerprint(rows))
+    return {"dataset": "shop", **found, "prepared_with": {"split": {"core": 5}}}
 
 
 def test_prepared_data_hold_what_belongs_together() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ibis
 import pandas as pd
 
 from fairrec_pipeline.interactions.prepared import PreparedHistories
@@ -27,7 +28,7 @@ USER_GROUPS = pd.DataFrame(
 
 
 def test_counts_and_shares() -> None:
-    found = dataset_statistics(INTERACTIONS, USER_GROUPS)
+    found = dataset_statistics(ibis.memtable(INTERACTIONS), USER_GROUPS, "f")
     assert {name: value for name, value in found.items() if name.startswith("n_")} == {
         "n_users": 2, "n_items": 3, "n_interactions": 5, "n_train": 2, "n_validation": 1, "n_test": 2,
     }  # fmt: skip
@@ -54,9 +55,9 @@ def test_one_more_attribute_changes_only_its_entry() -> None:
     other = group_fingerprints(more.assign(plan=["paid", "free"]))
     assert other["plan"] != after["plan"]
     assert other["pop33"] == after["pop33"]
-    statistics = dataset_statistics(INTERACTIONS, more)
+    statistics = dataset_statistics(ibis.memtable(INTERACTIONS), more, "f")
     assert statistics["group_fingerprints"] == after
-    assert statistics["fingerprint"] == dataset_statistics(INTERACTIONS, USER_GROUPS)["fingerprint"]
+    assert statistics["fingerprint"] == "f"
 
 
 def test_targets_that_say_less_than_they_seem() -> None:
@@ -69,7 +70,7 @@ def test_targets_that_say_less_than_they_seem() -> None:
         (3, 5, 1, 0, "train"), (3, 9, 2, 1, "test"),
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "position", "role"])
-    assert target_statistics(table, PreparedHistories.of(table)) == {
+    assert target_statistics(ibis.memtable(table), PreparedHistories.of(table)) == {
         "validation": {"n": 1, "tied": 1, "unseen": 1, "repeated": 0},
         "test": {"n": 3, "tied": 1, "unseen": 1, "repeated": 2},
     }

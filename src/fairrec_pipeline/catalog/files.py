@@ -128,11 +128,7 @@ class IbisParquet(Atomic, FileDataset):
     @property
     def connection(self) -> BaseBackend:
         """The database of the process, unless the entry names another one."""
-        if self._connection_config == self.DEFAULT_CONNECTION_CONFIG:
-            return engine()
-        if self._connection_config["backend"] == "pyspark":
-            return _spark(self._connection_config)
-        return super().connection
+        return _connected(self._connection_config) or super().connection
 
     def _file_system(self) -> Any:
         return self._filesystem() if self._fs_prefix else LocalFileSystem()
@@ -155,6 +151,40 @@ class IbisParquet(Atomic, FileDataset):
     def preview(self, nrows: int = 5) -> TablePreview:
         """The first rows, for Kedro-Viz."""
         return self.load().limit(nrows).to_pandas().to_dict(orient="split")
+
+
+class Engine(AbstractDataset[Any, "BaseBackend"]):
+    """What works out the tables of the data pipeline.
+
+    Args:
+        connection: `backend` duckdb (with database ":memory:", and settings of DuckDB) or pyspark (with `spark.sql.*`).
+    """
+
+    def __init__(self, connection: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+        self._connection, self.metadata = connection, metadata
+
+    def load(self) -> BaseBackend:
+        found = _connected(self._connection)
+        if found is None:
+            message = f"there is no engine {self._connection}. Take duckdb with database ':memory:', or pyspark"
+            raise DatasetError(message)
+        return found
+
+    def save(self, data: Any) -> None:
+        message = "an engine is not written by a pipeline"
+        raise DatasetError(message)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"connection": self._connection}
+
+
+def _connected(config: Mapping[str, Any]) -> BaseBackend | None:
+    """The database of the process with its settings, or Spark; None for any other."""
+    if config["backend"] == "pyspark":
+        return _spark(config)
+    if config["backend"] == "duckdb" and config.get("database", ":memory:") == ":memory:":
+        return engine(**{name: value for name, value in config.items() if name not in ("backend", "database")})
+    return None
 
 
 def _spark(config: Mapping[str, Any]) -> BaseBackend:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import threading
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import ibis
 import ibis.expr.types as ir
+from ibis import BaseBackend
 from ibis.backends.duckdb import Backend
 
 
@@ -78,6 +80,24 @@ class SharedDuckDB(Backend):
                 registered[protocol] = options
         return str(protocol)
 
+    def set(self, **settings: Any) -> None:
+        """Set options of the database, such as memory_limit="6GiB" or temp_directory; None leaves one as it is."""
+        known: dict[str, Any] = self.__dict__.setdefault("_settings", {})
+        for name, value in settings.items():
+            if value is not None and known.get(name) != value:
+                text = str(value).replace("'", "''")
+                self.con.execute(f"SET GLOBAL {name} = '{text}'")
+                known[name] = value
+
+    def _cached_table(self, table: ir.Table) -> ir.CachedTable:
+        """Ibis would remember what a cached table was made of, and so keep the tables before it in memory."""
+        kept = self._create_cached_table(ibis.util.gen_name("cached"), table).op()
+        weakref.finalize(kept, self._finalize_cached_table, kept.name).atexit = False
+        return ir.CachedTable(kept)
+
+    def _finalize_cached_table(self, name: str) -> None:
+        self._drop_cached_table(name)
+
     def _create_cached_table(self, name: str, expr: ir.Table) -> ir.Table:
         return self.create_table(name, expr, schema=expr.schema())
 
@@ -91,15 +111,25 @@ class SharedDuckDB(Backend):
 _making, _registering = threading.Lock(), threading.Lock()
 
 
-def engine() -> SharedDuckDB:
-    """The database of this process; from the first call on it is the default of Ibis."""
+def engine(**settings: Any) -> SharedDuckDB:
+    """The database of this process, with these settings from now on; it is the default of Ibis."""
     with _making:
-        default = ibis.options.default_backend
-        if isinstance(default, SharedDuckDB):
-            return default
-        backend: SharedDuckDB = SharedDuckDB().connect()
-        ibis.set_backend(backend)
-        return backend
+        backend = ibis.options.default_backend
+        if not isinstance(backend, SharedDuckDB):
+            backend = SharedDuckDB().connect()
+            ibis.set_backend(backend)
+        backend.set(**settings)
+        return cast(SharedDuckDB, backend)
+
+
+def moved(table: ir.Table, to: BaseBackend) -> ir.Table:
+    """A table of DuckDB in another engine, by way of a file; the table itself where DuckDB is that engine."""
+    if isinstance(to, SharedDuckDB):
+        return table
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "table.parquet")
+        table.to_parquet(path)
+        return to.read_parquet(path).cache()
 
 
 def literal_path(path: Path) -> str:

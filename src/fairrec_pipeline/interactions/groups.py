@@ -71,7 +71,8 @@ def assign_groups(
 
 def _statistics(training: ir.Table, popular_quantile: float) -> ir.Table:
     """user_id, train_length, popularity_ratio."""
-    items = training.group_by(ITEM).agg(n_users=ibis._[USER].nunique())
+    # not nunique(): that would keep a set of users for every item in memory
+    items = training.select(USER, ITEM).distinct().group_by(ITEM).agg(n_users=ibis._.count())
     popular = items.select(ITEM, popular=ibis._.n_users > items.n_users.cast("float64").quantile(popular_quantile))
     return (
         training.join(popular, ITEM)

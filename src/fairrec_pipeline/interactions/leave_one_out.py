@@ -119,7 +119,7 @@ def split_roles(core_interactions: ir.Table, held_out: ir.Table) -> ir.Table:
     from_end = both[N_INTERACTIONS] - 1 - both[POSITION]
     is_held_out = from_end < both[N_HELD_OUT]
     role = ibis.cases((is_held_out & (from_end == 0), TEST), (is_held_out, VALIDATION), else_=TRAIN)
-    return both.select(USER, ITEM, TIMESTAMP, POSITION, **{ROLE: role}).cache().order_by(USER, POSITION)
+    return both.select(USER, ITEM, TIMESTAMP, POSITION, **{ROLE: role}).order_by(USER, POSITION).cache()
 
 
 def _draw(n_users: int, validation_users: int | float, seed: int, who: str) -> np.ndarray:

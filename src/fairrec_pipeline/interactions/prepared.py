@@ -5,21 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.lib.npyio import NpzFile
 
 from fairrec_pipeline.errors import DataError
-from fairrec_pipeline.interactions.columns import ATOMIC, STANDARD_SPLITS, TEST, VALIDATION
-from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
-from fairrec_pipeline.interactions.statistics import fingerprint, group_fingerprints
+from fairrec_pipeline.interactions.columns import (
+    ATOMIC,
+    ITEM,
+    POSITION,
+    ROLE,
+    STANDARD_SPLITS,
+    TRAIN,
+    USER,
+)
+from fairrec_pipeline.interactions.histories import Histories
+from fairrec_pipeline.interactions.parts import concatenated, histories_of, whole_users
+from fairrec_pipeline.interactions.statistics import RowHashes, group_fingerprints
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
 
 _PARTS = ("train", "validation", "test")
+_ROWS_AT_ONCE = 2**20
 _ARRAYS = ("users", "items", "offsets", "targets", "repeats")
 
 
@@ -40,9 +53,32 @@ class PreparedHistories:
     @classmethod
     def of(cls, interactions: pd.DataFrame) -> PreparedHistories:
         """Arrays of a table with the columns user_id, item_id, position, role; rows in any order."""
-        train = training_histories(interactions)
-        validation, test = (evaluation_histories(interactions, train.catalogue, role) for role in (VALIDATION, TEST))
-        return cls(train, validation, test, fingerprint(interactions))
+        catalogue = np.unique(interactions.loc[interactions[ROLE] == TRAIN, ITEM].to_numpy())
+        return cls._of_parts([interactions.sort_values([USER, POSITION])], catalogue)
+
+    @classmethod
+    def read(cls, interactions: ir.Table) -> PreparedHistories:
+        """Arrays of a table as `of` takes, which need not fit into memory; rows ordered by user and position.
+
+        Raises:
+            DataError: they are not.
+        """
+        seen = interactions.filter(interactions[ROLE] == TRAIN).select(ITEM).distinct().order_by(ITEM)
+        catalogue = seen.to_pandas()[ITEM].to_numpy()  # before the stream, which another query would close
+        batches = interactions.select(USER, ITEM, POSITION, ROLE).to_pyarrow_batches(chunk_size=_ROWS_AT_ONCE)
+        tables = (batch.to_pandas() for batch in batches if len(batch))
+        return cls._of_parts(tables, catalogue)
+
+    @classmethod
+    def _of_parts(cls, tables: Iterable[pd.DataFrame], catalogue: np.ndarray) -> PreparedHistories:
+        hashes, parts = RowHashes((USER, ITEM, POSITION, ROLE)), []
+        for table in whole_users(tables):
+            hashes.add(table)
+            parts.append(histories_of(table, catalogue))
+        found, of_roles = hashes.hexdigest(), [list(of_role) for of_role in zip(*parts, strict=True)]
+        del hashes, parts  # what is put together goes at once: the arrays are large
+        train, validation, test = (concatenated(of_roles.pop(0)) for _ in _PARTS)
+        return cls(train, validation, test, found)
 
     def save(self, file: IO[bytes]) -> None:
         """Write the arrays as `numpy.savez` does."""

@@ -32,7 +32,7 @@ def checked_events(log: ir.Table, source: Table, path: Path, steps: Sequence[Ste
         message = f"{path} has times of type {dtype} in {source.timestamp}. Allowed: one number, date or text a row"
         raise DataError(message)
     with readable(path):
-        rows = log.select(FILE_ROW, **{column: blank_to_null(log[name]) for column, name in names.items()}).cache()
+        rows = log.select(FILE_ROW, **{column: blank_to_null(log[name]) for column, name in names.items()})
         counts = rows.agg(n_rows=rows.count(), **{column: rows[column].isnull().sum() for column in names})
         n_rows, *n_null = counts.to_pandas().fillna(0).astype(int).iloc[0]
         if n_rows == 0 and not n_malformed:
@@ -47,7 +47,8 @@ def checked_events(log: ir.Table, source: Table, path: Path, steps: Sequence[Ste
             raise DataError(message)
         full = rows.drop_null(list(names))
         read = times(full[TIMESTAMP], source.timestamp_format, source.timestamp_unit)
-        timed = full.mutate(instant=read.values).cache()
+        timed = full.mutate(instant=read.values)
+        timed = timed if dtype.is_integer() else timed.cache()  # dates are slow to read
         unreadable, good = timed.filter(timed.instant.isnull()), timed.filter(timed.instant.notnull())
         n_unreadable, n_good = count_rows(unreadable), count_rows(good)
         if n_unreadable and not source.malformed:

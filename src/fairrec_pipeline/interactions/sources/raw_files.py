@@ -102,9 +102,14 @@ def is_gzipped(path: Path) -> bool:
     return path.suffix.lower() == ".gz"
 
 
+def with_numbers(table: ir.Table) -> ir.Table:
+    """The table with the 0-based number of each row; without another order DuckDB keeps that of the files."""
+    return table.mutate(**{FILE_ROW: ibis.row_number()})
+
+
 def numbered(table: ir.Table) -> ir.Table:
-    """The table, read, with the 0-based number of each row; without another order DuckDB keeps that of the files."""
-    return table.mutate(**{FILE_ROW: ibis.row_number()}).cache()
+    """The same, read: the file may be gone afterwards."""
+    return with_numbers(table).cache()
 
 
 # zipfile says RuntimeError of an encrypted member, NotImplementedError of a compression that it does not know

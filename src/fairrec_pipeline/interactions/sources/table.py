@@ -16,7 +16,14 @@ from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.engine import engine, literal_path
 from fairrec_pipeline.interactions.sources.checks import checked_events, count_rows, examples, with_attributes
 from fairrec_pipeline.interactions.sources.delimited import read_delimited
-from fairrec_pipeline.interactions.sources.raw_files import RawData, Step, located, numbered, readable, require_columns
+from fairrec_pipeline.interactions.sources.raw_files import (
+    RawData,
+    Step,
+    located,
+    readable,
+    require_columns,
+    with_numbers,
+)
 from fairrec_pipeline.interactions.sources.values import label_text
 from fairrec_pipeline.parameters.datasets import Csv, Table
 
@@ -112,7 +119,7 @@ def _read_parquet(
                 raise DataError(message)
     with readable(path):
         table = engine().read_parquet([literal_path(file) for file in files])
-        return numbered(table.select(*columns)), files
+        return with_numbers(table.select(*columns)), files  # a file need not be kept, to be read again
 
 
 def _keep_rows(log: ir.Table, column: str, wanted: Any, path: Path) -> ir.Table:

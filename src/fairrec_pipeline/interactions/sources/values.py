@@ -37,6 +37,8 @@ def blank_to_null(column: ir.Column) -> ir.Column:
 
 def ids(column: ir.Column, name: str, path: Path) -> ir.Column:
     """int64 where every id is a whole number and that loses nothing ("007" and "7" stay two ids), else `id_text`."""
+    if isinstance(column.type(), dt.SignedInteger):
+        return column.cast("int64")
     text = id_text(column, name, path)
     number = column.try_cast("int64")
     same = number.cast("string") == text

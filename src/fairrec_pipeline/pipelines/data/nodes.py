@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import ibis.expr.types as ir
+from ibis import BaseBackend
 
 from fairrec_pipeline.errors import DataError
-from fairrec_pipeline.interactions.core_filter import core_events, core_filter
+from fairrec_pipeline.interactions.core_filter import events_of_core, find_core, in_order_of_time
+from fairrec_pipeline.interactions.engine import moved
 from fairrec_pipeline.interactions.groups import assign_groups as assign_user_groups
 from fairrec_pipeline.interactions.leave_one_out import hold_out, hold_out_later, split_roles, training_interactions
 from fairrec_pipeline.interactions.preparation import prepared_with
@@ -31,14 +33,21 @@ FEW = 0.5
 """Share of the users with attributes, or with a target."""
 
 
-def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir.Table, dict[str, Any]]:
-    """Events and user attributes of the raw files, and what was read and how it is to be split.
+def ingest(
+    raw_folder: Path, engine: BaseBackend, source: Source, split: Split
+) -> tuple[ir.Table, ir.Table, ir.Table, ir.Table, ir.Table, dict[str, Any]]:
+    """What the raw files hold, its core, how many of a user's interactions are held out, and what was read.
 
     What the later nodes would refuse (nothing left after the filter, histories too short to split) is refused here,
-    before the first artifact is written.
+    before the first artifact is written. DuckDB reads the raw files, whatever works out the tables.
+
+    Returns:
+        Events, user attributes, users of the core, items of the core, held_out, ingested.
     """
     raw = read_source(raw_folder, source)
-    _hold_out(core_events(raw.events, split.core), split)
+    events = moved(raw.events, engine)
+    users, items = find_core(events, split.core)
+    held_out = _hold_out(events_of_core(events, users, items), split)
     for step in raw.steps:
         _log_step(step)
     if raw.matched_users is not None:
@@ -51,13 +60,20 @@ def ingest(raw_folder: Path, source: Source, split: Split) -> tuple[ir.Table, ir
         "n_repeated": raw.n_repeated,
         "matched_users": raw.matched_users,
     }
-    return raw.events, raw.user_attributes, ingested
+    return events, raw.user_attributes, users, items, held_out, ingested
 
 
-def filter_core(events: ir.Table, split: Split) -> tuple[ir.Table, ir.Table]:
-    """Interactions of the core, chronological per user, and how many of a user's are kept and held out."""
-    core_interactions = core_filter(events, split.core, split.ties, split.seed)
-    return core_interactions, _hold_out(core_interactions, split)
+def filter_core(
+    events: ir.Table, core_users: ir.Table, core_items: ir.Table, ingested: dict[str, Any], split: Split
+) -> ir.Table:
+    """Interactions of the core, chronological per user."""
+    wanted = split.model_dump(mode="json")
+    if ingested["split"] != wanted:
+        raise DataError(
+            f"the log was ingested with split={ingested['split']}, the present parameters are {wanted}. "
+            f"Run the data pipeline from its first node, ingest"
+        )
+    return in_order_of_time(events_of_core(events, core_users, core_items), split.ties, split.seed)
 
 
 def assign_groups(
@@ -68,27 +84,23 @@ def assign_groups(
     return assign_user_groups(training, user_attributes, groups.popular_quantile, groups.splits)
 
 
-def split_leave_one_out(
-    core_interactions: ir.Table,
-    held_out: ir.Table,
+def split_leave_one_out(core_interactions: ir.Table, held_out: ir.Table) -> ir.Table:
+    """Interactions with their roles."""
+    return split_roles(core_interactions, held_out)
+
+
+def make_arrays(
+    interactions: ir.Table,
     user_groups: ir.Table,
     ingested: dict[str, Any],
     dataset: str,
     source: Source,
     split: Split,
     groups: Groups,
-) -> tuple[ir.Table, PreparedHistories, dict[str, Any]]:
-    """Interactions with their roles, the same as arrays, and what there is to say of the prepared data."""
-    described = prepared_with(str(dataset), source, split, groups)
-    if ingested["split"] != described["split"]:
-        raise DataError(
-            f"the log was ingested with split={ingested['split']}, the present parameters are {described['split']}. "
-            f"Run the data pipeline from its first node, ingest"
-        )
-    interactions = split_roles(core_interactions, held_out)
-    rows = interactions.to_pandas()
-    histories = PreparedHistories.of(rows)
-    targets = target_statistics(rows, histories)
+) -> tuple[PreparedHistories, dict[str, Any]]:
+    """The interactions as arrays, and what there is to say of the prepared data; no frame holds all interactions."""
+    histories = PreparedHistories.read(interactions)
+    targets = target_statistics(interactions, histories)
     _warn_of(targets, split)
     if histories.test.n_users < FEW * histories.train.n_users:
         logger.warning(
@@ -97,14 +109,14 @@ def split_leave_one_out(
             f"large to be told from noise"
         )
     n_before = ingested["steps"][-1]["kept"]
-    counts = dataset_statistics(rows, user_groups.to_pandas())
+    counts = dataset_statistics(interactions, user_groups.to_pandas(), histories.fingerprint)
     what = (
         f"of {counts['n_users']:,} users and {counts['n_items']:,} items with at least {split.core} distinct partners"
     )
     why = "fewer partners than split.core"
     if split.kind == "temporal":
         why += ", later than a target of the test, or of users without anything before the cut"
-    core = Step(what, len(rows), n_before - len(rows), why)
+    core = Step(what, counts["n_interactions"], n_before - counts["n_interactions"], why)
     _log_step(core)
     statistics = {
         "dataset": str(dataset),
@@ -113,9 +125,12 @@ def split_leave_one_out(
         "steps": [*ingested["steps"], core._asdict()],
         "n_repeated": ingested["n_repeated"],
         "matched_users": ingested["matched_users"],
-        "prepared_with": {**described, "raw_files": ingested["raw_files"]},
+        "prepared_with": {
+            **prepared_with(str(dataset), source, split, groups),
+            "raw_files": ingested["raw_files"],
+        },
     }
-    return interactions, histories, statistics
+    return histories, statistics
 
 
 def _hold_out(interactions: ir.Table, split: Split) -> ir.Table:

@@ -1,4 +1,4 @@
-"""Preparation on Spark gives DuckDB's rows; skipped where there is no pyspark (`pip install '.[spark]'`) or no Java."""
+"""Preparation on Spark gives DuckDB's rows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fairrec_pipeline.interactions.groups import assign_groups
 from fairrec_pipeline.interactions.leave_one_out import hold_out, split_roles, training_interactions
 from fairrec_pipeline.interactions.statistics import fingerprint
 
-pytest.importorskip("pyspark", reason="needs the extra [spark]")
+pytest.importorskip("pyspark", reason="pyspark is not installed; make test-scale has it")
 if shutil.which("java") is None:
-    pytest.skip("needs a Java", allow_module_level=True)
+    pytest.skip("needs a Java of version 17 or later", allow_module_level=True)
 
 SPLITS = {"pop33": (1 / 3, 1 / 3, 1 / 3), "seq1080": (0.1, 0.8, 0.1)}
 
