@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.metadata
 import json
 import os
 import shutil
@@ -43,8 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     command = " ".join(["python -m benchmarks.preparation", *(sys.argv[1:] if arguments is None else arguments)])
     record: dict[str, Any] = {"date": datetime.date.today().isoformat(), "commit": _commit(), "command": command}
-    record |= {"device": _device(len(os.sched_getaffinity(0))), "versions": _versions()}
-    record |= {"engine": yaml.safe_load(options.engine), "load_average": os.getloadavg(), "sizes": []}
+    record |= {"device": _device(len(os.sched_getaffinity(0))), "versions": _versions() | _more_versions()}
+    record |= {"engine": yaml.safe_load(options.engine), "spark": os.environ.get("PYSPARK_SUBMIT_ARGS")}
+    record |= {"load_average": os.getloadavg(), "sizes": []}
     for n_events in options.events:
         with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
             project = Path(temporary)
@@ -60,6 +62,14 @@ def main(arguments: list[str] | None = None) -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(record, indent=1) + "\n")
         print(f"record: {options.output}")
+
+
+def _more_versions() -> dict[str, str]:
+    found = {}
+    for name in ("duckdb", "ibis-framework", "kedro", "pandas", "pyspark"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def write_project(folder: Path, n_events: int, engine: dict[str, Any]) -> None:
@@ -112,12 +122,12 @@ class Stages:
     def _open(self, name: str) -> None:
         self.close()
         _forget_peaks()
-        self._name, self._begun, self._cpu = name, time.perf_counter(), time.process_time()
+        self._name, self._begun, self._cpu = name, time.perf_counter(), _cpu_seconds()
 
     def close(self) -> None:
         if hasattr(self, "_name"):
             seconds = time.perf_counter() - self._begun
-            cpu = time.process_time() - self._cpu
+            cpu = _cpu_seconds() - self._cpu
             row = {"stage": self._name, "seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2)}
             self.done.append(row | {"peak_mib": round(_peaks() / 2**20)})
 
@@ -173,6 +183,15 @@ def _peaks() -> int:
             lines = (process / "status").read_text().splitlines()
             total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     return total
+
+
+def _cpu_seconds() -> float:
+    """Of all processes since they began."""
+    ticks = 0
+    for process in _processes():
+        with suppress(OSError):
+            ticks += sum(map(int, (process / "stat").read_text().rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _print(n_events: int, result: dict[str, Any]) -> None:

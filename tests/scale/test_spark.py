@@ -14,6 +14,7 @@ from fairrec_pipeline.interactions.core_filter import core_filter
 from fairrec_pipeline.interactions.engine import engine
 from fairrec_pipeline.interactions.groups import assign_groups
 from fairrec_pipeline.interactions.leave_one_out import hold_out, split_roles, training_interactions
+from fairrec_pipeline.interactions.prepared import PreparedHistories
 from fairrec_pipeline.interactions.statistics import fingerprint
 
 pytest.importorskip("pyspark", reason="pyspark is not installed; make test-scale has it")
@@ -40,15 +41,16 @@ def log() -> tuple[pd.DataFrame, pd.DataFrame]:
     return events, pd.DataFrame({"user_id": known, "region": np.where(np.arange(len(known)) % 2, "a", "b")})
 
 
-def prepared(backend: Any, folder: Path, ties: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Interactions and groups by an engine, in the order of its rows."""
+def prepared(backend: Any, folder: Path, ties: str) -> tuple[pd.DataFrame, pd.DataFrame, PreparedHistories]:
+    """Interactions and groups by an engine, in the order of its rows, and the arrays that are streamed out of it."""
     events, attributes = (
         backend.read_parquet(folder / f"{name}.parquet", table_name=f"{name}_{ties}") for name in ("events", "users")
     )
     core = core_filter(events, 5, ties, 3)
     held_out = hold_out(core, 0.5, 42)
     groups = assign_groups(training_interactions(core, held_out), attributes, 0.8, SPLITS)
-    return split_roles(core, held_out).to_pandas(), groups.to_pandas()
+    interactions = split_roles(core, held_out)
+    return interactions.to_pandas(), groups.to_pandas(), PreparedHistories.read(interactions)
 
 
 @pytest.mark.parametrize("ties", ["file", "random"])
@@ -60,7 +62,10 @@ def test_rows_are_those_of_duckdb(ties: str, tmp_path: Path, monkeypatch: pytest
     events.to_parquet(tmp_path / "events.parquet")
     attributes.to_parquet(tmp_path / "users.parquet")
     ours, theirs = (prepared(x, tmp_path, ties) for x in (engine(), spark(**{"spark.sql.shuffle.partitions": "2"})))
-    for one, other in zip(ours, theirs, strict=True):
+    for one, other in zip(ours[:2], theirs[:2], strict=True):
         pd.testing.assert_frame_equal(one, other, check_exact=True, check_dtype=False)
-    assert fingerprint(ours[0]) == fingerprint(theirs[0])
+    assert ours[2].fingerprint == theirs[2].fingerprint == fingerprint(ours[0])
+    for part in ("train", "validation", "test"):
+        for name, array in vars(getattr(ours[2], part)).items():
+            np.testing.assert_array_equal(array, vars(getattr(theirs[2], part))[name])
     assert ours[1]["popularity_ratio"].duplicated().any()

@@ -34,8 +34,8 @@ def _one_row_per_user(data: IbisData) -> ir.BooleanScalar:
 
 
 def _at_most_one_target(data: IbisData) -> ir.BooleanScalar:
-    of_role = data.table.count().over(ibis.window(group_by=[USER, ROLE]))
-    return data.table.select(alone=(data.table[ROLE] == TRAIN) | (of_role == 1))["alone"].all()
+    targets = data.table.filter(data.table[ROLE] != TRAIN).group_by(USER, ROLE).agg(n=ibis._.count())
+    return ~(targets["n"] > 1).any().fill_null(False)
 
 
 def _positions_are_complete(data: IbisData) -> ir.BooleanScalar:
