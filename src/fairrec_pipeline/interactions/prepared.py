@@ -58,14 +58,18 @@ class PreparedHistories:
 
     @classmethod
     def read(cls, interactions: ir.Table) -> PreparedHistories:
-        """Arrays of a table as `of` takes, which need not fit into memory; rows ordered by user and position.
+        """Arrays of a table as `of` takes, which need not fit into memory; its rows are ordered by user and position.
+
+        DuckDB reads a file in the order of its rows. Spark reads the parts of one in any order, and sorts them here.
 
         Raises:
-            DataError: they are not.
+            DataError: they are not in that order.
         """
         seen = interactions.filter(interactions[ROLE] == TRAIN).select(ITEM).distinct().order_by(ITEM)
         catalogue = seen.to_pandas()[ITEM].to_numpy()  # before the stream, which another query would close
-        batches = interactions.select(USER, ITEM, POSITION, ROLE).to_pyarrow_batches(chunk_size=_ROWS_AT_ONCE)
+        rows = interactions.select(USER, ITEM, POSITION, ROLE)
+        ordered = rows if rows.get_backend().name == "duckdb" else rows.order_by(USER, POSITION)
+        batches = ordered.to_pyarrow_batches(chunk_size=_ROWS_AT_ONCE)
         tables = (batch.to_pandas() for batch in batches if len(batch))
         return cls._of_parts(tables, catalogue)
 
