@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fairrec_pipeline.errors import DataError
-from fairrec_pipeline.interactions.core_filter import core_events
+from fairrec_pipeline.interactions.core_filter import events_of_core, find_core
 from fairrec_pipeline.interactions.leave_one_out import hold_out
 from fairrec_pipeline.interactions.sources import read_source
 from fairrec_pipeline.parameters.datasets import Source
@@ -73,7 +73,7 @@ def outcome(folder: Path, block: dict[str, Any]) -> str:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     try:
         raw = read_source(folder, Source.model_validate(block))
-        hold_out(core_events(raw.events, 1), 1, 0)
+        hold_out(events_of_core(raw.events, *find_core(raw.events, 1)), 1, 0)
         return "read"
     except ValidationError:
         return "refused as a parameter"
