@@ -38,12 +38,11 @@ def find_core(events: ir.Table, core: int) -> tuple[ir.Table, ir.Table]:
         n_last, n = n, (_count(users), _count(items))
     if not all(n):
         n_users, n_items = events[USER].nunique().execute(), events[ITEM].nunique().execute()
-        message = (
+        raise DataError(
             f"the log is empty after the filter: no user and no item of the {n_users} users, {n_items} items and "
             f"{_count(pairs)} distinct (user, item) pairs has {core} distinct partners (split.core={core}). "
             f"Set a smaller split.core (1 keeps everything) or bring more data"
         )
-        raise DataError(message)
     return users, items
 
 

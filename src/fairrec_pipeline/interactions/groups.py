@@ -55,11 +55,10 @@ def assign_groups(
     reserved = {name.casefold() for name in (*RESERVED_NAMES, *splits)}
     clashes = [name for name in attributes if name.casefold() in reserved]
     if clashes:
-        message = (
+        raise DataError(
             f"the user attribute {', '.join(clashes)} bears a reserved name; reserved are "
             f"{', '.join(sorted(reserved))}. Rename the column in the users' file"
         )
-        raise DataError(message)
     users = _statistics(training, popular_quantile)
     groups = users.mutate(**{name: _group(name, shares) for name, shares in splits.items()})
     if attributes:

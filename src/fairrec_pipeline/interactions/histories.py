@@ -105,11 +105,10 @@ def stream_histories(table: ir.Table) -> Iterator[tuple[Any, list[Any]]]:
     rows = (row for batch in batches for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
     for user, history in groupby(rows, key=itemgetter(0)):
         if previous is not None and not previous < user:
-            message = (
+            raise DataError(
                 f"the interactions are not in the order of their users: {user} follows {previous}. Prepare them again: "
                 "kedro run --pipeline=data"
             )
-            raise DataError(message)
         yield user, [item for _, item in history if item is not None]
         previous = user
 

@@ -47,12 +47,11 @@ def hold_out(interactions: ir.Table, validation_users: int | float, seed: int) -
     short = users[users[N_INTERACTIONS] <= users[N_HELD_OUT]]
     if len(short):
         examples = ", ".join(f"{user} ({n} of {held_out + 1})" for user, n, held_out in short.head(3).to_numpy())
-        message = (
+        raise DataError(
             f"{len(short)} of {len(users)} users have too few interactions to be split: {examples}. A user needs 2 "
             f"(one to train on, one for the test), a validation user 3. Raise split.core to at least 3, or lower "
             f"split.validation_users={validation_users}"
         )
-        raise DataError(message)
     return ibis.memtable(users)
 
 
@@ -85,12 +84,11 @@ def hold_out_later(interactions: ir.Table, train_share: float, validation_users:
     users = counts[counts["before"] > 0].reset_index(drop=True)
     tested = users["after"] > 0
     if not tested.any():
-        message = (
+        raise DataError(
             f"nobody has interactions on both sides of the temporal cut: {train_share:g} of the interactions are not "
             f"later than time {cut}, the last is at {times[TIMESTAMP].iloc[-1]}. Lower split.train_share, or take "
             f"split.kind=leave_one_out"
         )
-        raise DataError(message)
     can_validate = tested & (users["before"] > 1)
     drawn = np.zeros(len(users), dtype=np.int64)
     who = "with a target after the cut and two interactions before it"
@@ -126,12 +124,11 @@ def _draw(n_users: int, validation_users: int | float, seed: int, who: str) -> n
     """(n_users,) int64, 1 for a validation user, else 0."""
     count = round(validation_users * n_users) if isinstance(validation_users, float) else validation_users
     if not 1 <= count <= n_users:
-        message = (
+        raise DataError(
             f"split.validation_users={validation_users} asks for {count} validation users, but there are {n_users} "
             f"users {who}. Allowed: a count from 1 to {n_users}, or a share (written with a point, "
             f"such as 0.5) of at least one user and at most 1.0"
         )
-        raise DataError(message)
     drawn = np.zeros(n_users, dtype=np.int64)
     drawn[np.random.default_rng(seed).choice(n_users, count, replace=False)] = 1
     return drawn

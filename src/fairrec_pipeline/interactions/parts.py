@@ -29,11 +29,10 @@ def whole_users(tables: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         users, positions = rows[USER].to_numpy(), rows[POSITION].to_numpy()
         is_same, is_later = users[1:] == users[:-1], positions[1:] > positions[:-1]
         if not np.where(is_same, is_later, users[1:] > users[:-1]).all():
-            message = (
+            raise DataError(
                 "the interactions are not in the order of users and positions. Prepare them again: "
                 "kedro run --pipeline=data"
             )
-            raise DataError(message)
         begin = int((users == users[-1]).argmax())
         if begin:
             yield rows.iloc[:begin]

@@ -107,8 +107,7 @@ class PreparedHistories:
                 fields[part] = Histories(catalogue=arrays["catalogue"], **of_part)
             return cls(**fields)
         except (KeyError, ValueError, EOFError, TypeError) as error:
-            message = f"it does not hold prepared histories: {error}"
-            raise zipfile.BadZipFile(message) from error
+            raise zipfile.BadZipFile(f"it does not hold prepared histories: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -143,11 +142,10 @@ def prepare_data(
     other = sorted(name for name in {*present, *described} if present.get(name) != described.get(name))
     if statistics["dataset"] != dataset or other:
         what = f" that differ in {', '.join(other)}" if other else ""
-        message = (
+        raise DataError(
             f"interactions and user_groups are not the prepared data of {dataset}: dataset_statistics describes data "
             f"of {statistics['dataset']}{what}; run: kedro run --pipelines=data --params dataset={dataset}"
         )
-        raise DataError(message)
     split = statistics["prepared_with"]["split"]
     fingerprints = statistics["group_fingerprints"]
     return PreparedData(

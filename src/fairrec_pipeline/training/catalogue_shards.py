@@ -76,11 +76,10 @@ class ShardedSASRec(SASRec):
 
     def __init__(self, shard: Shard, **backbone: Any) -> None:
         if backbone.get("copy_window") or shard.stop == shard.start:
-            message = (
+            raise OptionError(
                 f"a catalogue of {shard.n_items} items cannot be shared out over {shard.team.size} processes with "
                 f"copy_window={backbone.get('copy_window', 0)}; set model.copy_window=0, and at most a process an item"
             )
-            raise OptionError(message)
         super().__init__(shard.stop - shard.start, **backbone)
         self.shard = shard
         self._initialise(Backbone(**backbone))

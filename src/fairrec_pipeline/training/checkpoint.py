@@ -42,8 +42,7 @@ class Snapshot:
         prefix = f"{name}/"
         section = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
         if wanted is not None and section.keys() != set(wanted):
-            message = f"its section {name!r} has other names: {sorted(section.keys() ^ set(wanted))}"
-            raise ValueError(message)
+            raise ValueError(f"its section {name!r} has other names: {sorted(section.keys() ^ set(wanted))}")
         return section
 
 
@@ -62,8 +61,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     """Give an optimiser the state that `optimizer_tensors` read; a ValueError if a trained parameter has none."""
     trained = [x.requires_grad for group in optimizer.param_groups for x in group["params"]]
     if {key.partition("/")[0] for key in tensors} != {str(index) for index, used in enumerate(trained) if used}:
-        message = "it lacks the state of the optimiser for some parameters"
-        raise ValueError(message)
+        raise ValueError("it lacks the state of the optimiser for some parameters")
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split("/")
@@ -96,8 +94,7 @@ class Checkpoint:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it has no iterator
             if metadata["sha256"] != _sha256(tensors, metadata["description"]):
-                message = "its content does not have the checksum that was written with it"
-                raise CheckpointError(message)
+                raise CheckpointError("its content does not have the checksum that was written with it")
             saved = json.loads(metadata["description"])
             snapshot = Snapshot(tensors, saved["description"])
             if saved["identity"] == json.loads(json.dumps(self.identity)):
@@ -117,11 +114,10 @@ class Checkpoint:
         try:
             storage.write_whole(self.path, lambda local: save_file(tensors, local, metadata=metadata))
         except (OSError, SafetensorError) as error:
-            message = (
+            raise UnwrittenCheckpointError(
                 f"the checkpoint {self.path} cannot be written ({error}). Make room there, or see to it that it may be "
                 "written; then the same command goes on from the last checkpoint that could be"
-            )
-            raise UnwrittenCheckpointError(message) from error
+            ) from error
 
     def beside(self, name: str, identity: Mapping[str, Any]) -> Checkpoint:
         """A checkpoint in the same folder, of a training that others share; `name` is that of the file."""
@@ -137,11 +133,10 @@ class Checkpoint:
             raise
         except (SafetensorError, OSError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
             cause = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
-            message = (
+            raise CheckpointError(
                 f"the checkpoint {self.path} is damaged, or is none of this version ({cause}). "
                 "Delete it, and the same command trains this arm from the start"
-            )
-            raise CheckpointError(message) from error
+            ) from error
 
 
 def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -91,8 +91,7 @@ def compiled(function: Callable[..., Any], *, few_positions: bool = False) -> Ca
         try:
             return made(*arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
-            message = f"a step cannot be compiled: {error}. train.compile=false does without"
-            raise OptionError(message) from error
+            raise OptionError(f"a step cannot be compiled: {error}. train.compile=false does without") from error
 
     return call
 

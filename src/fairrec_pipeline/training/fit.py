@@ -113,8 +113,7 @@ def resolve_device(device: str) -> torch.device:
         OptionError: cuda is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        message = "device=cuda, but torch sees no CUDA device; use device=auto or device=cpu"
-        raise OptionError(message)
+        raise OptionError("device=cuda, but torch sees no CUDA device; use device=auto or device=cpu")
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     # torch may prefer cuDNN's attention, which plans anew for every shape, and nearly every step of ours has another

@@ -33,10 +33,10 @@ def group_codes(
     columns = list(STANDARD_SPLITS) if loss_groups == ATOMIC else [loss_groups]
     missing = [column for column in columns if column not in user_groups.columns]
     if missing:
-        message = f"user_groups has no column {missing[0]!r} for loss_groups={loss_groups}; it has: " + ", ".join(
-            column for column in user_groups.columns if column != USER
+        raise DataError(
+            f"user_groups has no column {missing[0]!r} for loss_groups={loss_groups}; it has: "
+            + ", ".join(column for column in user_groups.columns if column != USER)
         )
-        raise DataError(message)
     parts = [user_groups.set_index(USER)[column].astype(str) for column in columns]
     labels = sum(("-" + part for part in parts[1:]), parts[0]).reindex(users)
     if labels.isna().any():

@@ -104,8 +104,7 @@ def joined(rank: int, size: int, meeting_place: Path, device: str) -> Iterator[T
 def require_gpus(workers: int) -> None:
     """Raise an OptionError where there are fewer GPUs than workers."""
     if workers > torch.cuda.device_count():
-        message = (
+        raise OptionError(
             f"train.workers={workers} on CUDA needs as many GPUs, and torch sees {torch.cuda.device_count()}; "
             "set train.workers to that number, or device=cpu"
         )
-        raise OptionError(message)

@@ -36,15 +36,13 @@ def checked_events(log: ir.Table, source: Table, path: Path, steps: Sequence[Ste
         counts = rows.agg(n_rows=rows.count(), **{column: rows[column].isnull().sum() for column in names})
         n_rows, *n_null = counts.to_pandas().fillna(0).astype(int).iloc[0]
         if n_rows == 0 and not n_malformed:
-            message = f"{path} is empty: it has columns but no rows. Put a log with interactions there"
-            raise DataError(message)
+            raise DataError(f"{path} is empty: it has columns but no rows. Put a log with interactions there")
         if any(n_null) and not source.malformed:
             bad = [f"{name} ({n})" for name, n in zip(names.values(), n_null, strict=True) if n]
-            message = (
+            raise DataError(
                 f"{path} has null or blank values in {', '.join(bad)} among its {n_rows} rows. Every row needs a user, "
                 f"an item and a time: remove those rows from the file, or let a share of the rows be malformed"
             )
-            raise DataError(message)
         full = rows.drop_null(list(names))
         read = times(full[TIMESTAMP], source.timestamp_format, source.timestamp_unit)
         timed = full.mutate(instant=read.values)
@@ -52,20 +50,18 @@ def checked_events(log: ir.Table, source: Table, path: Path, steps: Sequence[Ste
         unreadable, good = timed.filter(timed.instant.isnull()), timed.filter(timed.instant.notnull())
         n_unreadable, n_good = count_rows(unreadable), count_rows(good)
         if n_unreadable and not source.malformed:
-            message = (
+            raise DataError(
                 f"{path} has {n_unreadable} of {n_rows} values in {source.timestamp} that cannot be read as a time: "
                 f"{examples(unreadable[TIMESTAMP].cast('string'))}. Allowed: {read.allowed}"
             )
-            raise DataError(message)
         n_lines, n_bad = n_rows + n_malformed, n_rows + n_malformed - n_good
         if n_bad > source.malformed * n_lines or n_good == 0:
-            message = (
+            raise DataError(
                 f"{path} has {n_bad} malformed rows of {n_lines}, {n_bad / n_lines:.1%}: {n_malformed} with another "
                 f"number of fields or characters of another encoding, {n_unreadable} with a time that cannot be read, "
                 f"{n_bad - n_malformed - n_unreadable} with null or blank values. malformed={source.malformed} lets "
                 f"{source.malformed:.1%} be left out. Correct the file or raise it"
             )
-            raise DataError(message)
         by_column = {column: ids(good[column], names[column], path) for column in (USER, ITEM)}
         events = good.select(**by_column, **{TIMESTAMP: good.instant, FILE_ROW: good[FILE_ROW]}).cache()
         n_repeated = n_good - count_rows(events.select(USER, ITEM, TIMESTAMP).distinct())
@@ -104,22 +100,20 @@ def with_attributes(raw: RawData, users: ir.Table, source: Table, path: Path) ->
     keyed = of_log.mutate(id_text=of_log[USER].cast("string"))
     n_users, n_matched = count_rows(keyed), count_rows(keyed.semi_join(table, "id_text"))
     if n_matched == 0:
-        message = (
+        raise DataError(
             f"{path} has a row for none of the {n_users} users of the log: its ids are such as "
             f"{examples(table.id_text)}, those of the log such as {examples(keyed.id_text)}. Write the ids in "
             f"the same way in both files"
         )
-        raise DataError(message)
     joined = keyed.left_join(table, "id_text").order_by(keyed[USER])
     known = {name: joined[label].fill_null(UNKNOWN_LABEL) for name, label in zip(attributes, labels, strict=True)}
     found = joined.select(USER, **known).cache()
     n_known = found.agg(**{name: (found[name] != UNKNOWN_LABEL).sum() for name in attributes}).to_pandas().iloc[0]
     if nameless := [name for name in attributes if n_known[name] == 0]:
-        message = (
+        raise DataError(
             f"{path} has no value in {', '.join(nameless)} for any user of the log. Fill the column, or take it out of "
             f"user_attributes"
         )
-        raise DataError(message)
     return raw._replace(user_attributes=found, matched_users=n_matched / n_users)
 
 

@@ -81,11 +81,9 @@ def _require_text(path: Path, dialect: Csv) -> None:
         first = file.read(4)
     other = next((what for magic, what in _OTHER_FORMATS.items() if first.startswith(magic)), None)
     if other and not is_gzipped(path):
-        message = f"{path} is {other}"
-        raise DataError(message)
+        raise DataError(f"{path} is {other}")
     if dialect.encoding == "utf-8" and first.startswith((b"\xff\xfe", b"\xfe\xff")):
-        message = "it begins with the byte order mark of utf-16"
-        raise UnicodeError(message)
+        raise UnicodeError("it begins with the byte order mark of utf-16")
 
 
 def _header(path: Path, columns: Sequence[str], dialect: Csv) -> _Header:
@@ -101,12 +99,10 @@ def _header_at(path: Path, separator: str, dialect: Csv) -> _Header:
     with _opened(path, dialect, errors="surrogateescape") as file:
         for blank_lines, names in enumerate(csv.reader(file, delimiter=separator)):
             if not _is_text(names) or "\x00" in "".join(names):
-                message = f"the header {ascii(separator.join(names))[:80]} is no text"
-                raise UnicodeError(message)
+                raise UnicodeError(f"the header {ascii(separator.join(names))[:80]} is no text")
             if names:
                 return _Header(names, separator, blank_lines)
-    message = f"{path} is empty. Put a whole copy there"
-    raise DataError(message)
+    raise DataError(f"{path} is empty. Put a whole copy there")
 
 
 def _copy(path: Path, target: Path, header: _Header, dialect: Csv, *, drop: bool) -> int:

@@ -41,8 +41,7 @@ def read_items(folder: Path, name: str, item_type: type[int] | type[str]) -> lis
         typed = _typed(table.select(**{ITEM: items}).drop_null(), item_type, path)
         listed: list[Any] = typed.distinct().order_by(ITEM).to_pyarrow()[ITEM].to_pylist()
     if not listed:
-        message = f"{path} names no item. Write one id a line, or leave the file out"
-        raise DataError(message)
+        raise DataError(f"{path} names no item. Write one id a line, or leave the file out")
     return listed
 
 
@@ -73,12 +72,10 @@ def _refuse_gaps(histories: ir.Table, path: Path) -> None:
     counts = histories.agg(n=histories.count(), users=histories[USER].isnull().sum(), times=no_time.sum())
     n, n_without_user, n_without_time = counts.to_pandas().fillna(0).iloc[0].astype(int)
     if n == 0:
-        message = f"{path} has no rows. Write one row an interaction, and one without an item for a new user"
-        raise DataError(message)
+        raise DataError(f"{path} has no rows. Write one row an interaction, and one without an item for a new user")
     for n_bad, what in ((n_without_user, "without a user"), (n_without_time, "whose time cannot be read")):
         if n_bad:
-            message = f"{path} has {n_bad} rows {what} among its {n} rows. Correct or remove them"
-            raise DataError(message)
+            raise DataError(f"{path} has {n_bad} rows {what} among its {n} rows. Correct or remove them")
 
 
 def _typed(table: ir.Table, item_type: type[int] | type[str], path: Path) -> ir.Table:

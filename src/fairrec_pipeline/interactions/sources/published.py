@@ -44,11 +44,10 @@ def read_retailrocket(folder: Path) -> RawData:
     archives = [path for path in sorted(folder.glob("*.zip")) if _find_member(path, member)]
     candidates = [path for path in (folder / member, folder / f"{member}.gz") if path.exists()] + archives
     if not candidates:
-        message = (
+        raise DataError(
             f"no RetailRocket log: looked for {member}, {member}.gz and a .zip that holds {member} in {folder}. "
             f"Download the archive from https://www.kaggle.com/datasets/retailrocket/ecommerce-dataset and put it there"
         )
-        raise DataError(message)
     path = candidates[0]
     log = _read(path, member, delim=",", header=True)
     hint = "Take the file as RetailRocket publishes it"
@@ -57,8 +56,7 @@ def read_retailrocket(folder: Path) -> RawData:
     n_rows, n_views = count_rows(log), count_rows(views)
     if n_views == 0 and n_rows > 0:
         found = sorted(log.select("event").distinct().to_pandas()["event"].astype(str))
-        message = f"{path} has no event 'view' among its {n_rows} rows, only {found[:5]}; only views are used"
-        raise DataError(message)
+        raise DataError(f"{path} has no event 'view' among its {n_rows} rows, only {found[:5]}; only views are used")
     steps = [Step(f"read {path.name}", n_rows), Step("where event is view", n_views, n_rows - n_views, "other events")]
     return checked_events(views, _RETAILROCKET, path, steps)
 
@@ -74,8 +72,7 @@ def read_movielens_1m(folder: Path) -> RawData:
 def read_movielens_100k(folder: Path) -> RawData:
     path = folder / "ml-100k.zip"
     if not path.exists():
-        message = f"{path} does not exist. Download {_GROUPLENS}/{path.name} and put it there"
-        raise DataError(message)
+        raise DataError(f"{path} does not exist. Download {_GROUPLENS}/{path.name} and put it there")
     user = ["user", "age", "gender", "occupation", "zip"]
     return _movielens(path, {"u.data": (_RATING, "\t"), "u.user": (user, "|")})
 
@@ -116,11 +113,10 @@ def download(url: str, md5: str, path: Path) -> None:
         pooch.retrieve(url, f"md5:{md5}", path.name, path.parent, downloader=bar)
     except (requests.RequestException, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        message = (
+        raise DataError(
             f"{path} does not exist and could not be downloaded from {url}: {reason}. Without a connection, download "
             f"{url.rpartition('/')[2]} elsewhere and put it at {path}"
-        )
-        raise DataError(message) from error
+        ) from error
 
 
 def _read(path: Path, member: str, **dialect: Any) -> ir.Table:
@@ -133,15 +129,13 @@ def _read(path: Path, member: str, **dialect: Any) -> ir.Table:
         if path.suffix == ".zip":
             name = _find_member(path, member)
             if name is None:
-                message = f"{path} holds no {member}. Take the archive as it is published"
-                raise DataError(message)
+                raise DataError(f"{path} holds no {member}. Take the archive as it is published")
             with readable(path), zipfile.ZipFile(path) as archive:
                 file, origin = Path(archive.extract(name, scratch)), path / name
         with readable(origin):
             with file.open("rb") as content:
                 if not content.read(1):  # DuckDB would make up a column
-                    message = f"{origin} is empty. Put a whole copy there"
-                    raise DataError(message)
+                    raise DataError(f"{origin} is empty. Put a whole copy there")
             require_whole(file)
             return numbered(engine().read_csv(literal_path(file), all_varchar=True, **dialect))
 

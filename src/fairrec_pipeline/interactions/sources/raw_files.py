@@ -74,14 +74,12 @@ def located(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if not path.exists():
-        message = f"{path} does not exist. Put the file there, or change its name in datasets.{folder.name}"
-        raise DataError(message)
+        raise DataError(f"{path} does not exist. Put the file there, or change its name in datasets.{folder.name}")
     if not path.resolve().is_relative_to(folder.resolve()):
-        message = (
+        raise DataError(
             f"{path} is a link to {path.resolve()}, outside of the data folder {folder}. Put the file itself there, or "
             f"make {folder} the link"
         )
-        raise DataError(message)
     return path
 
 
@@ -142,20 +140,16 @@ def readable(path: Path) -> Iterator[None]:
 def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, hint: str) -> None:
     """Make sure that a file has every column, and once; to DuckDB names that differ in case only are the same."""
     if missing := [column for column in wanted if column not in columns or not column]:
-        message = f"{path} has no column {_shown(missing)}; its columns are {_shown(columns)}. {hint}"
-        raise DataError(message)
+        raise DataError(f"{path} has no column {_shown(missing)}; its columns are {_shown(columns)}. {hint}")
     twice = [column for column in wanted if list(columns).count(column) > 1]
     if twice:
-        message = f"{path} has the column {', '.join(twice)} more than once. Rename all but one"
-        raise DataError(message)
+        raise DataError(f"{path} has the column {', '.join(twice)} more than once. Rename all but one")
     folded = [column.casefold() for column in wanted]
     alike = [column for column in wanted if folded.count(column.casefold()) > 1]
     if alike:
-        message = f"{path} has columns whose names differ in case only: {', '.join(alike)}. Rename all but one"
-        raise DataError(message)
+        raise DataError(f"{path} has columns whose names differ in case only: {', '.join(alike)}. Rename all but one")
     if FILE_ROW in folded:
-        message = f"{path} has a column called {FILE_ROW}, as the numbers of the rows are called here. Rename it"
-        raise DataError(message)
+        raise DataError(f"{path} has a column called {FILE_ROW}, as the numbers of the rows are called here. Rename it")
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -83,11 +83,10 @@ def read_columns(
         dialect, drop = (source.csv, source.malformed > 0) if source else (Csv(), False)
         table, n_malformed = read_delimited(path, columns, dialect, hint, optional=optional, drop=drop)
         return table, [path], n_malformed
-    message = (
+    raise DataError(
         f"{path} has a suffix that says nothing of its format. Allowed: .csv, .csv.gz, .tsv, .tsv.gz, and .parquet (a "
         f"file or a folder of them)"
     )
-    raise DataError(message)
 
 
 def _read_parquet(
@@ -100,8 +99,7 @@ def _read_parquet(
     files = [file for file in found if not any(part[0] in "._" for part in file.relative_to(path).parts)]
     files = [path] if path.is_file() else [located(path, file.relative_to(path).as_posix()) for file in files]
     if not files:
-        message = f"{path} is a folder without Parquet files. Put the parts of the log there"
-        raise DataError(message)
+        raise DataError(f"{path} is a folder without Parquet files. Put the parts of the log there")
     schemas = {}
     for file in files:
         with readable(file):
@@ -112,11 +110,10 @@ def _read_parquet(
         require_columns(schema.names, columns, file, hint)
         for name in columns:
             if schema.field(name).type != first.field(name).type:
-                message = (
+                raise DataError(
                     f"{file} has the column {name} with the type {schema.field(name).type}, but {files[0].name} has it "
                     f"with the type {first.field(name).type}. Write all parts with one type"
                 )
-                raise DataError(message)
     with readable(path):
         table = engine().read_parquet([literal_path(file) for file in files])
         return with_numbers(table.select(*columns)), files  # a file need not be kept, to be read again
@@ -139,11 +136,10 @@ def _keep_rows(log: ir.Table, column: str, wanted: Any, path: Path) -> ir.Table:
         if count_rows(kept) == 0 and count_rows(log) > 0:
             texts = log.select(value=log[column].cast("string"))["value"]
             found = texts.topk(5, name="n").to_pandas()["value"].astype(str)
-            message = (
+            raise DataError(
                 f"where: {{{column}: {_shown(wanted)}}} keeps none of the {count_rows(log)} rows of {path}; its most "
                 f"frequent values are {', '.join(map(repr, found))}. Name values that there are"
             )
-            raise DataError(message)
     return kept
 
 
@@ -161,11 +157,10 @@ def _compared(log: ir.Table, column: str, sign: str, operand: str, *, path: Path
     bad = log.filter(log[column].notnull() & (text.strip() != "") & values.isnull())
     n_bad = count_rows(bad)
     if n_bad:
-        message = (
+        raise DataError(
             f"{path} has {n_bad} values in {column} that are no {kind}, which where: {{{column}: '{sign}{operand}'}} "
             f"needs: {examples(bad[column].cast('string'))}. Correct them, or name the values to keep in a list"
         )
-        raise DataError(message)
     return _OPERATORS[sign](values, right)
 
 

@@ -60,8 +60,7 @@ def label_text(column: ir.Column, name: str, path: Path) -> ir.Column:
     A column of lists or structures is a DataError.
     """
     if column.type().is_nested():
-        message = f"{path} has values of type {column.type()} in {name}. Allowed: one value a row"
-        raise DataError(message)
+        raise DataError(f"{path} has values of type {column.type()} in {name}. Allowed: one value a row")
     text = blank_to_null(_plain_text(blank_to_null(column)))
     if not column.type().is_string():
         return text

@@ -218,8 +218,7 @@ class _Chain:
             optimizer.zero_grad()
             loss = predictor_loss_gradients(front_door, batch, positions, teachers, head)
             if not math.isfinite(loss):
-                message = f"the predictor's loss is not finite in step {number + 1}. {advice(self.spec)}"
-                raise DivergenceError(message)
+                raise DivergenceError(f"the predictor's loss is not finite in step {number + 1}. {advice(self.spec)}")
             optimizer.step()
         predictor.requires_grad_(False)
         seconds = time.monotonic() - begun
