@@ -114,11 +114,12 @@ def test_threads_prepare_the_same_data(tmp_path: Path) -> None:
         assert made.load("dataset_statistics") == expected
 
 
-def test_data_of_another_split_are_not_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("node", ["filter_core", "make_arrays"])
+def test_data_of_another_split_are_not_gone_on_with(tmp_path: Path, node: str) -> None:
     run(catalog(tmp_path, "synthetic", SYNTHETIC))
     other = catalog(tmp_path, "synthetic", SYNTHETIC, SPLIT.model_copy(update={"seed": 43}))
     with pytest.raises(DataError, match=r"ingested with split=.*'seed': 42.*'seed': 43.*from its first node, ingest"):
-        SequentialRunner().run(create_pipeline().from_nodes("filter_core"), other)
+        SequentialRunner().run(create_pipeline().from_nodes(node), other)
 
 
 def test_what_was_read_is_kept(tmp_path: Path) -> None:

@@ -40,6 +40,21 @@ def test_so_many_at_once_in_the_order_in_which_they_were_added() -> None:
         turns.result("b")
 
 
+def test_a_key_is_worked_through_once() -> None:
+    """Added again while it waits, runs or has ended, it is what it was."""
+    log: list[str] = []
+    turns = Turns[str](2, lambda: nullcontext)
+    for _ in range(2):
+        turns.add("a", counting("a", 3, log))
+    turns.add("b", counting("b", 1, log))
+    assert turns.result("b") == "B"
+    for name in "ab":
+        turns.add(name, counting(name, 3, log))
+    assert turns.result("a") == "A"
+    assert turns.result("b") == "B"
+    assert log == ["a0", "b0", "a1", "a2"]
+
+
 def test_what_is_given_up_is_closed() -> None:
     log: list[str] = []
 

@@ -29,7 +29,7 @@ def run(
     has a table. What the store has is neither trained nor yielded again.
 
     Args:
-        at_once: processes that train side by side.
+        at_once: trainings at once: on the CPU processes side by side, on CUDA by turns.
         ray: the cluster to train on instead.
 
     Yields:

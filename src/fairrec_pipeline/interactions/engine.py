@@ -16,6 +16,8 @@ import ibis.expr.types as ir
 from ibis import BaseBackend
 from ibis.backends.duckdb import Backend
 
+from fairrec_pipeline.errors import DataError
+
 
 class _OfThread(threading.local):
     """What every thread has for itself, made when it first asks."""
@@ -81,7 +83,13 @@ class SharedDuckDB(Backend):
         return str(protocol)
 
     def set(self, **settings: Any) -> None:
-        """Set options of the database, such as memory_limit="6GiB" or temp_directory; None leaves one as it is."""
+        """Set options of the database, such as memory_limit="6GiB" or temp_directory; None leaves one as it is.
+
+        Raises:
+            DataError: preserve_insertion_order is among them, which the numbers of the rows of a file rest on.
+        """
+        if "preserve_insertion_order" in settings:
+            raise DataError("engine has preserve_insertion_order: leave it out, the order of rows is counted on")
         known: dict[str, Any] = self.__dict__.setdefault("_settings", {})
         for name, value in settings.items():
             if value is not None and known.get(name) != value:

@@ -40,8 +40,9 @@ class Turns(Generic[T]):
         self._ended: dict[str, T | Exception] = {}
 
     def add(self, key: str, work: Work[T]) -> None:
-        """Add a generator; nothing happens yet."""
-        self._waiting[key] = work
+        """Add a generator, unless there is one of this key; nothing happens yet."""
+        if key not in self._running and key not in self._ended:
+            self._waiting.setdefault(key, work)
 
     def result(self, key: str) -> T:
         """What the generator of this key returned; until it has, all that run take turns. Raises what it raised."""

@@ -40,7 +40,9 @@ def read_own_table(folder: Path, source: Table) -> RawData:
     hint = f"Set user, item and timestamp of datasets.{folder.name} to columns of the file"
     path = folder / source.interactions
     log, files, n_malformed = read_columns(folder, source.interactions, columns, hint, source)
-    steps = [Step(f"read {source.interactions}", count_rows(log), n_malformed, "malformed lines")]
+    with readable(path):
+        n_rows = count_rows(log)
+    steps = [Step(f"read {source.interactions}", n_rows, n_malformed, "malformed lines")]
     for column, wanted in source.where.items():
         log = _keep_rows(log, column, wanted, path)
         n_kept = count_rows(log)

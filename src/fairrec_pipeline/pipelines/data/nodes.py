@@ -67,13 +67,17 @@ def filter_core(
     events: ir.Table, core_users: ir.Table, core_items: ir.Table, ingested: dict[str, Any], split: Split
 ) -> ir.Table:
     """Interactions of the core, chronological per user."""
+    _refuse_other_split(ingested, split)
+    return in_order_of_time(events_of_core(events, core_users, core_items), split.ties, split.seed)
+
+
+def _refuse_other_split(ingested: dict[str, Any], split: Split) -> None:
     wanted = split.model_dump(mode="json")
     if ingested["split"] != wanted:
         raise DataError(
             f"the log was ingested with split={ingested['split']}, the present parameters are {wanted}. "
             f"Run the data pipeline from its first node, ingest"
         )
-    return in_order_of_time(events_of_core(events, core_users, core_items), split.ties, split.seed)
 
 
 def assign_groups(
@@ -99,6 +103,7 @@ def make_arrays(
     groups: Groups,
 ) -> tuple[PreparedHistories, dict[str, Any]]:
     """The interactions as arrays, and what there is to say of the prepared data; no frame holds all interactions."""
+    _refuse_other_split(ingested, split)
     histories = PreparedHistories.read(interactions)
     targets = target_statistics(interactions, histories)
     _warn_of(targets, split)
