@@ -113,6 +113,7 @@ def _written_for_cuda(counting: Launches, kernels: Counter[str]) -> Iterator[Non
         mock.patch.object(torch.cuda, "get_device_capability", _returns((9, 0))),
         mock.patch.object(torch.cuda, "current_device", _returns(0)),
         mock.patch("torch.utils._triton.triton_hash_with_backend", _returns("")),
+        mock.patch("torch._inductor.scheduler.has_triton", lambda: True),  # it is asked once a process, for a device
         mock.patch.object(GraphLowering, "compile_to_module", only_write),
         mock.patch.object(compiled_module, "compiled", compiled),
         # what autocast does to linear layers on CUDA, and the kernel of attention there

