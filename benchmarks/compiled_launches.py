@@ -7,10 +7,8 @@ What Python launches beside them is counted as in `benchmarks.launches`. Needs t
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.launches import POSITIONS, Launches, make_recorded_steps
+from benchmarks.launches import POSITIONS, Launches, make_recorded_steps, show
 from benchmarks.workloads import PUBLISHED
 from fairrec_pipeline.models import attention
 from fairrec_pipeline.models.packing import Ragged
@@ -164,13 +162,7 @@ def _ragged_attention(qkv: torch.Tensor, sequences: Ragged, heads: int, rate: fl
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compiled_launches", description=__doc__)
-    parser.add_argument("--loss", default="erm", choices=("erm", "cvar"))
-    counts = compiled_step_launches(parser.parse_args(arguments).loss)
-    for name, count in counts.most_common():
-        print(f"{count:4} {name}")
-    print(f"launches={counts.total()}")
-    print(json.dumps(dict(counts)))
+    show("benchmarks.compiled_launches", __doc__, compiled_step_launches, arguments)
 
 
 if __name__ == "__main__":

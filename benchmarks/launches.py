@@ -125,14 +125,21 @@ class _Autocast(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.launches", description=__doc__)
+def show(
+    name: str, about: str | None, count: Callable[[str], Counter[str]], arguments: list[str] | None = None
+) -> None:
+    """Command `python -m <name>`: what a step of a loss launches, by kernel, most often first."""
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=about)
     parser.add_argument("--loss", default="erm", choices=("erm", "cvar"))
-    counts = step_launches(parser.parse_args(arguments).loss)
-    for name, count in counts.most_common():
-        print(f"{count:4} {name}")
+    counts = count(parser.parse_args(arguments).loss)
+    for kernel, n in counts.most_common():
+        print(f"{n:4} {kernel}")
     print(f"launches={counts.total()}")
     print(json.dumps(dict(counts)))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    show("benchmarks.launches", __doc__, step_launches, arguments)
 
 
 if __name__ == "__main__":
