@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.comparison.selection import (
     IncomparableArmsError,
     refuse_incomparable,
@@ -70,11 +71,21 @@ def test_arms_ranked_in_another_way_are_refused():
 
 
 def test_cards_are_enough_to_know_before_a_training():
-    stranger = record_at(0.5, "cvar", card={"data_fingerprint": "0" * 64}).card
-    refuse_incomparable([record_at(0.5, "erm").card], STATISTICS, EVALUATE)
+    stranger = ArmRecord.of(record_at(0.5, "cvar", card={"data_fingerprint": "0" * 64}).card)
+    refuse_incomparable([ArmRecord.of(record_at(0.5, "erm").card)], STATISTICS, EVALUATE)
     refuse_incomparable([stranger], STATISTICS, SKIP)
     with pytest.raises(IncomparableArmsError, match=r"cvar \(seed 0\)"):
         refuse_incomparable([stranger], STATISTICS, EVALUATE)
+
+
+def test_an_arm_that_no_comparison_looks_at_stops_no_training():
+    """The comparison passes over arms of other backbones, so that one of older data need not be trained again."""
+    card = {"data_fingerprint": "0" * 64, "backbone": "deep"}
+    stranger = record_at(0.5, "erm@deep", card=card)
+    assert select_arms([record_at(0.5, "erm"), stranger], STATISTICS, EVALUATE)
+    refuse_incomparable([stranger], STATISTICS, EVALUATE)
+    with pytest.raises(IncomparableArmsError, match=r"erm@deep \(seed 0\)"):
+        refuse_incomparable([stranger], STATISTICS, EVALUATE.model_copy(update={"backbone": "deep"}))
 
 
 def test_only_seeds_that_agree_with_the_newest_count(caplog):

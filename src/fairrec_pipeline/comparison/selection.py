@@ -19,17 +19,19 @@ class IncomparableArmsError(FairrecError, ValueError):
     """Arms whose numbers must not stand in one table."""
 
 
-def refuse_incomparable(cards: Iterable[Card], statistics: Mapping[str, Any], evaluate: Evaluate) -> None:
-    """Stop if `compare` would, unless `evaluate.other_data` is `skip`.
+def refuse_incomparable(records: Iterable[ArmRecord], statistics: Mapping[str, Any], evaluate: Evaluate) -> None:
+    """Stop if `compare` would, unless `evaluate.other_data` is `skip`. Of every record only its card is read.
 
     Args:
-        cards: of arms, without those that are about to be trained again.
+        records: without those that are about to be trained again. Arms of other backbones than `evaluate.backbone` are
+            passed over, as `compare` does.
         statistics, evaluate: see `why_incomparable`.
 
     Raises:
         IncomparableArmsError: some arm cannot be compared; the message has the reasons and what to do.
     """
-    reasons = [reason for card in cards if (reason := why_incomparable(card, statistics, evaluate))]
+    asked_for = (record for record in records if _is_asked_for(record, evaluate))
+    reasons = [reason for record in asked_for if (reason := why_incomparable(record.card, statistics, evaluate))]
     if reasons and evaluate.other_data == "refuse":
         listed = "\n".join(f"  - {reason}" for reason in reasons)
         raise IncomparableArmsError(
@@ -53,7 +55,7 @@ def select_arms(records: Iterable[ArmRecord], statistics: Mapping[str, Any], eva
         IncomparableArmsError: an arm is not comparable, and `other_data` is `refuse`.
     """
     ordered = sorted((record for record in records if _is_asked_for(record, evaluate)), key=_order)
-    refuse_incomparable((record.card for record in ordered), statistics, evaluate)
+    refuse_incomparable(ordered, statistics, evaluate)
     comparable = []
     for record in ordered:
         if reason := why_incomparable(record.card, statistics, evaluate):

@@ -40,9 +40,10 @@ def check_arms(arms: ArmStore, statistics: dict[str, Any], plan: Plan, evaluate:
     """Make sure, before anything is trained, that the arms that are there can be compared with those of the plan.
 
     Raises:
-        IncomparableArmsError: an arm is of other data, and the plan does not train it again.
+        IncomparableArmsError: an arm that the comparison looks at is of other data, and the plan does not train it
+            again.
     """
     planned = {(name, seed) for name in plan.arms for seed in plan.seeds}
-    left = [record.card for record in arms.records() if (record.arm, record.seed) not in planned]
+    left = [record for record in arms.records() if (record.arm, record.seed) not in planned]
     refuse_incomparable(left, statistics, evaluate)
     return arms
