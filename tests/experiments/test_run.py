@@ -20,6 +20,7 @@ import torch
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.spec import ArmSpec, Plan
 from fairrec_pipeline.arms.store import ArmStore
+from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.experiments import executors, train_arm
 from fairrec_pipeline.experiments.executors import LocalExecutor
 from fairrec_pipeline.experiments.grid import best_point
@@ -359,6 +360,19 @@ def test_an_error_ends_no_process_but_its_trainings(tmp_path: Path, data: Prepar
     assert other.is_alive()
     other.kill()
     other.join()
+
+
+def test_a_process_that_is_killed_is_no_bug_of_the_project(tmp_path: Path, data: PreparedData) -> None:
+    """As by a machine that is out of memory: the run ends with one sentence and what to do."""
+    executor = LocalExecutor(data, store_at(tmp_path), at_once=2, total=2, description="")
+    with pytest.raises(FairrecError, match=r"one of the 2 processes .* was killed.*The same command"), executor:
+        card = executor.submit(spec_of("erm", train={"epochs": 10**6}))
+        assert executor._pool is not None
+        for process in list(executor._pool._processes.values()):
+            process.kill()
+        card()
+    with pytest.raises(FairrecError, match="was killed"):  # also for whoever comes next
+        executor.submit(spec_of("cvar"))
 
 
 def test_a_failing_training_ends_the_others_with_its_error(tmp_path: Path, data: PreparedData) -> None:

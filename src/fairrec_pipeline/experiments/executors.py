@@ -5,8 +5,10 @@ Another engine fills the same places (see `Executor`); that of Ray is in `ray_ex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, Protocol, Self
 
 import torch
@@ -87,9 +89,24 @@ class LocalExecutor:
             self._turns.add(key, training_or_divergence(spec, self._data, self._store))
             return lambda: self._counted(self._turns.result(key))
         if key not in self._futures:
-            with variables(OMP_NUM_THREADS=str(self._threads), TQDM_DISABLE="1"):
+            with self._alive(), variables(OMP_NUM_THREADS=str(self._threads), TQDM_DISABLE="1"):
                 self._futures[key] = self._started().submit(_train_here, spec, environment(spec))
-        return lambda: self._counted(self._futures[key].result())
+        return lambda: self._counted(self._of_process(key))
+
+    def _of_process(self, key: str) -> Card:
+        with self._alive():
+            return self._futures[key].result()
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Raise a FairrecError if a process was killed, which may be noticed in any use of the others."""
+        try:
+            yield
+        except BrokenProcessPool as error:
+            raise FairrecError(
+                f"one of the {self._at_once} processes that train was killed; out of memory? The same command goes on "
+                "from the last checkpoints, with another trials_at_once too"
+            ) from error
 
     @property
     def _threads(self) -> int:
