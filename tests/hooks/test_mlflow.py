@@ -118,6 +118,22 @@ def test_an_error_is_written_into_the_run_of_the_session(client: Any, runs: Call
     assert (run.info.status, run.data.tags["error"]) == ("FAILED", "RuntimeError: the disk is full")
 
 
+def test_a_mistake_alone_makes_no_run(client: Any, runs: Callable[..., MlflowRuns]) -> None:
+    runs().close(FairrecError("there are no such groups"))
+    assert everything(client) == {}
+
+
+def test_a_session_that_a_mistake_ends_has_failed(client: Any, runs: Callable[..., MlflowRuns]) -> None:
+    """Some arms are logged, then a training diverges or a process is killed."""
+    session = runs(one_arm=False)
+    session.log_record(record())
+    session.close(FairrecError("the loss is not finite"))
+    found = everything(client)
+    assert found["cvar seed 0"].info.status == "FINISHED"
+    run = found["session"]
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "FairrecError: the loss is not finite")
+
+
 def test_groups_may_be_called_anything(client: Any, runs: Callable[..., MlflowRuns]) -> None:
     """A label of 300 characters, and two that differ in a sign which MLflow does not take in a name."""
     labels = np.array(["x" * 300, "x" * 299 + "y", "a/b", "a_b", "a*b", ""])[np.arange(60) % 6]
@@ -342,3 +358,25 @@ def test_a_server_that_goes_away_costs_no_result(
     assert (project / "data/08_reporting/synthetic/report.html").exists()
     assert len(warnings) == 1
     assert "ConnectionError: the server went away. Results are saved all the same" in warnings[0]
+
+
+def test_a_run_that_fails_has_no_report_of_an_earlier_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    from fairrec_pipeline.pipelines.compare import nodes
+
+    report = project / "data/08_reporting/synthetic/report.html"
+    report.parent.mkdir(parents=True)
+    report.write_text("of yesterday")
+
+    def fail(*_: Any, **__: Any) -> None:
+        message = "a bug"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(nodes, "rank_targets", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_pipeline(project, "compare")
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    (run,) = everything(client).values()
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "RuntimeError: a bug")
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == []

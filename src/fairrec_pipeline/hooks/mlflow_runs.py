@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fairrec_pipeline.arms.record import DIVERGED, ArmRecord, Card, flat
+from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.hooks.mlflow_pages import NOTE, describe_run, headline_metrics
 from fairrec_pipeline.storage import is_alive
 
@@ -81,8 +82,8 @@ class MlflowRuns:
             self.client.set_tag(run, name, value)
 
     def close(self, error: Exception | None = None) -> None:
-        """End the session's run; an error is written into it."""
-        if error is not None:
+        """End the session's run; an error is written into it. For a mistake of the user alone no run is made."""
+        if error is not None and not (self._session is None and isinstance(error, FairrecError)):
             self.client.set_tag(self._session_run(), "error", f"{type(error).__name__}: {error}"[:1000])
         if self._session is not None and self._session != self.active:
             self.client.set_terminated(self._session, "FAILED" if error else "FINISHED")

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,27 +126,27 @@ class Tracking:
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        self._log_what_others_saved(pipeline, catalog)
+        self._log_records_of_others(pipeline, catalog)
+        self._try(lambda: self._log_artifacts_of_others(pipeline, catalog))
         self._try(lambda: self._runs.close() if self._runs else None)
 
     @hook_impl
     def on_pipeline_error(self, error: Exception, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        self._log_what_others_saved(pipeline, catalog)
-        mistake = isinstance(error, FairrecError)
-        self._try(lambda: self._runs.close(None if mistake else error) if self._runs else None)
+        self._log_records_of_others(pipeline, catalog)  # a report that lies there may be that of an earlier session
+        self._try(lambda: self._runs.close(error) if self._runs else None)
 
-    def _log_what_others_saved(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+    def _log_records_of_others(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """With --runner=ParallelRunner datasets are saved in other processes, whose hooks know no session."""
-        if self._runs is None:
+        if self._runs is None or not any(name.startswith("trained_") for name in pipeline.all_outputs()):
             return
-        outputs = pipeline.all_outputs()
-        if any(name.startswith("trained_") for name in outputs):
-            store = catalog.load("arms")
-            for record in self._try(store.records) or []:
-                if record.card.get("version") == store.version:
-                    self.after_dataset_saved("trained_arms", record)
-        for name in _ARTIFACTS.keys() & outputs:
-            if name not in self._logged and self._try(partial(catalog.exists, name)):
+        store = catalog.load("arms")
+        for record in self._try(store.records) or []:
+            if record.card.get("version") == store.version:
+                self.after_dataset_saved("trained_arms", record)
+
+    def _log_artifacts_of_others(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        for name in (_ARTIFACTS.keys() & pipeline.all_outputs()) - self._logged:
+            if self._runs is not None and catalog.exists(name):
                 self.after_dataset_saved(name, catalog.load(name))
 
     @hook_impl
