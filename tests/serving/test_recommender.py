@@ -148,6 +148,9 @@ def test_codes_of_another_type(folder: Path, model_folder: Callable[..., Path]) 
         Recommender.load(folder).codes([10, "x"], "history")
     with pytest.raises(RequestError, match="exclude: an item id of this model is text, got an integer"):
         Recommender.load(model_folder(text=True)).mask([3], None)
+    with pytest.raises(RequestError, match="history: an item id of this model is text, got an integer"):
+        Recommender.load(model_folder(text=True)).codes(np.array([3, 4]), "history")
+    assert Recommender.load(folder).codes(np.array([10, 11]), "history") == [0]  # 11 is no item
 
 
 def test_counts_are_of_the_whole_history(folder: Path) -> None:

@@ -130,8 +130,9 @@ class Recommender:
         found = [self._codes.get(item) for item in items]
         if None not in found:
             return cast("list[int]", found)
+        allowed = (int, np.integer) if self.config.item_type is int else str
         for item, code in zip(items, found, strict=True):
-            if code is None and not isinstance(item, (self.config.item_type, np.integer)):
+            if code is None and not isinstance(item, allowed):
                 wanted, got = ("an integer", "text") if self.config.item_type is int else ("text", "an integer")
                 raise RequestError(f"{where}: an item id of this model is {wanted}, got {got}")
         return [code for code in found if code is not None]
