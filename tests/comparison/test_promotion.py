@@ -91,7 +91,16 @@ def test_groups_that_the_data_do_not_have() -> None:
         choose([candidate], worst_within(1.0))
 
 
-def test_a_record_of_an_earlier_version_says_how_to_go_on() -> None:
-    parts = {name: ERM.open_part(name) for name in PARTS if name != "validation_user_metrics"}
-    with pytest.raises(FairrecError, match=r"kedro run --pipeline=train --params loss=erm,seed=0"):
-        judge([ArmRecord.of(ERM.card, **parts)], pd.DataFrame())
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("erm", "--pipeline=train --params loss=erm,seed=0"),
+        ("gdro-pop33", "--pipeline=train --params loss=gdro,loss_groups=pop33,seed=0"),
+        ("erm@deep", "--pipeline=experiment --params experiment=<one that names erm@deep>,seed=0"),
+    ],
+)
+def test_a_record_of_an_earlier_version_says_how_to_go_on(name: str, command: str) -> None:
+    earlier = arm(name, 0.5, 0.2)
+    parts = {part: earlier.open_part(part) for part in PARTS if part != "validation_user_metrics"}
+    with pytest.raises(FairrecError, match=f"kedro run {command}$"):
+        judge([ArmRecord.of(earlier.card, **parts)], pd.DataFrame())

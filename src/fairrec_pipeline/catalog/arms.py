@@ -10,7 +10,7 @@ from kedro.io import AbstractDataset, DatasetError, Version
 from fairrec_pipeline import storage
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.store import ArmStore, DamagedArmError
-from fairrec_pipeline.parameters.methods import CHAMPION, parts_of_arm, variants_of_arm
+from fairrec_pipeline.parameters.methods import CHAMPION, training_command
 from fairrec_pipeline.storage import Place
 
 if TYPE_CHECKING:
@@ -77,14 +77,10 @@ class ArmPart(_OfStore):
                 return self._open(record)
         except DamagedArmError as error:
             raise DatasetError(str(error)) from error
-        loss, groups = parts_of_arm(self._arm)
-        command = f"--pipeline=train --params loss={loss}" + (f",loss_groups={groups}" if groups else "")
-        if variants_of_arm(self._arm):
-            command = "--pipeline=experiment --params experiment=<one that names it>"
         version = f" in version {self._version}" if self._version else ""
         raise DatasetError(
             f"{self._arm} with seed {self._seed} is not trained{version} ({self._store.outputs}). Train it first, with "
-            f"the other parameters of this run: kedro run {command},seed={self._seed}"
+            f"the other parameters of this run: {training_command(self._arm, self._seed)}"
         )
 
     def save(self, data: None) -> None:

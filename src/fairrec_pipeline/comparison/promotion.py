@@ -14,6 +14,7 @@ from fairrec_pipeline.comparison.selection import by_arm
 from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.metrics.by_group import HEADLINE_METRIC, OVERALL, extremes, group_means, group_metrics
 from fairrec_pipeline.parameters.blocks import Promote
+from fairrec_pipeline.parameters.methods import training_command
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,10 @@ def _means(record: ArmRecord, user_groups: pd.DataFrame) -> dict[tuple[str, str]
     """Validation NDCG@20 of a seed by (split, group)."""
     validated = record.validation_user_metrics
     if validated is None:
-        options = f"loss={record.loss}" + (f",loss_groups={record.loss_groups}" if record.loss_groups else "")
+        assert record.seed is not None  # it was trained
         raise FairrecError(
             f"{record.label} was evaluated by an earlier version, which kept no validation metrics by user. Evaluate "
-            f"it again (nothing is trained): kedro run --pipeline=train --params {options},seed={record.seed}"
+            "it again, with the other parameters of its training (then nothing is trained): "
+            f"{training_command(record.arm, record.seed)}"
         )
     return group_means(group_metrics(validated, user_groups), HEADLINE_METRIC)

@@ -183,6 +183,15 @@ def variants_of_arm(name: str) -> list[str]:
     return name.split(VARIANT)[1:]
 
 
+def training_command(arm: str, seed: int) -> str:
+    """What trains an arm and seed, but for the parameters that its name does not say."""
+    loss, groups = parts_of_arm(arm)
+    pipeline, asked = "train", f"loss={loss}" + (f",loss_groups={groups}" if groups else "")
+    if variants_of_arm(arm):
+        pipeline, asked = "experiment", f"experiment=<one that names {arm}>"
+    return f"kedro run --pipeline={pipeline} --params {asked},seed={seed}"
+
+
 CHAMPION = "champion"
 """What `recommend.arm` calls the arm that was promoted last; also the alias of its registered model."""
 _LONGEST_NAME = 200  # file systems take 255 bytes
