@@ -136,7 +136,7 @@ def _specs(arm: str, parameters: Parameters, tune: bool | str, problems: list[st
     """Every point of an arm's grid, as values of `arms.spec.ArmSpec` without the seed."""
     loss, groups = parts_of_arm(arm)
     variants = {name: parameters.variants[name] for name in variants_of_arm(arm)}
-    of_backbone = [name for name, values in variants.items() if any(n.startswith(_BACKBONE) for n in values)]
+    of_backbone = [name for name, values in variants.items() if changes_backbone(values)]
     if METHODS[loss].needs_groups and groups not in parameters.group_names:
         problems.append(f"loss_groups: {loss} needs groups; allowed: {', '.join(parameters.group_names)}")
         return
@@ -175,6 +175,11 @@ def _specs(arm: str, parameters: Parameters, tune: bool | str, problems: list[st
             "variants": list(variants),
             "backbone": VARIANT.join(of_backbone) or None,
         }
+
+
+def changes_backbone(variant: Iterable[str]) -> bool:
+    """Whether a variant has values of `model` or `train`."""
+    return any(name.startswith(_BACKBONE) for name in variant)
 
 
 def validated(model: type[M], value: Any, prefix: str, problems: list[str]) -> M | None:

@@ -22,7 +22,7 @@ from yaml import YAMLError, safe_load
 
 from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.parameters.blocks import Block, Execution, Model, Train
-from fairrec_pipeline.parameters.experiments import Parameters, Tree, message_of, plans, validated
+from fairrec_pipeline.parameters.experiments import Parameters, Tree, changes_backbone, message_of, plans, validated
 from fairrec_pipeline.parameters.methods import CHAMPION, METHODS, VARIANT, parts_of_arm, variants_of_arm
 
 NAMES_OF_FOLDERS = ("data_root", "dataset", "loss", "loss_groups", "seed", "recommend.arm")
@@ -118,8 +118,9 @@ def complete(layers: Sequence[Mapping[str, Any]], folders: Mapping[str, Any]) ->
     if parameters is not None and are_known:
         problems += [*_group_errors(parameters), *_grid_errors(parameters)]
         problems += [*_variant_errors(parameters), *_experiment_errors(parameters)]
-        if parameters.recommend.arm not in (None, CHAMPION):
-            problems += _arm_errors(parameters, "recommend.arm", [parameters.recommend.arm])
+        if (arm := parameters.recommend.arm) not in (None, CHAMPION):
+            problems += _arm_errors(parameters, "recommend.arm", [arm])
+            problems += _unknown_variants("recommend.arm", variants_of_arm(arm), parameters.variants)
     _raise(problems)
     assert parameters is not None  # else there was a problem
     found = plans(parameters)
@@ -208,12 +209,22 @@ def _value_errors(block: Block, field: str, value: Any, where: str) -> list[str]
 
 
 def _variant_errors(parameters: Parameters) -> Iterable[str]:
-    """What a variant changes that there is not; its values are checked with the plan of an arm that has it."""
+    """What a variant changes that there is not; its values are checked with the plan of an arm that has it.
+
+    And a backbone to compare that no variant makes: no arm would be of it.
+    """
     options = {loss: method.options for loss, method in METHODS.items()}
     blocks: dict[str, type[Block]] = {"model": Model, "train": Train, **options}
     known = {f"{block}.{name}" for block, model in blocks.items() for name in model.model_fields}
     for variant, values in parameters.variants.items():
         yield from (f"variants.{variant}: {_unknown(name, known)}" for name in values if name not in known)
+    if (backbone := parameters.evaluate.backbone) is not None:
+        of_backbone = [variant for variant, values in parameters.variants.items() if changes_backbone(values)]
+        yield from _unknown_variants("evaluate.backbone", backbone.split(VARIANT), of_backbone)
+
+
+def _unknown_variants(where: str, names: Iterable[str], allowed: Iterable[str]) -> Iterable[str]:
+    return (f"{where}: variant {_unknown(name, allowed)}" for name in dict.fromkeys(names) if name not in allowed)
 
 
 def _experiment_errors(parameters: Parameters) -> Iterable[str]:
@@ -224,9 +235,8 @@ def _experiment_errors(parameters: Parameters) -> Iterable[str]:
         if isinstance(experiment.tune, str) and experiment.tune not in parameters.grids:
             yield f"experiments.{name}.tune: " + _unknown(experiment.tune, ["true", "false", *parameters.grids])
         asked = [f"{VARIANT}{variant}" for variant in experiment.variants] + [*experiment.arms]
-        for variant in dict.fromkeys(part for each in asked for part in variants_of_arm(each)):
-            if variant not in parameters.variants:
-                yield f"experiments.{name}: variant {_unknown(variant, parameters.variants)}"
+        named = [part for each in asked for part in variants_of_arm(each)]
+        yield from _unknown_variants(f"experiments.{name}", named, parameters.variants)
         if experiment.arms != "all":
             # the groups of an experiment that is not run may be attributes of another dataset
             is_run = name == parameters.experiment
