@@ -78,6 +78,9 @@ def _require_somebody(address: str) -> None:
 
 
 def cause_of(error: Exception) -> Exception:
-    """What went wrong in a task; the error itself where the task or its node died."""
+    """What went wrong in a task, with the place there as a note; the error itself where the task or its node died."""
     cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, Exception) else error
+    if not isinstance(cause, Exception):
+        return error
+    cause.add_note(f"In a task of the cluster:\n{error}")  # whose traceback is not that of this process
+    return cause

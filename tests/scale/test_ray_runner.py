@@ -183,3 +183,4 @@ def test_from_the_command_line_and_a_node_that_fails(shop: Path) -> None:
     assert failed.returncode == 1
     assert diary(shop)[-1] == "failed keep least is 5000"
     assert "ValueError: least is 5000" in failed.stdout + failed.stderr
+    assert "in keep" in failed.stdout + failed.stderr, "the line of the node, which ran in another process"
