@@ -247,6 +247,19 @@ def test_models_that_are_not_there(
     assert capsys.readouterr().err.splitlines()[-1].startswith(message)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_that_cannot_be_loaded_ends_the_command_with_one_line(folder: Path, workers: int) -> None:
+    """What the header of the weights does not say: here that there is no export. No worker is started again."""
+    command = [sys.executable, "-m", "fairrec_pipeline.serving", "--model", folder, "--port", str(free_port())]
+    options = ["--backend", "onnx", "--workers", str(workers)]
+    ended = subprocess.run([*command, *options], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    served, *said = ended.stderr.splitlines()
+    assert served.startswith("Serving cvar (seed 3) on shop")
+    assert [line.partition(": ")[2].partition(";")[0] for line in said] == ["there is no such file"]
+    assert said[0].startswith(f"{folder}/model.onnx")
+    assert ended.returncode == 2
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("--port", "0"), ("--port", "70000"), ("--workers", "0"), ("--workers", "x")]
 )
@@ -264,7 +277,7 @@ def test_settings_reach_the_workers_by_the_environment_only(folder: Path, monkey
     assert main(["--model", str(folder)]) == 0
     assert (called["host"], called["workers"]) == ("127.0.0.1", 1)
     assert json.loads(os.environ["FAIRREC_SERVING"]) == {
-        "folder": str(folder), "backend": "torch", "body_bytes": 4 * 2**20,
+        "folder": str(folder), "backend": "torch", "body_bytes": 4 * 2**20, "refusal": None,
     }  # fmt: skip
 
 

@@ -6,7 +6,9 @@ import argparse
 import ipaddress
 import os
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from fairrec_pipeline.serving.model_folder import ModelFolder, ModelFolderError, open_folder
 from fairrec_pipeline.serving.settings import SETTINGS, Settings
@@ -17,11 +19,11 @@ _MEGABYTE = 2**20
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        folder = _open(options.model)
+        _serve(_open(options.model), options)
     except ModelFolderError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    return _serve(folder, options)
+    return 0
 
 
 def _open(model: str) -> ModelFolder:
@@ -37,28 +39,41 @@ def _open(model: str) -> ModelFolder:
     return open_folder(local_folder(model))
 
 
-def _serve(folder: ModelFolder, options: argparse.Namespace) -> int:
+def _serve(folder: ModelFolder, options: argparse.Namespace) -> None:
+    """Serve until a signal comes.
+
+    Raises:
+        ModelFolderError: the model cannot be loaded.
+    """
     import uvicorn
 
-    settings = Settings(folder=str(folder.path), backend=options.backend, body_bytes=options.max_body_mb * _MEGABYTE)
-    os.environ[SETTINGS] = settings.model_dump_json()
     if not _is_loopback(options.host):
         sys.stderr.write(f"{options.host} is reachable from other machines, and nobody is asked for a password\n")
     sys.stderr.write(
         f"Serving {folder.config.label}: http://{options.host}:{options.port}/recommend, "
         f"{options.workers} worker{'s' * (options.workers > 1)}, backend {options.backend}\n"
     )
-    uvicorn.run(
-        "fairrec_pipeline.serving.app:app_of_worker",
-        factory=True,
-        host=options.host,
-        port=options.port,
-        workers=options.workers,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-    )
-    return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        refusal = Path(scratch, "refusal")
+        settings = Settings(
+            folder=str(folder.path),
+            backend=options.backend,
+            body_bytes=options.max_body_mb * _MEGABYTE,
+            refusal=str(refusal) if options.workers > 1 else None,
+        )
+        os.environ[SETTINGS] = settings.model_dump_json()
+        uvicorn.run(
+            "fairrec_pipeline.serving.app:app_of_worker",
+            factory=True,
+            host=options.host,
+            port=options.port,
+            workers=options.workers,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+        )
+        if refusal.exists():
+            raise ModelFolderError(refusal.read_text(encoding="utf-8"))
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pydantic_core
@@ -10,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from fairrec_pipeline.serving.model_folder import ModelFolderError
 from fairrec_pipeline.serving.recommender import Recommender
 from fairrec_pipeline.serving.requests import MAX_QUERIES, Predictions, Queries, RequestError, first_error
 from fairrec_pipeline.serving.settings import SETTINGS, Settings
@@ -72,13 +75,26 @@ def create_app(recommender: Recommender, body_bytes: int) -> FastAPI:
 
 
 def app_of_worker() -> FastAPI:
-    """The application of a worker process, which runs on one thread; its settings are in the environment."""
+    """The application of a worker process, which runs on one thread; its settings are in the environment.
+
+    Raises:
+        ModelFolderError: the model cannot be loaded, and there is no other process.
+        SystemExit: it cannot, and the process that started this one is asked to end.
+    """
     settings = Settings.model_validate_json(os.environ[SETTINGS])
     if settings.backend == "torch":
         import torch
 
         torch.set_num_threads(1)  # two threads of two workers on two cores wait for each other, spinning
-    return create_app(Recommender.load(settings.folder, settings.backend), settings.body_bytes)
+    try:
+        recommender = Recommender.load(settings.folder, settings.backend)
+    except ModelFolderError as error:
+        if settings.refusal is None:
+            raise
+        Path(settings.refusal).write_text(str(error), encoding="utf-8")
+        os.kill(os.getppid(), signal.SIGTERM)  # it would start another worker in the place of this one, without end
+        raise SystemExit(2) from error
+    return create_app(recommender, settings.body_bytes)
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -19,8 +19,10 @@ class Settings(BaseModel):
         folder: local folder of the model.
         backend: what computes the scores.
         body_bytes: largest body of a request.
+        refusal: file for what a worker says that cannot load the model; None where the command itself is the worker.
     """
 
     folder: str
     backend: Backend
     body_bytes: int
+    refusal: str | None = None
