@@ -88,6 +88,17 @@ def test_an_arm_that_no_comparison_looks_at_stops_no_training():
         refuse_incomparable([stranger], STATISTICS, EVALUATE.model_copy(update={"backbone": "deep"}))
 
 
+def test_who_compares_the_arms_of_no_backbone_is_told_of_the_others(caplog):
+    """As after an experiment whose every arm has a variant of the backbone."""
+    deep = record_at(0.5, "erm@deep", card={"backbone": "deep"})
+    markov = record_at(0.5, "markov", None)
+    assert select_arms([deep, markov], STATISTICS, EVALUATE) == [markov]
+    assert "trained with evaluate.backbone=null; there are some with deep" in caplog.text
+    caplog.clear()
+    select_arms([deep, markov, record_at(0.5, "erm")], STATISTICS, EVALUATE)
+    assert caplog.text == ""
+
+
 def test_only_seeds_that_agree_with_the_newest_count(caplog):
     records = [
         record_at(0.5, "erm"),

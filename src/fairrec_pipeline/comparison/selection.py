@@ -54,7 +54,9 @@ def select_arms(records: Iterable[ArmRecord], statistics: Mapping[str, Any], eva
     Raises:
         IncomparableArmsError: an arm is not comparable, and `other_data` is `refuse`.
     """
+    records = list(records)
     ordered = sorted((record for record in records if _is_asked_for(record, evaluate)), key=_order)
+    _warn_of_other_backbones(records, ordered, evaluate)
     refuse_incomparable(ordered, statistics, evaluate)
     comparable = []
     for record in ordered:
@@ -68,6 +70,16 @@ def select_arms(records: Iterable[ArmRecord], statistics: Mapping[str, Any], eva
 def _is_asked_for(record: ArmRecord, evaluate: Evaluate) -> bool:
     """Whether it is of the backbone that is compared; what was not trained here has none and goes with all."""
     return record.seed is None or record.backbone == evaluate.backbone
+
+
+def _warn_of_other_backbones(records: Sequence[ArmRecord], chosen: Sequence[ArmRecord], evaluate: Evaluate) -> None:
+    """Who compares no trained arm, while there are some, asked for another backbone than they have."""
+    others = sorted({record.backbone or "null" for record in records if not _is_asked_for(record, evaluate)})
+    if others and all(record.seed is None for record in chosen):
+        logger.warning(
+            "No arm is compared that was trained with evaluate.backbone=%s; there are some with %s",
+            *(evaluate.backbone or "null", ", ".join(others)),
+        )
 
 
 def by_arm(records: Iterable[ArmRecord]) -> dict[str, list[ArmRecord]]:
