@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import ibis
 import pandas as pd
+import pytest
 
+from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.engine import engine
 
 FRAME = pd.DataFrame({"user_id": range(1000), "item_id": [n % 7 for n in range(1000)]})
@@ -69,3 +72,16 @@ def test_a_cached_table_does_not_keep_those_it_was_made_of() -> None:
     del first
     assert name not in engine().list_tables()
     assert len(second.to_pandas()) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"memory_limt": "6GiB"}, r"engine has memory_limt: 6GiB, which DuckDB refuses: .*memory_limit.* globals\.yml"),
+        ({"memory_limit": "much"}, r"engine has memory_limit: much, which DuckDB refuses: .*must have a number"),
+        ({"preserve_insertion_order": False}, "engine has preserve_insertion_order"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_a_mistake_and_no_bug(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        engine(**settings)

@@ -86,7 +86,8 @@ class SharedDuckDB(Backend):
         """Set options of the database, such as memory_limit="6GiB" or temp_directory; None leaves one as it is.
 
         Raises:
-            DataError: preserve_insertion_order is among them, which the numbers of the rows of a file rest on.
+            DataError: DuckDB refuses one, or preserve_insertion_order is among them, which the numbers of the rows of a
+                file rest on.
         """
         if "preserve_insertion_order" in settings:
             raise DataError("engine has preserve_insertion_order: leave it out, the order of rows is counted on")
@@ -94,7 +95,14 @@ class SharedDuckDB(Backend):
         for name, value in settings.items():
             if value is not None and known.get(name) != value:
                 text = str(value).replace("'", "''")
-                self.con.execute(f"SET GLOBAL {name} = '{text}'")
+                try:
+                    self.con.execute(f"SET GLOBAL {name} = '{text}'")
+                except duckdb.Error as error:
+                    reason = " ".join(str(error).split())
+                    raise DataError(
+                        f"engine has {name}: {value}, which DuckDB refuses: {reason}. Settings stand in globals.yml, "
+                        "such as memory_limit: 6GiB"
+                    ) from error
                 known[name] = value
 
     def _cached_table(self, table: ir.Table) -> ir.CachedTable:
