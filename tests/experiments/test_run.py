@@ -106,7 +106,9 @@ def test_every_arm_and_seed_leaves_a_whole_record(tmp_path: Path, data: Prepared
 def test_validation_by_user_is_what_the_training_chose_its_epoch_by(tmp_path: Path, data: PreparedData) -> None:
     """The copy mechanism is fitted in every validation: what is kept are the weights of that epoch."""
     copying = {"tied_embeddings": True, "copy_window": 5}
-    for record in Session(tmp_path, data)([spec_of("erm"), spec_of("cvar", model=copying)], seeds=(0,)):
+    records = Session(tmp_path, data)([spec_of("erm"), spec_of("cvar", model=copying)], seeds=(0,))
+    assert [record.arm for record in records] == ["erm", "cvar"]
+    for record in records:
         validated = record.validation_user_metrics
         assert validated is not None
         assert list(validated.columns) == list(record.user_metrics.columns)
