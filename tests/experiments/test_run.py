@@ -20,7 +20,7 @@ import torch
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.spec import ArmSpec, Plan
 from fairrec_pipeline.arms.store import ArmStore
-from fairrec_pipeline.errors import FairrecError
+from fairrec_pipeline.errors import FairrecError, OptionError
 from fairrec_pipeline.experiments import executors, train_arm
 from fairrec_pipeline.experiments.executors import LocalExecutor
 from fairrec_pipeline.experiments.grid import best_point
@@ -401,6 +401,22 @@ def diverging(monkeypatch: pytest.MonkeyPatch, *alphas: float) -> None:
         return fit(spec, *arguments, **options)
 
     monkeypatch.setattr(train_arm, "resolve_name", lambda _: trainer)
+
+
+def test_a_gpu_without_enough_memory_is_a_mistake_and_no_bug(
+    tmp_path: Path, data: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        message = "CUDA out of memory. Tried to allocate 2.00 GiB.\nProcess 7 has ..."
+        raise torch.OutOfMemoryError(message)
+
+    said = r"erm seed 0 does not fit .*\(CUDA out of memory. Tried to allocate 2.00 GiB.\). Lower train.batch_size"
+    with monkeypatch.context() as patch, pytest.raises(OptionError, match=said):
+        patch.setattr(train_arm, "resolve_name", lambda _: full)
+        Session(tmp_path, data)([spec_of("erm")], seeds=(0,))
+    monkeypatch.setattr(train_arm, "evaluate", full)
+    with pytest.raises(OptionError, match=said):
+        Session(tmp_path, data)([spec_of("erm")], seeds=(0,))
 
 
 def test_a_point_that_diverges_is_reported_and_not_selected(

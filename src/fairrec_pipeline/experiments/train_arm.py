@@ -6,6 +6,8 @@ import math
 import shlex
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from pkgutil import resolve_name
@@ -18,6 +20,7 @@ from fairrec_pipeline.arms.code import code_fingerprint, commit, evaluation_fing
 from fairrec_pipeline.arms.record import DIVERGED, ArmRecord, Card, SavedModel
 from fairrec_pipeline.arms.spec import ArmSpec
 from fairrec_pipeline.arms.store import ArmStore
+from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.experiments.workers import fit_on_workers
 from fairrec_pipeline.interactions.columns import USER
 from fairrec_pipeline.interactions.prepared import PreparedData
@@ -58,7 +61,8 @@ def train(spec: ArmSpec, data: PreparedData, store: ArmStore) -> tuple[Card, Fit
 
     Raises:
         DivergenceError: a loss is not finite.
-        ValueError: the groups or the device that are asked for do not exist.
+        OptionError: the device that is asked for does not exist, or has too little memory.
+        DataError: the groups that are asked for do not exist.
     """
     return finished(training(spec, data, store))
 
@@ -68,7 +72,8 @@ def training(spec: ArmSpec, data: PreparedData, store: ArmStore) -> Work[tuple[C
 
     Raises:
         DivergenceError: a loss is not finite.
-        ValueError: the groups or the device that are asked for do not exist.
+        OptionError: the device that is asked for does not exist, or has too little memory.
+        DataError: the groups that are asked for do not exist.
     """
     key = key_of(spec, data)
     codes, names = group_codes(data.user_groups, spec.objective.groups, data.train.users)
@@ -79,7 +84,7 @@ def training(spec: ArmSpec, data: PreparedData, store: ArmStore) -> Work[tuple[C
     trainer, card = resolve_name(f"fairrec_pipeline.{spec.objective.method.trainer}"), store.training(key)
     if spec.train.workers > 1 and card is None:  # what is complete is opened here
         trainer = fit_on_workers
-    with _ONE_AT_A_TIME:
+    with _ONE_AT_A_TIME, _enough_memory(spec):
         fitted: Fitted
         if trainer is fit:
             fitted = yield from fitting(spec, histories, objective, checkpoint, description=spec.label)
@@ -90,6 +95,20 @@ def training(spec: ArmSpec, data: PreparedData, store: ArmStore) -> Work[tuple[C
         outcome |= {"epochs": len(fitted.history), "validation_ndcg_at_20": fitted.best_ndcg}
         card = store.keep(key, _card(spec, data) | outcome | _clusters(fitted, data))
     return card, fitted
+
+
+@contextmanager
+def _enough_memory(spec: ArmSpec) -> Iterator[None]:
+    """Raise an OptionError where a GPU has not: what its kernels take is not worked out before (see `memory`)."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise OptionError(
+            f"{spec.label} does not fit into the memory of the GPU ({reason}). Lower train.batch_size, "
+            "train.item_chunk, model.max_length, model.dim or trials_at_once, or end what else runs there. What is "
+            "complete is kept"
+        ) from error
 
 
 def train_or_diverge(spec: ArmSpec, data: PreparedData, store: ArmStore) -> Card:
@@ -126,7 +145,8 @@ def record_of(
     """
     card, fitted = train(spec, data, store)
     model = SavedModel(fitted.weights, _config(spec, data))
-    evaluated = evaluate(model, spec, data)
+    with _enough_memory(spec):
+        evaluated = evaluate(model, spec, data)
     users = fitted.user_weights.copy()
     users.insert(0, USER, data.train.users[users.pop("user")])
     return ArmRecord.of(
