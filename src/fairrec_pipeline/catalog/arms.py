@@ -128,7 +128,11 @@ class ArmRecommender(ArmPart):
         if not storage.exists(self._champion):
             raise DatasetError(
                 f"no arm is the champion yet ({self._champion}). Promote one first, with the other parameters of this "
-                f"run: kedro run --pipeline=promote"
+                "run: kedro run --pipeline=promote"
             )
-        champion = json.loads(storage.read_text(self._champion))
-        return champion["arm"], champion["seed"], champion["version"]
+        try:
+            champion = json.loads(storage.read_text(self._champion))
+            return champion["arm"], champion["seed"], champion["version"]
+        except (ValueError, LookupError, TypeError) as error:
+            message = f"{self._champion} is damaged ({error}). Promote again: kedro run --pipeline=promote"
+            raise DatasetError(message) from error
