@@ -188,14 +188,17 @@ def _connected(config: Mapping[str, Any]) -> BaseBackend | None:
 
 
 def _spark(config: Mapping[str, Any]) -> BaseBackend:
+    advice = "Install it with pip install '.[spark]', and a Java of version 17 or later; or leave out --env=spark"
     try:
+        from pyspark.errors import PySparkException
+
         from fairrec_pipeline.interactions.spark import spark
     except ImportError as error:
-        raise DatasetError(
-            f"the catalog asks for Spark, and it cannot be imported ({error}). Install it with pip install "
-            "'.[spark]', and a Java of version 17 or later; or leave out --env=spark"
-        ) from error
-    return spark(**{name: value for name, value in config.items() if name.startswith("spark.")})
+        raise DatasetError(f"the catalog asks for Spark, and it cannot be imported ({error}). {advice}") from error
+    try:
+        return spark(**{name: value for name, value in config.items() if name.startswith("spark.")})
+    except PySparkException as error:
+        raise DatasetError(f"the catalog asks for Spark, and it does not start ({error}). {advice}") from error
 
 
 class Parquet(Atomic, ParquetDataset):
