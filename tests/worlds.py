@@ -14,8 +14,9 @@ import torch
 from safetensors import safe_open
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairrec_pipeline.arms.record import PARTS, ArmRecord
+from fairrec_pipeline.arms.record import PARTS, ArmRecord, SavedModel
 from fairrec_pipeline.arms.spec import ArmSpec
+from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.interactions.histories import Histories, evaluation_histories, training_histories
 from fairrec_pipeline.interactions.prepared import PreparedData, combined_fingerprint
 from fairrec_pipeline.models.sasrec import SASRec
@@ -311,3 +312,26 @@ def saved_snapshot(path: Path) -> Snapshot:
     snapshot = Checkpoint(path, identity).load()
     assert snapshot is not None
     return snapshot
+
+
+def points(arm: str, option: str, *values: Any) -> list[ArmSpec]:
+    """The points of a grid of one option: of the loss, or of a block where it has a dot."""
+    block, _, name = option.rpartition(".")
+    changes = [{block: {name: value}} if block else {"options": {name: value}} for value in values]
+    return [spec_of(arm, point={option: value}, **each) for value, each in zip(values, changes, strict=True)]
+
+
+def specs() -> list[ArmSpec]:
+    return [spec_of("erm"), *points("cvar", "alpha", 0.2, 0.9), spec_of("gdro-pop33")]
+
+
+def store_at(folder: Path, version: str = "1") -> ArmStore:
+    return ArmStore(str(folder / "models"), str(folder / "outputs"), str(folder / "trials"), version)
+
+
+HISTORY = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "validation_ndcg_at_20": [0.1, 0.2]})
+
+
+def saved_record(arm: str = "cvar", seed: int = 0, level: float = 0.3, **parts: Any) -> ArmRecord:
+    model = SavedModel({"weight": torch.full((2, 3), level)}, {"backbone": {"dim": 3}})
+    return record_of(arm, metrics_of(np.full(5, level)), seed, model=model, training_history=HISTORY, **parts)

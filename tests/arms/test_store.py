@@ -10,25 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from fairrec_pipeline.arms.record import PARTS, ArmRecord, SavedModel
+from fairrec_pipeline.arms.record import PARTS
 from fairrec_pipeline.arms.store import ArmStore, DamagedArmError
-from tests.worlds import metrics_of, record_of
-
-HISTORY = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "validation_ndcg_at_20": [0.1, 0.2]})
+from tests.worlds import saved_record as record
 
 
 def store_at(folder: Path | str, version: str = "2026-01-01") -> ArmStore:
     return ArmStore(f"{folder}/models", f"{folder}/outputs", f"{folder}/models/trials", version)
-
-
-def record(arm: str = "cvar", seed: int = 0, level: float = 0.3, **parts: Any) -> ArmRecord:
-    model = SavedModel({"weight": torch.full((2, 3), level)}, {"backbone": {"dim": 3}})
-    return record_of(arm, metrics_of(np.full(5, level)), seed, model=model, training_history=HISTORY, **parts)
 
 
 def test_what_is_saved_is_found(tmp_path: Path) -> None:

@@ -18,42 +18,13 @@ from kedro.io import AbstractVersionedDataset, DataCatalog, DatasetError, Versio
 from kedro.validation.exceptions import DataValidationError
 
 from fairrec_pipeline.catalog.figures import PlotlyJson
-from fairrec_pipeline.catalog.files import Csv, Folder, HistoriesNpz, IbisParquet, Json, Parquet, Text
-from fairrec_pipeline.interactions.prepared import PreparedHistories
-from tests.worlds import interactions
-
-FRAME = pd.DataFrame({"user_id": [2, 1, 3], "name": ["b", "a", "c"]})
-HISTORIES = PreparedHistories.of(interactions())
-CASES = [
-    (IbisParquet, "a.parquet", FRAME),
-    (Parquet, "a.parquet", FRAME),
-    (Csv, "a.csv", FRAME),
-    (Json, "a.json", {"n": 1, "s": "é"}),
-    (Text, "a.md", "é\n"),
-    (HistoriesNpz, "a.npz", HISTORIES),
-    (PlotlyJson, "a.json", go.Figure(layout={"title": {"text": "é"}})),
-]
-
-Case = tuple[type[AbstractVersionedDataset], str, Any]
+from fairrec_pipeline.catalog.files import Folder, IbisParquet, Json
+from tests.catalog.cases import CASES, FRAME, Case, newer, plain
 
 
 def make(case: Case, folder: Path | str, save: str | None = None, load: str | None = None) -> AbstractVersionedDataset:
     version = Version(load, save) if save or load else None
     return case[0](filepath=f"{folder}/{case[1]}", version=version)
-
-
-def plain(data: Any) -> Any:
-    data = data.to_pandas() if isinstance(data, ibis.Table) else data
-    if isinstance(data, PreparedHistories):
-        return (data.fingerprint, data.train.items.tolist(), data.test.targets.tolist())
-    return data.to_dict("list") if isinstance(data, pd.DataFrame) else data
-
-
-def newer(data: Any) -> Any:
-    """Something else of the same type."""
-    if isinstance(data, PreparedHistories):
-        return PreparedHistories.of(interactions().replace({"item_id": {3: 4}}))
-    return {dict: {"n": 2}, str: "n", pd.DataFrame: FRAME.head(1), go.Figure: go.Figure()}[type(data)]
 
 
 def files(folder: Path) -> list[str]:

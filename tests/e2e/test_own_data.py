@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Kedro
-from tests.e2e.test_ship import asked, server
+from tests.e2e.servers import asked, server
 
 pytestmark = pytest.mark.e2e
 

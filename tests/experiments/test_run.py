@@ -19,7 +19,6 @@ import torch
 
 from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.spec import ArmSpec, Plan
-from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.errors import FairrecError, OptionError
 from fairrec_pipeline.experiments import executors, train_arm
 from fairrec_pipeline.experiments.executors import LocalExecutor
@@ -28,7 +27,8 @@ from fairrec_pipeline.experiments.run import run
 from fairrec_pipeline.interactions.prepared import PreparedData
 from fairrec_pipeline.training.divergence import DivergenceError
 from fairrec_pipeline.training.fit import fit
-from tests.worlds import N_ITEMS, TRAIN, prepared_data, spec_of
+from tests.projects import run_pipeline
+from tests.worlds import N_ITEMS, TRAIN, points, prepared_data, spec_of, specs, store_at
 
 EPOCHS = TRAIN["epochs"]
 
@@ -39,21 +39,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def data() -> PreparedData:
     return prepared_data()
-
-
-def points(arm: str, option: str, *values: Any) -> list[ArmSpec]:
-    """The points of a grid of one option: of the loss, or of a block where it has a dot."""
-    block, _, name = option.rpartition(".")
-    changes = [{block: {name: value}} if block else {"options": {name: value}} for value in values]
-    return [spec_of(arm, point={option: value}, **each) for value, each in zip(values, changes, strict=True)]
-
-
-def specs() -> list[ArmSpec]:
-    return [spec_of("erm"), *points("cvar", "alpha", 0.2, 0.9), spec_of("gdro-pop33")]
-
-
-def store_at(folder: Path, version: str = "1") -> ArmStore:
-    return ArmStore(str(folder / "models"), str(folder / "outputs"), str(folder / "trials"), version)
 
 
 class Session:
@@ -445,15 +430,6 @@ def test_the_best_point_and_the_first_among_equals() -> None:
     cards = [{"validation_ndcg_at_20": score} for score in (0.1, 0.3, 0.2, 0.3)]
     assert best_point(cards) == 1
     assert best_point([{"validation_ndcg_at_20": float("nan"), "diverged": "it did"}, *cards]) == 2
-
-
-def run_pipeline(project: Path, name: str, **runtime: Any) -> None:
-    from kedro.framework.session import KedroSession
-    from kedro.framework.startup import bootstrap_project
-
-    bootstrap_project(project)
-    with KedroSession.create(project, env="test", runtime_params=runtime) as session:
-        session.run(pipeline_names=[name])
 
 
 def test_the_pipelines_find_what_another_has_trained(project: Path, epochs: list[int]) -> None:

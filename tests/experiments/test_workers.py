@@ -20,8 +20,7 @@ from fairrec_pipeline.training.checkpoint import Checkpoint
 from fairrec_pipeline.training.fit import Fitted, TrainingData, fit
 from fairrec_pipeline.training.loss_groups import group_codes
 from fairrec_pipeline.training.team import Team, require_gpus
-from tests.experiments.test_run import store_at
-from tests.worlds import objective_of, prepared_data, saved_snapshot, spec_of
+from tests.worlds import objective_of, prepared_data, saved_snapshot, spec_of, store_at
 
 EPOCHS = 4
 

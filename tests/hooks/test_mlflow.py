@@ -25,6 +25,7 @@ from fairrec_pipeline.hooks.mlflow_database import prepared_database
 from fairrec_pipeline.hooks.mlflow_pages import describe_experiment
 from fairrec_pipeline.hooks.mlflow_runs import MlflowRuns
 from fairrec_pipeline.metrics.by_group import group_metrics
+from tests.projects import run_pipeline
 from tests.worlds import metrics_of, record_of, user_groups
 
 RUN = {
@@ -307,15 +308,6 @@ def test_another_user_is_told_at_once(mode: int | None, empty_database: Path) ->
 
 
 # --- the hook
-
-
-def run_pipeline(project: Path, name: str, **runtime: Any) -> None:
-    from kedro.framework.session import KedroSession
-    from kedro.framework.startup import bootstrap_project
-
-    bootstrap_project(project)
-    with KedroSession.create(project, env="test", runtime_params=runtime) as session:
-        session.run(pipeline_names=[name])
 
 
 @pytest.fixture

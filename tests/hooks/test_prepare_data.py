@@ -12,21 +12,14 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 from kedro.io import DatasetError
 
 from fairrec_pipeline.hooks import prepare_data
 from fairrec_pipeline.interactions.preparation import FORMAT
 from tests.conftest import copy_project
+from tests.projects import run_pipeline
 
 LATER = "9999-01-01T00.00.00.000Z"
-
-
-def run(project: Path, pipeline: str, **runtime: Any) -> None:
-    bootstrap_project(project)
-    with KedroSession.create(project, env="test", runtime_params=runtime) as session:
-        session.run(pipeline_names=[pipeline])
 
 
 def parts(project: Path) -> Iterator[Path]:
@@ -38,7 +31,7 @@ def parts(project: Path) -> Iterator[Path]:
 def other_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose data were prepared with other parameters."""
     project = copy_project(tmp_path_factory.mktemp("other"))
-    run(project, "data", split={"validation_users": 20})
+    run_pipeline(project, "data", split={"validation_users": 20})
     return project
 
 
@@ -62,7 +55,7 @@ def test_data_that_another_session_writes_meanwhile_are_not_read(
     project: Path, other_data: Path, prepared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if prepared:
-        run(project, "data")
+        run_pipeline(project, "data")
     pin = prepare_data._pin_what_it_reads
 
     def pin_then_bring(*arguments: Any) -> None:
@@ -70,7 +63,7 @@ def test_data_that_another_session_writes_meanwhile_are_not_read(
         bring(other_data, project)
 
     monkeypatch.setattr(prepare_data, "_pin_what_it_reads", pin_then_bring)
-    run(project, "train")
+    run_pipeline(project, "train")
     (card,) = project.glob("data/07_model_output/synthetic/erm/seed-0/run_card.json/*/run_card.json")
     assert json.loads(card.read_text())["data_fingerprint"] == fingerprint(project)
     assert fingerprint(project) != fingerprint(project, LATER)
@@ -79,7 +72,7 @@ def test_data_that_another_session_writes_meanwhile_are_not_read(
 def test_the_data_pipeline_reads_what_it_has_written_itself(project: Path, other_data: Path) -> None:
     """Another session's events, of a later version, lie there from the start."""
     bring(other_data, project)
-    run(project, "data")
+    run_pipeline(project, "data")
     mine = {folder.name for folder in parts(project)} - {LATER}
     assert len(mine) == 1
     assert fingerprint(project) != fingerprint(project, LATER)
@@ -87,7 +80,7 @@ def test_the_data_pipeline_reads_what_it_has_written_itself(project: Path, other
 
 def test_two_sessions_prepare_the_same_data_once(project: Path, other_data: Path) -> None:
     """The second waits for the first, and then looks again."""
-    run(project, "data", split={"validation_users": 30})
+    run_pipeline(project, "data", split={"validation_users": 30})
     before = {folder.name for folder in parts(project)}
     held = threading.Event()
 
@@ -100,7 +93,7 @@ def test_two_sessions_prepare_the_same_data_once(project: Path, other_data: Path
     first = threading.Thread(target=prepare_as_the_first)
     first.start()
     held.wait()
-    run(project, "train", split={"validation_users": 20})
+    run_pipeline(project, "train", split={"validation_users": 20})
     first.join()
     assert {folder.name for folder in parts(project)} == before | {LATER}
 
@@ -114,4 +107,4 @@ def test_damaged_statistics_name_themselves(content: str, shared_project: Path, 
     (path,) = shared_project.glob("data/05_model_input/synthetic/dataset_statistics.json/*/*.json")
     path.write_text(content)
     with pytest.raises(DatasetError, match=rf"{path} cannot be read .*Delete {path.parent} and run the pipeline"):
-        run(shared_project, "train", split={"validation_users": 20})
+        run_pipeline(shared_project, "train", split={"validation_users": 20})

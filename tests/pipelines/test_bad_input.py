@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 from kedro.io import DatasetError
 
 from fairrec_pipeline.errors import DataError
+from tests.projects import run_pipeline
 
 SHOP = """
 datasets:
@@ -21,12 +20,6 @@ datasets:
 """
 # three users with three items each: enough for core=1
 GOOD = pd.DataFrame({"customer": [1, 1, 1, 2, 2, 2, 3, 3, 3], "sku": [1, 2, 3] * 3, "at": [1, 2, 3] * 3}, dtype="int64")
-
-
-def run(project: Path, pipeline: str, **runtime: Any) -> None:
-    bootstrap_project(project)
-    with KedroSession.create(project, env="test", runtime_params=runtime) as session:
-        session.run(pipeline_names=[pipeline])
 
 
 def shop(project: Path, log: pd.DataFrame, name: str = "log.csv") -> None:
@@ -44,7 +37,7 @@ def written(project: Path) -> list[Path]:
 
 def test_the_good_log_passes(project: Path) -> None:
     shop(project, GOOD)
-    run(project, "data", dataset="shop")
+    run_pipeline(project, "data", dataset="shop")
     (interactions,) = project.glob("data/05_model_input/shop/interactions.parquet/*/interactions.parquet")
     assert (
         pd.read_parquet(interactions).groupby("user_id")["role"].agg(list).map(lambda roles: roles[-1]).eq("test").all()
@@ -69,7 +62,7 @@ def test_a_bad_log_is_refused_before_anything_is_written(
 ) -> None:
     shop(project, log)
     with pytest.raises(DataError) as error:
-        run(project, "data", dataset="shop", **runtime)
+        run_pipeline(project, "data", dataset="shop", **runtime)
     assert said in str(error.value)
     assert written(project) == []
 
@@ -79,23 +72,23 @@ def test_a_missing_or_damaged_file_is_refused_before_anything_is_written(project
     shop(project, GOOD, name)
     (project / "data/01_raw/shop/broken.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DataError, match=name):
-        run(project, "train", dataset="shop")
+        run_pipeline(project, "train", dataset="shop")
     assert written(project) == []
 
 
 def test_artifacts_of_another_dataset_or_damaged_ones_are_not_trained_on(project: Path) -> None:
     shop(project, GOOD)
-    run(project, "data", dataset="shop")
-    run(project, "data")
+    run_pipeline(project, "data", dataset="shop")
+    run_pipeline(project, "data")
     (ours,) = project.glob("data/05_model_input/synthetic/histories.npz/*/histories.npz")
     (other,) = project.glob("data/05_model_input/shop/histories.npz/*/histories.npz")
 
     shutil.copy(other, ours)
     with pytest.raises(ValueError, match="not the prepared data of synthetic"):
-        run(project, "train", loss="cvar")
+        run_pipeline(project, "train", loss="cvar")
 
     ours.write_bytes(ours.read_bytes()[:100])
     with pytest.raises(DatasetError, match=r"histories\.npz cannot be read"):
-        run(project, "train", loss="cvar")
+        run_pipeline(project, "train", loss="cvar")
     assert not list(project.glob("data/06_models/**/*.safetensors"))
     assert not list(project.glob("data/07_model_output/**/*.parquet"))

@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from fairrec_pipeline import storage
 from fairrec_pipeline.errors import FairrecError, OptionError
-from tests.pipelines.test_train import run_pipeline, store
+from tests.projects import run_pipeline, store
 
 CSV = "08_reporting/synthetic/comparison.csv"
 SMALL = {"experiment": "small", "experiments": {"small": {"arms": ["erm"], "seeds": 1, "tune": False}}}

@@ -10,8 +10,6 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
-from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.cli import mistake_in
@@ -19,14 +17,9 @@ from fairrec_pipeline.comparison.selection import IncomparableArmsError
 from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.serving.mlflow_model import local_folder
 from fairrec_pipeline.serving.recommender import Recommender
+from tests.projects import run_pipeline
 
 URI = "models:/fairrec-synthetic@champion"
-
-
-def run_pipeline(project: Path, name: str, **runtime: Any) -> Any:
-    bootstrap_project(project)
-    with KedroSession.create(project, env="test", runtime_params=runtime) as session:
-        return session.run(pipeline_names=[name])
 
 
 def champion(project: Path) -> dict[str, Any]:

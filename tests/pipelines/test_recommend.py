@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 from kedro.io import DatasetError
 
 from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.training.scoring import ModelScorer, restored
+from tests.projects import run_pipeline
 from tests.worlds import complete_histories
 
 OUTPUTS = "data/07_model_output/synthetic"
-
-
-def run_pipeline(project: Path, name: str, **runtime: Any) -> Any:
-    bootstrap_project(project)
-    with KedroSession.create(project, env="test", runtime_params=runtime) as session:
-        return session.run(pipeline_names=[name])
 
 
 def recommended(project: Path, arm: str = "erm/seed-0") -> pd.DataFrame:

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 from kedro.runner import ThreadRunner
 
-from fairrec_pipeline.arms.store import ArmStore
 from fairrec_pipeline.comparison.selection import IncomparableArmsError
 from fairrec_pipeline.errors import FairrecError
+from tests.projects import run_pipeline, store
 
 SMALL = {"small": {"arms": ["erm", "cvar"], "seeds": 1, "tune": False}}
-
-
-def run_pipeline(project: Path, name: str, *, options: dict[str, Any] | None = None, **runtime: Any) -> Any:
-    bootstrap_project(project)
-    with KedroSession.create(project, env="test", runtime_params=runtime) as session:
-        return session.run(pipeline_names=[name], **(options or {}))
-
-
-def store(project: Path) -> ArmStore:
-    folders = (project / "data" / name / "synthetic" for name in ("06_models", "07_model_output"))
-    models, outputs = map(str, folders)
-    return ArmStore(models, outputs, f"{models}/trials")
 
 
 def test_an_arm_on_other_data_stops_a_comparison_before_anything_is_trained(project: Path, epochs: list[int]) -> None:

@@ -19,11 +19,9 @@ from fairrec_pipeline.errors import FairrecError
 from fairrec_pipeline.experiments.run import run
 from fairrec_pipeline.parameters.blocks import Ray
 from fairrec_pipeline.training.divergence import DivergenceError
-from tests.experiments.test_run import points, specs, store_at
-from tests.pipelines.test_train import run_pipeline, store
+from tests.projects import assert_same, run_pipeline, store
 from tests.scale.conftest import Bucket, SmallCluster
-from tests.scale.test_s3 import assert_same
-from tests.worlds import prepared_data, spec_of
+from tests.worlds import points, prepared_data, spec_of, specs, store_at
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

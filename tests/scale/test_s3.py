@@ -7,7 +7,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,16 @@ import pytest
 from kedro.io import DatasetError, Version
 
 from fairrec_pipeline import storage
-from fairrec_pipeline.arms.record import ArmRecord
 from fairrec_pipeline.arms.store import ArmStore, DamagedArmError
 from fairrec_pipeline.catalog.files import Folder, IbisParquet
 from fairrec_pipeline.errors import OptionError
 from fairrec_pipeline.interactions.engine import engine
 from fairrec_pipeline.storage import Place
 from fairrec_pipeline.training.checkpoint import Checkpoint, Snapshot
-from tests.arms.test_store import record
-from tests.catalog.test_files import CASES, Case, newer, plain
+from tests.catalog.cases import CASES, Case, newer, plain
+from tests.projects import assert_same, run_pipeline, store
 from tests.scale.conftest import SECRET, Bucket
+from tests.worlds import saved_record as record
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -275,22 +275,8 @@ def test_raw_files_are_fetched_once_and_again_when_they_change(
 
 
 def run_default(project: Path, bucket: Bucket, **runtime: Any) -> None:
-    from tests.pipelines.test_train import run_pipeline
 
     run_pipeline(project, "__default__", data_root=bucket.root, **runtime)
-
-
-def assert_same(records: Sequence[ArmRecord], others: Sequence[ArmRecord]) -> None:
-    import torch
-
-    mine, theirs = ({(each.arm, each.seed): each for each in found} for found in (records, others))
-    assert mine.keys() == theirs.keys()
-    for name, one in mine.items():
-        pd.testing.assert_frame_equal(one.user_metrics, theirs[name].user_metrics, check_exact=True)
-        assert one.model is not None
-        assert theirs[name].model is not None
-        weights, other = one.model.weights, theirs[name].model.weights
-        assert all(torch.equal(weights[part], other[part]) for part in weights)
 
 
 def without_versions(paths: Iterable[str]) -> list[str]:
@@ -308,7 +294,6 @@ def test_the_default_pipeline(
 ) -> None:
     """All of it in the bucket, the same to the bit as on the local disk, and the secret nowhere."""
     from tests.conftest import copy_project
-    from tests.pipelines.test_train import run_pipeline, store
 
     bucket.write_credentials(project)
     caplog.set_level("DEBUG")
