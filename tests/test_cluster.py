@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import traceback
+from unittest.mock import Mock
 
-from fairrec_pipeline.cluster import cause_of
-from fairrec_pipeline.errors import FairrecError
+import pytest
+
+from fairrec_pipeline import cluster
+from fairrec_pipeline.cluster import cause_of, connected
+from fairrec_pipeline.errors import FairrecError, OptionError
 
 
 class TaskError(Exception):
@@ -26,3 +30,14 @@ def test_a_bug_in_a_task_is_told_with_its_place_and_a_mistake_in_its_own_words()
 def test_a_task_that_died_has_no_cause() -> None:
     died = TaskError(None)
     assert cause_of(died) is died
+
+
+def test_a_cluster_of_other_versions_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    mismatch = RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.12.1")
+    ray = Mock(is_initialized=Mock(return_value=False), init=Mock(side_effect=mismatch))
+    monkeypatch.setattr(cluster, "import_ray", lambda: ray)
+    with (
+        pytest.raises(OptionError, match=r"at auto cannot be joined: Version mismatch: .* Ray: 2\.9\.0 Python"),
+        connected("auto"),
+    ):
+        pass

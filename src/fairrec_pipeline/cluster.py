@@ -45,7 +45,7 @@ def connected(address: str, *packages: Path) -> Iterator[Any]:
         packages: folders of the Python packages that the tasks run; another cluster than the local one gets a copy.
 
     Raises:
-        OptionError: Ray is not installed, or there is no cluster.
+        OptionError: Ray is not installed, there is no cluster, or it cannot be joined.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -64,6 +64,8 @@ def connected(address: str, *packages: Path) -> Iterator[Any]:
             f"there is no Ray cluster at {address} ({reason}). Start one with `ray start --head`, or take the address "
             f"{LOCAL}"
         ) from error
+    except RuntimeError as error:  # the cluster has another version of Ray or Python
+        raise OptionError(f"the Ray cluster at {address} cannot be joined: {' '.join(str(error).split())}") from error
     try:
         yield ray
     finally:
