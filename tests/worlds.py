@@ -177,6 +177,8 @@ def record_of(
     trained = {
         "parameters": {"seed": seed, "evaluate": {"filter_seen": False}}, "seconds": 12.0, "device": "cpu",
         "finished": f"2026-01-01T00:00:0{seed}+00:00", "epochs": 30, "best_epoch": 12,
+        "training": f"{loss}-seed-{seed}-a", "dataset": "small",
+        "started": "2026-01-01T00:00:00+00:00", "validation_ndcg_at_20": 0.25,
     }  # fmt: skip
     return ArmRecord.of(
         {**common, **({} if seed is None else trained), **(card or {})}, user_metrics=user_metrics, **parts

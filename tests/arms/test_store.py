@@ -123,15 +123,37 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
         _ = found.user_metrics
 
 
-_HALF = '{"arm": "cvar", "loss": "cvar", "loss_groups": null, "seed": 0, "data_fingerprint": "f", "format": 2'
+NEEDED = (
+    *("arm", "loss", "loss_groups", "seed", "dataset", "data_fingerprint", "groups_fingerprint", "training"),
+    *("parameters", "device", "started", "finished", "seconds", "epochs", "best_epoch", "validation_ndcg_at_20"),
+    *("version", "parts"),
+)
 
 
-@pytest.mark.parametrize("text", [f"{_HALF}}}", f'{_HALF}, "parts": 5}}', f'{_HALF}, "parts": {{"model": "a"}}}}'])
-def test_a_card_with_other_types_names_itself(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["absent", [1], "12"])
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_card_without_a_value_or_with_another_type_names_itself(tmp_path: Path, name: str, value: Any) -> None:
     store = store_at(tmp_path)
     store.save(record())
     (path,) = tmp_path.rglob("run_card.json/*/run_card.json")
-    path.write_text(text)
+    card = json.loads(path.read_text())
+    if value == "12" and isinstance(card[name], str | None) and name != "seed":
+        card[name] = 12  # what should be text is a number
+    else:
+        card[name] = value
+    if value == "absent":
+        del card[name]
+    path.write_text(json.dumps(card))
+    with pytest.raises(DamagedArmError, match=rf"{path} is not the card of an arm \({name}: .*Delete {path.parent} or"):
+        store.records()
+
+
+@pytest.mark.parametrize("parts", [5, {"model": "a"}, {"model": {"version": "1"}}])
+def test_parts_of_a_card_have_a_version_and_a_hash(tmp_path: Path, parts: Any) -> None:
+    store = store_at(tmp_path)
+    store.save(record())
+    (path,) = tmp_path.rglob("run_card.json/*/run_card.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "parts": parts}))
     with pytest.raises(DamagedArmError, match=rf"{path} is not the card of an arm \(parts.*Delete {path.parent} or"):
         store.records()
 

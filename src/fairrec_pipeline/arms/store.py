@@ -47,14 +47,6 @@ class _Part(BaseModel):
     sha256: str
 
 
-class _Card(_Identity):
-    parts: dict[str, _Part]
-    parameters: dict[str, Any] = {}
-    seconds: float = 0
-    epochs: int = 0
-    best_epoch: int = 0
-
-
 class _Training(_Identity):
     """The card of a complete training."""
 
@@ -71,6 +63,13 @@ class _Training(_Identity):
     epochs: int
     best_epoch: int
     validation_ndcg_at_20: FiniteFloat
+
+
+class _Card(_Training):
+    """The card of an arm, which is that of its training with the parts that were saved."""
+
+    version: str
+    parts: dict[str, _Part]
 
 
 class DamagedArmError(FairrecError):
