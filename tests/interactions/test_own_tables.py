@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import re
+from datetime import time as clock
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -79,14 +81,16 @@ def test_no_name_is_a_pattern(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "valid"), [("2024", True), (2024, True), ("my shop", True), ("a/b", False), ("..", False), ("a*", False)]
+    ("name", "valid"),
+    [("2024", True), (2024, True), ("my shop", True), ("1.5", True), ("yes", True), ("über", True)]
+    + [(name, False) for name in ("a/b", "..", "a*", "{a}", "${a}", "a\tb", "a\nb", "a\u2028b", " a", "~a", "")],
 )
 def test_names_of_datasets(name: Any, valid: bool) -> None:
     adapter: TypeAdapter[str] = TypeAdapter(DatasetName)
     if valid:
         assert adapter.validate_python(name) == str(name)
     else:
-        with pytest.raises(ValidationError):
+        with pytest.raises(ValidationError, match="the name of a dataset is that of a folder: it has none of"):
             adapter.validate_python(name)
 
 
@@ -168,6 +172,18 @@ def test_encodings(tmp_path: Path, encoding: str, name: str) -> None:
         (b"\x1f\x8b\x08rest", "is compressed by gzip: name it .csv.gz"),
         (b"PK\x03\x04rest", "is a zip archive"),
         (b"PAR1rest", "is a Parquet file: name it .parquet"),
+        (b"\xd0\xcf\x11\xe0rest", "is a spreadsheet of an old Excel: save the table as CSV"),
+        (b"\xfd7zXZrest", "is compressed by xz: unpack it"),
+        (b"\x28\xb5\x2f\xfdrest", "is compressed by zstd: unpack it"),
+        (
+            b"SQLite format 3\0rest",
+            r"is no CSV in utf-8: its header 'SQLite format 3\\x00rest' has NUL bytes. Save the",
+        ),
+        (GOOD.encode("utf-16-le"), r"is no CSV in utf-8: .* set csv: {encoding: utf-16-le}"),
+        (GOOD.encode("utf-32"), "it begins with the byte order mark of utf-32. Set csv"),
+        (b'[{"who": 1, "what": 5}, {"who": 2}]', "has no column who.* It begins as JSON does: save the table as CSV"),
+        (b'{"who": 1, "what": 5}\n', "has no column who.* It begins as JSON does: save the table as CSV"),
+        (b"<!DOCTYPE html><p>Log in</p>", "has no column who.* It begins as HTML or XML does: save the table as CSV"),
         (GOOD.encode("utf-16"), r"it begins with the byte order mark of utf-16. Set csv: {encoding: .*utf-16"),
     ],
 )
@@ -175,6 +191,49 @@ def test_what_is_no_csv_is_called_what_it_is(tmp_path: Path, content: bytes, sai
     (tmp_path / "log.csv").write_bytes(content)
     with pytest.raises(DataError, match=rf"log.csv .*{said}"):
         read(tmp_path)
+
+
+def test_what_was_compressed_twice_is_said(tmp_path: Path) -> None:
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress(gzip.compress(GOOD.encode())))
+    with pytest.raises(DataError, match=r"log.csv.gz is compressed by gzip: .*unpack it if it was compressed twice"):
+        read(tmp_path, interactions="log.csv.gz")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'"{GOOD}' + "1,5,10\n" * 400_000,
+        "[" + '{"who": 1}, ' * 400_000,
+        'who,what,when\n1,"5,10\n' + "1,5,10\n" * 100_000,
+    ],
+)
+def test_messages_are_short_whatever_the_file_holds(tmp_path: Path, text: str) -> None:
+    write(tmp_path, text)
+    with pytest.raises(DataError, match=r"log.csv (has no column|cannot be read)") as error:
+        read(tmp_path)
+    assert len(str(error.value)) < 6_000
+
+
+@pytest.mark.parametrize("damage", [b"", b"who,what,when\n1,5,10\n", b"PAR1", None])
+def test_a_damaged_parquet_file_is_named(tmp_path: Path, damage: bytes | None) -> None:
+    path = tmp_path / "log.parquet"
+    pq.write_table(pa.table({"who": range(999), "what": range(999), "when": range(999)}), path, compression="snappy")
+    whole = path.read_bytes()
+    for content in (
+        [damage] if damage is not None else [whole[:-9], whole[: len(whole) // 2], whole[:4] + bytes(200) + whole[204:]]
+    ):
+        path.write_bytes(content)
+        with pytest.raises(
+            DataError,
+            match=rf"^{path} cannot be read: .+\. The file is damaged or of another format; put a whole copy there$",
+        ):
+            read(tmp_path, interactions="log.parquet")
+
+
+@pytest.mark.parametrize("block", [{}, {"malformed": 0.01}, {"csv": {"encoding": "latin-1"}}])
+def test_a_separator_at_the_end_of_a_line_is_no_field(tmp_path: Path, block: dict[str, Any]) -> None:
+    write(tmp_path, "who,what,when\n1,5,10,\n2,6,20\n")
+    assert rows(read(tmp_path, **block)) == [(1, 5, 10, 0), (2, 6, 20, 1)]
 
 
 @pytest.mark.parametrize("block", [{}, {"malformed": 0.9}])
@@ -318,7 +377,9 @@ def test_lists_and_structures_are_no_ids(tmp_path: Path, ids: pa.Array) -> None:
         read(tmp_path, interactions="log.parquet")
 
 
-@pytest.mark.parametrize(("time", "dtype"), [([1], "array<int64>"), (True, "boolean")])
+@pytest.mark.parametrize(
+    ("time", "dtype"), [([1], "array<int64>"), (True, "boolean"), (b"7", "binary"), (clock(1, 2), "time")]
+)
 def test_lists_and_booleans_are_no_times(tmp_path: Path, time: Any, dtype: str) -> None:
     pq.write_table(pa.table({"who": [1], "what": [5], "when": pa.array([time])}), tmp_path / "log.parquet")
     with pytest.raises(DataError, match=rf"log.parquet has times of type {dtype} in when. Allowed: one number, date"):
@@ -355,6 +416,48 @@ def test_times_of_a_unit(tmp_path: Path, unit: str, factor: int, name: str) -> N
         Source.model_validate({**BLOCK, "timestamp_unit": "s", "timestamp_format": "%Y"})
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+def test_nanoseconds_are_cut_and_counted(tmp_path: Path, name: str) -> None:
+    """In decimals: a float has no room for 1,700,000,000,000,000.999 microseconds, nor for the sign of a cut."""
+    when = [1700000000000000999, -1700000000000000001, 1700000000000001000]
+    values = pd.DataFrame({"who": [1, 2, 3], "what": [5, 6, 7], "when": when})
+    values.to_csv(tmp_path / name, index=False) if name.endswith("csv") else values.to_parquet(tmp_path / name)
+    raw = read(tmp_path, interactions=name, timestamp_unit="ns")
+    assert [row[2] for row in rows(raw)] == [1700000000000000, -1700000000000001, 1700000000000001]
+    assert "2 times are finer than a microsecond and were cut" in [step.what for step in raw.steps]
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+def test_seconds_with_fractions_are_read_as_they_are_written(tmp_path: Path, name: str) -> None:
+    values = frame(when=[1700001000.25, 1700001000.1])
+    values.to_csv(tmp_path / name, index=False) if name.endswith("csv") else values.to_parquet(tmp_path / name)
+    raw = read(tmp_path, interactions=name, timestamp_unit="s")
+    assert [row[2] for row in rows(raw)] == [1700001000250000, 1700001000100000]
+    assert not any("were cut" in step.what for step in raw.steps)
+
+
+def test_fractions_that_fall_together_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, "who,what,when\n1,5,0.0000001\n1,6,0.0000002\n1,7,0.5\n")
+    raw = read(tmp_path)
+    assert [row[2] for row in rows(raw)] == [0, 0, 500_000]
+    assert "1 times are finer than a millionth and were cut" in [step.what for step in raw.steps]
+    write(tmp_path, "who,what,when\n1,5,1700000000000000\n1,6,1700000000000000.5\n")
+    with pytest.raises(
+        DataError, match=r"numbers below 9.2e12 where some have fractions \(larger ones: timestamp_unit\)"
+    ):
+        read(tmp_path)
+    assert [row[2] for row in rows(read(tmp_path, timestamp_unit="us"))] == [1700000000000000] * 2
+
+
+def test_years_that_no_microsecond_reaches_are_no_times(tmp_path: Path) -> None:
+    when = pa.array([10**13, 5], pa.timestamp("s"))
+    pq.write_table(pa.table({"who": [1, 2], "what": [5, 6], "when": when}), tmp_path / "log.parquet")
+    with pytest.raises(
+        DataError, match=r"log.parquet cannot be read: .* A time is further from 1970 than 290,000 years"
+    ):
+        read(tmp_path, interactions="log.parquet")
+
+
 @pytest.mark.parametrize("word", ["infinity", "-infinity", "epoch", "inf"])
 def test_words_are_no_times(tmp_path: Path, word: str) -> None:
     write(tmp_path, f"who,what,when\n1,5,2020-01-01\n2,6,{word}\n")
@@ -382,8 +485,9 @@ def test_repeated_rows_are_counted_and_kept(tmp_path: Path) -> None:
 
 
 EVENTS = frame(
-    n=[1, 1], kind=["view", "cart"], rating=[4.0, 3.5], on=["2020-01-01", "2021-06-01 12:00:00"], live=[True, False]
-)
+    n=[1, 1], kind=["view", "cart"], rating=[4.0, 3.5], on=["2020-01-01", "2021-06-01 12:00:00"], live=[True, False],
+    price=[Decimal("2.50"), Decimal("3.00")], kept=["a", None], stock=[4.0, None], sign=["<b>", "=x"],
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
@@ -399,6 +503,15 @@ EVENTS = frame(
         ({"rating": "== 4"}, [1]),
         ({"rating": [3.5, 9]}, [2]),
         ({"live": True}, [1]),
+        ({"live": "True"}, [1]),
+        ({"live": "!= TRUE"}, [2]),
+        ({"price": 2.5}, [1]),
+        ({"price": [2.5, 3]}, [1, 2]),
+        ({"kept": "!= bot"}, [1, 2]),
+        ({"kept": "a"}, [1]),
+        ({"stock": "!= 4"}, [2]),
+        ({"kind": "!= view", "kept": "!= a"}, [2]),
+        ({"sign": ["<b>"]}, [1]),
         ({"on": ">2020-12-31"}, [2]),
         ({"kind": ["view", "cart"], "rating": ">3", "live": False}, [2]),
     ],
@@ -421,6 +534,10 @@ def test_rows_are_kept_by_their_values(tmp_path: Path, name: str, where: dict[st
         ),
         ({"rating": ">5"}, r"where: {rating: >5} keeps none"),
         ({"kind": ">=4"}, r"2 values in kind that are no numbers, which where: {kind: '>=4'} needs: 'cart', 'view'"),
+        ({"kind": "=> 4"}, r"where: {kind: '=>4'} has the operator =>. Allowed: >=, .* is written in a list"),
+        ({"kind": "<> view"}, r"has the operator <>. Allowed"),
+        ({"kind": "!view"}, r"has the operator !. Allowed"),
+        ({"rating": ">= nan"}, r"compares with no number and no ISO date"),
         ({"kind": ">b"}, r"where: {kind: '>b'} compares with no number and no ISO date. Write one of them"),
         ({"stars": 4}, r"log.csv has no column stars; its columns are"),
         ({"n": 7}, r"where: {n: 7} keeps none of the 2 rows of .*; its most frequent values are '1'"),
@@ -458,6 +575,14 @@ def test_an_attribute_that_nobody_has_is_refused(tmp_path: Path) -> None:
         attributes(tmp_path, [1, 2], users)
 
 
+def test_attributes_without_users_or_columns_are_refused(tmp_path: Path) -> None:
+    users = pd.DataFrame({"who": [None, None], "plan": ["a", "b"]})
+    with pytest.raises(DataError, match=r"users.csv has no row with a user in who. Write one row per user"):
+        attributes(tmp_path, [1, 2], users)
+    with pytest.raises(ValidationError, match=r"users is users.csv, but user_attributes names no column of it"):
+        read(tmp_path, users="users.csv")
+
+
 def test_attributes_of_nobody_are_refused(tmp_path: Path) -> None:
     users = pd.DataFrame({"who": [1, 2], "plan": ["a", "b"]})
     said = (
@@ -465,6 +590,23 @@ def test_attributes_of_nobody_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=said + r"as '001', '002'. Write the ids in the same way in both files"):
         attributes(tmp_path, ["001", "002"], users)
+
+
+@pytest.mark.parametrize(
+    ("of_log", "of_row"),
+    [("007", "7"), ("7", "007"), ("7.0", "7"), ("7", "+7"), ("x", "x\xa0"), ("\u200bx", "x"), ("7", "7\0")],
+)
+def test_rows_in_another_spelling_are_not_left_out_in_silence(tmp_path: Path, of_log: str, of_row: str) -> None:
+    """As in a log with the ids 001 to 600 and rows for 1 to 600: from 100 on they fit."""
+    users = pd.DataFrame({"who": ["100", of_row], "plan": ["a", "b"]})
+    said = "users.csv has rows of 1 users of the log in another spelling: " + re.escape(f"{of_row!r} for {of_log!r}")
+    with pytest.raises(
+        DataError, match=said + r". Write the ids in the same way in both files, or give those users rows"
+    ):
+        attributes(tmp_path, ["100", of_log], users)
+    own = pd.DataFrame({"who": ["100", of_row, of_log], "plan": ["a", "b", "c"]})
+    raw = attributes(tmp_path, ["100", of_log], own)
+    assert sorted(raw.user_attributes.to_pandas().plan) == ["a", "c"]
 
 
 @pytest.mark.parametrize("name", ["users.csv", "users.parquet"])
@@ -484,6 +626,8 @@ def test_attributes_belong_to_the_same_id_exactly(tmp_path: Path, name: str) -> 
         ([1, 2], ["1", "2"]),
         ([1.0, None], ["1", "unknown"]),
         ([1.5, 2.0], ["1.5", "2"]),
+        ([Decimal("2.50"), Decimal("100.00")], ["2.5", "100"]),
+        (["1.50", "100"], ["1.5", "100"]),
         (["007", "2"], ["007", "2"]),
         (["True", "maybe"], ["True", "maybe"]),
     ],

@@ -61,6 +61,33 @@ def test_a_replaced_raw_file_is_noticed(log: tuple[Path, dict[str, Any]]) -> Non
         assert reason == f"were prepared from another log.csv than the one in {path.parent}"
 
 
+def test_other_parts_of_a_folder_are_noticed(tmp_path: Path) -> None:
+    """As Spark writes a table again: other names, and none of the former is left."""
+    table = {"adapter": "table", "interactions": "log.parquet", "user": "u", "item": "i", "timestamp": "t"}
+    present = prepared_with("a", Source.model_validate(table), SPLIT, GROUPS)
+    folder = tmp_path / "log.parquet"
+    folder.mkdir()
+    first, second, third = (folder / f"{name}.parquet" for name in ("a", "b", "c"))
+    for path in (first, second):
+        path.write_text(path.name)
+    read = {f"log.parquet/{path.name}": describe_file(path) for path in (first, second)}
+    described = {**present, "raw_files": read}
+    assert why_prepare(described, present, tmp_path) is None
+    said = f"were prepared from other files of log.parquet than those in {tmp_path}"
+    third.write_text("new")
+    assert why_prepare(described, present, tmp_path) == said
+    first.unlink()
+    second.unlink()
+    assert why_prepare(described, present, tmp_path) == said
+    third.unlink()
+    (folder / "_SUCCESS").touch()
+    assert why_prepare(described, present, tmp_path) is None, "they are gone, which makes the prepared data no worse"
+    (folder / "_SUCCESS").unlink()
+    folder.rmdir()
+    folder.write_text("one file")
+    assert why_prepare(described, present, tmp_path) == said
+
+
 def test_a_touched_copied_or_removed_raw_file_changes_nothing(log: tuple[Path, dict[str, Any]]) -> None:
     path, described = log
     os.utime(path, ns=(1, 1))

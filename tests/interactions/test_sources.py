@@ -271,7 +271,7 @@ def test_missing_files_and_columns(tmp_path: Path) -> None:
         read_table(tmp_path, "log.xlsx")
     write_table(tmp_path)
     with pytest.raises(DataError, match=r"users.csv does not exist"):
-        read_table(tmp_path, users="users.csv")
+        read_table(tmp_path, users="users.csv", user_attributes=["age"])
     (tmp_path / "users.csv").write_text("who,plan\n")
     with pytest.raises(DataError, match=r"users.csv has no column age; its columns are who, plan. Set user and"):
         read_table(tmp_path, users="users.csv", user_attributes=["age"])

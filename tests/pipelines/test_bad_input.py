@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from kedro.io import DatasetError
 
 from fairrec_pipeline.errors import DataError
+from fairrec_pipeline.parameters.loader import ParameterError
 from tests.projects import run_pipeline
 
 SHOP = """
@@ -65,6 +67,31 @@ def test_a_bad_log_is_refused_before_anything_is_written(
         run_pipeline(project, "data", dataset="shop", **runtime)
     assert said in str(error.value)
     assert written(project) == []
+
+
+def test_labels_of_dropped_users_alone_are_refused_before_anything_is_written(project: Path) -> None:
+    """User 9 has a label and two items that nobody else has: split.core=2 drops all of them."""
+    alone = pd.DataFrame({"customer": [9, 9], "sku": [90, 91], "at": [1, 2]})
+    shop(project, pd.concat([GOOD, alone]))
+    block = project / "conf/test/parameters_shop.yml"
+    block.write_text(
+        block.read_text().replace("timestamp: at,", "timestamp: at, users: users.csv, user_attributes: [plan],")
+    )
+    (project / "data/01_raw/shop/users.csv").write_text("customer,plan\n9,gold\n")
+    with pytest.raises(
+        DataError, match=r"no user that split.core keeps has a value in plan: .* Lower split.core, bring"
+    ):
+        run_pipeline(project, "data", dataset="shop", split={"core": 2})
+    assert written(project) == []
+
+
+@pytest.mark.parametrize("name", ["{a}", "${a}", "a\tb"])
+def test_a_name_that_is_none_is_refused_in_plain_words(project: Path, name: str) -> None:
+    """Kedro would take braces for a pattern of its own, and DuckDB could not write below the tab."""
+    block = {"adapter": "table", "interactions": "log.csv", "user": "customer", "item": "sku", "timestamp": "at"}
+    (project / "conf/test/parameters_shop.yml").write_text(json.dumps({"datasets": {name: block}}))
+    with pytest.raises(ParameterError, match="the name of a dataset is that of a folder"):
+        run_pipeline(project, "data", dataset=name)
 
 
 @pytest.mark.parametrize("name", ["absent.csv", "broken.parquet"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from fairrec_pipeline.interactions.sources.raw_files import file_times
+from fairrec_pipeline.interactions.sources.raw_files import PARQUET, file_times, parquet_parts
 from fairrec_pipeline.parameters.blocks import Groups, Split
 from fairrec_pipeline.parameters.datasets import Source
 from fairrec_pipeline.storage import sha256
@@ -89,9 +89,26 @@ def why_prepare(described: Mapping[str, Any] | None, wanted: Mapping[str, Any], 
     changed = [name for name in wanted if described.get(name) != wanted[name]]
     if changed:
         return f"were prepared with other parameters ({', '.join(changed)})"
-    for name, before in described.get("raw_files", {}).items():
+    read = described.get("raw_files", {})
+    for table in filter(None, (wanted["source"].get(name) for name in ("interactions", "users"))):
+        if (parts := _files_of(folder, table)) and parts != {name for name in read if _is_of(name, table)}:
+            return f"were prepared from other files of {table} than those in {folder}"
+    for name, before in read.items():
         path = folder / name
         same = not path.exists() or file_times(path).items() <= before.items()
         if not same and (path.stat().st_size != before["size"] or sha256(path) != before["sha256"]):
             return f"were prepared from another {name} than the one in {folder}"
     return None
+
+
+def _files_of(folder: Path, table: str) -> set[str]:
+    """Names of the raw files of a table, which is one file or a folder of parts; none if it is gone."""
+    path = folder / table
+    names = {""} if path.is_file() else set(parquet_parts(path))
+    return {(Path(table) / name).as_posix() for name in names}
+
+
+def _is_of(name: str, table: str) -> bool:
+    """Whether a raw file that was read is one of that table."""
+    is_part = Path(name).is_relative_to(table) and Path(name).suffix.lower() in PARQUET
+    return Path(name) == Path(table) or is_part

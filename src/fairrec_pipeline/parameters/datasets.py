@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, RootModel, model_validator
@@ -56,9 +57,20 @@ def _known_encoding(name: str) -> str:
         raise ValueError(message) from error
 
 
-DatasetName = Annotated[
-    str, Field(pattern=r"^[^./\\*?\[\]\s~][^/\\*?\[\]]*$", max_length=200, coerce_numbers_to_str=True)
-]
+_NAME = re.compile(r"[^./\\*?\[\]{}\s~][^/\\*?\[\]{}]*")
+
+
+def _of_a_folder(name: str) -> str:
+    if not (_NAME.fullmatch(name) and name.isprintable()):
+        message = (
+            "the name of a dataset is that of a folder: it has none of / \\ * ? [ ] { }, nothing that is not printed "
+            "(such as a tab), and begins with no dot, ~ or blank"
+        )
+        raise ValueError(message)
+    return name
+
+
+DatasetName = Annotated[str, Field(max_length=200, coerce_numbers_to_str=True), AfterValidator(_of_a_folder)]
 """Name of a dataset, and so of a folder: no separators, no patterns. Numbers are names too."""
 
 
@@ -100,6 +112,10 @@ class Table(Dataset):
         if self.user_attributes and self.users is None:
             message = f"user_attributes {list(self.user_attributes)} are columns of the file `users`, which is not set"
             raise ValueError(message)
+        if self.users is not None and not self.user_attributes:
+            raise ValueError(
+                f"users is {self.users}, but user_attributes names no column of it; name some or leave it out"
+            )
         reserved = [name for name in self.user_attributes if name.casefold() in RESERVED_NAMES]
         if reserved:
             message = f"the user attributes {reserved} bear names that are reserved: {', '.join(RESERVED_NAMES)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -28,7 +29,7 @@ def checked_events(log: ir.Table, source: Table, path: Path, steps: Sequence[Ste
     """
     names = {USER: source.user, ITEM: source.item, TIMESTAMP: source.timestamp}
     dtype = log[source.timestamp].type()
-    if dtype.is_nested() or dtype.is_boolean():
+    if dtype.is_nested() or dtype.is_boolean() or dtype.is_binary() or dtype.is_time():
         message = f"{path} has times of type {dtype} in {source.timestamp}. Allowed: one number, date or text a row"
         raise DataError(message)
     with readable(path):
@@ -67,7 +68,7 @@ def checked_events(log: ir.Table, source: Table, path: Path, steps: Sequence[Ste
         n_repeated = n_good - count_rows(events.select(USER, ITEM, TIMESTAMP).distinct())
     done = [Step("with a user, an item and a time", n_good, n_rows - n_good, "null, blank or unreadable values")]
     if read.n_cut:
-        done.append(Step(f"{read.n_cut:,} times are finer than a microsecond and were cut", n_good))
+        done.append(Step(f"{read.n_cut:,} times are finer than a {read.cut_at} and were cut", n_good))
     done.append(Step(f"{n_repeated:,} repeat the user, item and time of another row; they are kept", n_good))
     users = events.select(USER).distinct().order_by(USER).cache()
     return RawData(events, users, (path,), (*steps, *done), n_repeated)
@@ -83,7 +84,8 @@ def with_attributes(raw: RawData, users: ir.Table, source: Table, path: Path) ->
         users: the user column of the source and its user_attributes, a row per user.
 
     Raises:
-        DataError: two rows for a user, or a row or a label for no user of the log.
+        DataError: two rows for a user, a row or a label for no user of the log, or rows with ids in
+            another spelling.
     """
     of_log, attributes = raw.user_attributes, source.user_attributes
     with readable(path):
@@ -93,7 +95,9 @@ def with_attributes(raw: RawData, users: ir.Table, source: Table, path: Path) ->
             texts = texts.re_replace(r"^(-?(?:0|[1-9]\d*))\.0+$", r"\1")
         table = users.select(id_text=texts, **labels).drop_null("id_text").cache()
         twice = table.group_by("id_text").agg(n=ibis._.count()).filter(ibis._.n > 1)
-        n_twice = count_rows(twice)
+        n_twice, n_ids = count_rows(twice), count_rows(table)
+    if n_ids == 0:
+        raise DataError(f"{path} has no row with a user in {source.user}. Write one row per user")
     if n_twice:
         message = f"{path} has more than one row for {n_twice} users: {examples(twice.id_text)}. Keep one row per user"
         raise DataError(message)
@@ -105,16 +109,54 @@ def with_attributes(raw: RawData, users: ir.Table, source: Table, path: Path) ->
             f"{examples(table.id_text)}, those of the log such as {examples(keyed.id_text)}. Write the ids in "
             f"the same way in both files"
         )
+    _refuse_other_spelling(keyed, table, path)
     joined = keyed.left_join(table, "id_text").order_by(keyed[USER])
     known = {name: joined[label].fill_null(UNKNOWN_LABEL) for name, label in zip(attributes, labels, strict=True)}
     found = joined.select(USER, **known).cache()
-    n_known = found.agg(**{name: (found[name] != UNKNOWN_LABEL).sum() for name in attributes}).to_pandas().iloc[0]
-    if nameless := [name for name in attributes if n_known[name] == 0]:
+    if nameless := _unlabelled(found):
         raise DataError(
             f"{path} has no value in {', '.join(nameless)} for any user of the log. Fill the column, or take it out of "
             f"user_attributes"
         )
     return raw._replace(user_attributes=found, matched_users=n_matched / n_users)
+
+
+def _refuse_other_spelling(users: ir.Table, rows: ir.Table, path: Path) -> None:
+    """Users without a row are common; with a row that only differs as 001 from 1, they are mostly a mistake."""
+    without = users.anti_join(rows, "id_text").select(plain=_plain(ibis._.id_text), of_log=ibis._.id_text).cache()
+    unused = rows.anti_join(users, "id_text").select(plain=_plain(ibis._.id_text), of_row=ibis._.id_text).cache()
+    alike = without.inner_join(unused, "plain").order_by("of_log").select("of_log", "of_row").to_pandas()
+    if len(alike):
+        shown = ", ".join(f"{row.of_row!r} for {row.of_log!r}" for row in alike.head(3).itertuples())
+        raise DataError(
+            f"{path} has rows of {len(alike)} users of the log in another spelling: {shown}. Write the ids in the same "
+            f"way in both files, or give those users rows of their own"
+        )
+
+
+def _plain(text: Any) -> Any:
+    """An id without blanks and invisible characters around it; numbers without a plus, zeros before and .0 behind."""
+    trimmed = text.re_replace(r"^[\pZ\pC]+|[\pZ\pC]+$", "")
+    return trimmed.re_replace(r"^\+?(-?)0*(\d+)(?:\.0*)?$", r"\1\2")
+
+
+def refuse_unlabelled(user_attributes: ir.Table, core: ir.Table) -> None:
+    """Raise a DataError if no user of the core has a label of some attribute, though others of the log have one."""
+    if nameless := _unlabelled(user_attributes.semi_join(core, USER)):
+        raise DataError(
+            f"no user that split.core keeps has a value in {', '.join(nameless)}: all who have one are dropped. Lower "
+            f"split.core, bring attributes of the other users, or take {', '.join(nameless)} out of user_attributes"
+        )
+
+
+def _unlabelled(users: ir.Table) -> list[str]:
+    """Attributes of which no user has a label."""
+    attributes = [name for name in users.columns if name != USER]
+    n_known = users.agg(
+        n=users.count(), **{f"known_{name}": (users[name] != UNKNOWN_LABEL).sum() for name in attributes}
+    )
+    counts = n_known.to_pandas().fillna(0).iloc[0]
+    return [name for name in attributes if counts[f"known_{name}"] == 0]
 
 
 def count_rows(table: ir.Table) -> int:

@@ -83,6 +83,19 @@ def located(folder: Path, name: str) -> Path:
     return path
 
 
+PARQUET = (".parquet", ".pq")
+
+
+def parquet_parts(folder: Path) -> list[str]:
+    """Names of the Parquet files below a folder, in order.
+
+    As Spark and Arrow have it, what begins with a dot or an underscore is not of the data.
+    """
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PARQUET and file.is_file())
+    names = [file.relative_to(folder) for file in found]
+    return [name.as_posix() for name in names if not any(part[0] in "._" for part in name.parts)]
+
+
 def require_whole(path: Path) -> None:
     """Read a .gz file to its end: of one that is cut off DuckDB reads the first part and says nothing.
 
@@ -126,6 +139,10 @@ _DAMAGE = (
 )
 
 
+_MOST, _LONGEST = 30, 80
+"""Names that a message shows, and characters of each: what is no CSV may seem to have a column as long as the file."""
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn what a library says of a file that cannot be read into an error that names the file, cause and next step."""
@@ -153,7 +170,9 @@ def require_columns(columns: Sequence[str], wanted: Sequence[str], path: Path, h
 
 
 def _shown(names: Sequence[str]) -> str:
-    return ", ".join(name if name and name.isprintable() and name == name.strip() else repr(name) for name in names)
+    plain = (name if name and name.isprintable() and name == name.strip() else repr(name) for name in names[:_MOST])
+    more = [f"and {len(names) - _MOST} more"] if len(names) > _MOST else []
+    return ", ".join([*(name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in plain), *more])
 
 
 def _what_is_wrong(path: Path, error: Exception) -> str:
@@ -164,6 +183,7 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
     # what DuckDB says, with the line and its text, without its advice on options that nobody here can set
     text = re.split(r"^\s*(?:Possible|file =|LINE \d)", str(error).strip(), maxsplit=1, flags=re.MULTILINE)[0]
     lines = [line.strip()[:200] for line in text.splitlines() if line.strip()]
+    lines = lines if len(lines) < 6 else [*lines[:3], "...", lines[-1]]  # an open quote swallows many
     reason = "; ".join(lines).rstrip(".") or type(error).__name__
     if isinstance(error, UnicodeError) or "not utf-8 encoded" in reason:
         return (
@@ -174,6 +194,8 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
     next_step = "The file is damaged or of another format; put a whole copy there"
     if "state machine" in reason:
         next_step = "If its lines end in different ways (\\r\\n and \\n), save it again, or set `malformed` above 0"
+    elif "Could not convert Timestamp" in reason:
+        next_step = "A time is further from 1970 than 290,000 years; correct it"
     elif re.search(r"on Line: \d+", reason):
         next_step = "Correct that line, or let a share of the rows be malformed: `malformed` in the dataset's block"
     return f"{path} cannot be read: {reason}. {next_step}"

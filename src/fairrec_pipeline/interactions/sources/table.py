@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from fairrec_pipeline.interactions.engine import engine, literal_path
 from fairrec_pipeline.interactions.sources.checks import checked_events, count_rows, examples, with_attributes
 from fairrec_pipeline.interactions.sources.delimited import read_delimited
 from fairrec_pipeline.interactions.sources.raw_files import (
+    PARQUET,
     RawData,
     Step,
     located,
+    parquet_parts,
     readable,
     require_columns,
     with_numbers,
@@ -27,7 +30,7 @@ from fairrec_pipeline.interactions.sources.raw_files import (
 from fairrec_pipeline.interactions.sources.values import label_text
 from fairrec_pipeline.parameters.datasets import Csv, Table
 
-_COMPARISON = re.compile(r"\s*(>=|<=|!=|==|>|<|=)\s*(.+?)\s*")
+_COMPARISON = re.compile(r"\s*([<>=!~]+)\s*(.+?)\s*")
 _OPERATORS = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "=": operator.eq, "==": operator.eq,
     "!=": operator.ne,
@@ -79,7 +82,7 @@ def read_columns(
     """
     path = located(folder, name)
     suffix = next((part.lower() for part in reversed(path.suffixes) if part.lower() != ".gz"), "")
-    if suffix in (".parquet", ".pq") or path.is_dir():
+    if suffix in PARQUET or path.is_dir():
         return *_read_parquet(path, columns, optional, hint), 0
     if suffix in (".csv", ".tsv"):
         dialect, drop = (source.csv, source.malformed > 0) if source else (Csv(), False)
@@ -96,10 +99,7 @@ def _read_parquet(
 ) -> tuple[ir.Table, list[Path]]:
     import pyarrow.parquet as pq
 
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".parquet", ".pq") and file.is_file())
-    # as Spark and Arrow have it, what begins with a dot or an underscore is not of the data
-    files = [file for file in found if not any(part[0] in "._" for part in file.relative_to(path).parts)]
-    files = [path] if path.is_file() else [located(path, file.relative_to(path).as_posix()) for file in files]
+    files = [path] if path.is_file() else [located(path, name) for name in parquet_parts(path)]
     if not files:
         raise DataError(f"{path} is a folder without Parquet files. Put the parts of the log there")
     schemas = {}
@@ -131,12 +131,12 @@ def _keep_rows(log: ir.Table, column: str, wanted: Any, path: Path) -> ir.Table:
     with readable(path):
         if comparison is None:
             values = wanted if isinstance(wanted, tuple) else (wanted,)
-            kept = log.filter(label_text(log[column], column, path).isin([_as_text(value) for value in values]))
+            kept = log.filter(_is_any(label_text(log[column], column, path), list(map(_as_text, values))))
         else:
             kept = log.filter(_compared(log, column, *comparison.groups(), path=path))
         kept = kept.cache()
         if count_rows(kept) == 0 and count_rows(log) > 0:
-            texts = log.select(value=log[column].cast("string"))["value"]
+            texts = log.select(value=label_text(log[column], column, path))["value"]
             found = texts.topk(5, name="n").to_pandas()["value"].astype(str)
             raise DataError(
                 f"where: {{{column}: {_shown(wanted)}}} keeps none of the {count_rows(log)} rows of {path}; its most "
@@ -146,13 +146,19 @@ def _keep_rows(log: ir.Table, column: str, wanted: Any, path: Path) -> ir.Table:
 
 
 def _compared(log: ir.Table, column: str, sign: str, operand: str, *, path: Path) -> ir.BooleanValue:
+    if sign not in _OPERATORS:
+        raise DataError(
+            f"where: {{{column}: '{sign}{operand}'}} has the operator {sign}. Allowed: {', '.join(_OPERATORS)}; a "
+            f"value that begins like that is written in a list"
+        )
     text, right = log[column].cast("string"), _number_or_instant(operand)
     if isinstance(right, float):
         values, kind = log[column].try_cast("float64"), "numbers"
     elif right is not None:
         values, kind = text.try_cast("timestamp('UTC')"), "dates"
     elif sign in ("=", "==", "!="):
-        return _OPERATORS[sign](label_text(log[column], column, path), operand)
+        is_equal = _is_any(label_text(log[column], column, path), [operand]).fill_null(False)
+        return ~is_equal if sign == "!=" else is_equal
     else:
         message = f"where: {{{column}: '{sign}{operand}'}} compares with no number and no ISO date. Write one of them"
         raise DataError(message)
@@ -163,12 +169,18 @@ def _compared(log: ir.Table, column: str, sign: str, operand: str, *, path: Path
             f"{path} has {n_bad} values in {column} that are no {kind}, which where: {{{column}: '{sign}{operand}'}} "
             f"needs: {examples(bad[column].cast('string'))}. Correct them, or name the values to keep in a list"
         )
-    return _OPERATORS[sign](values, right)
+    return _OPERATORS[sign](values, right).fill_null(sign == "!=")  # what has no value is not that value
+
+
+def _is_any(labels: ir.Column, wanted: list[str]) -> ir.BooleanValue:
+    """Whether a label is one of those; true and false may be written as in YAML, Python or SQL."""
+    booleans = [text.lower() for text in wanted if text.lower() in ("true", "false")]
+    return labels.isin(wanted) | labels.lower().isin(booleans)
 
 
 def _number_or_instant(text: str) -> float | datetime | None:
     with suppress(ValueError):
-        return float(text)
+        return float(text) if isfinite(float(text)) else None
     with suppress(ValueError):
         instant = datetime.fromisoformat(text)
         return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

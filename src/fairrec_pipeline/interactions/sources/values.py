@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,7 +15,7 @@ from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.engine import engine
 
 _MILLIONTHS = 1_000_000
-_MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_MICROSECONDS = {"s": Decimal(1_000_000), "ms": Decimal(1_000), "us": Decimal(1), "ns": Decimal("0.001")}
 _FINER = r"\.\d{6}\d*[1-9]"
 
 
@@ -55,13 +56,14 @@ def id_text(column: ir.Column, name: str, path: Path) -> ir.Column:
 
 
 def label_text(column: ir.Column, name: str, path: Path) -> ir.Column:
-    """Labels as text, the same from a CSV and a Parquet file: true and false, whole numbers without a point.
-
-    A column of lists or structures is a DataError.
+    """Labels as text, the same from a CSV and a Parquet file: true and false, whole numbers without a point,
+    others without zeros at their end. A column of lists or structures is a DataError.
     """
     if column.type().is_nested():
         raise DataError(f"{path} has values of type {column.type()} in {name}. Allowed: one value a row")
     text = blank_to_null(_plain_text(blank_to_null(column)))
+    if column.type().is_decimal():
+        return _without_zeros(text)
     if not column.type().is_string():
         return text
     is_boolean = text.lower().isin(["true", "false"])
@@ -70,15 +72,21 @@ def label_text(column: ir.Column, name: str, path: Path) -> ir.Column:
     booleans, numbers = column.as_table().agg(**every).to_pandas().iloc[0]
     if booleans:
         return text.lower()
-    return text.re_replace(r"\.0+$", "") if numbers else text
+    return _without_zeros(text) if numbers else text
+
+
+def _without_zeros(text: ir.Column) -> ir.Column:
+    """Numbers without zeros behind the point that say nothing: 2.50 is 2.5, and 1.0 is 1."""
+    return text.re_replace(r"(\.\d*?)0+$", r"\1").re_replace(r"\.$", "")
 
 
 class Times(NamedTuple):
-    """Times of a column: int64, null where the value cannot be read; what is allowed; whether some were cut."""
+    """Times of a column: int64, null where a value cannot be read; what is allowed; how many were cut, and at what."""
 
     values: ir.IntegerColumn
     allowed: str
     n_cut: int
+    cut_at: str = "microsecond"
 
 
 def times(column: ir.Column, form: str | None, unit: str | None) -> Times:
@@ -97,8 +105,9 @@ def times(column: ir.Column, form: str | None, unit: str | None) -> Times:
         allowed = f"dates such as {form} says, in the signs of strptime (%d/%m/%Y %H:%M:%S)"
         return Times(_microseconds(try_strptime(column.cast("string"), form)), allowed, 0)
     if unit is not None:
-        number = column.try_cast("decimal(38, 9)")
-        per_unit = number * _MICROSECONDS[unit] if unit in _MICROSECONDS else number / 1000
+        text = column.cast("string") if dtype.is_floating() else column  # 0.1 as it is written, not as it is stored
+        number = text.try_cast("decimal(28, 9)").cast("decimal(38, 9)")  # room for the product; a quotient is a float
+        per_unit = number * ibis.literal(_MICROSECONDS[unit], "decimal(10, 3)")
         n_cut = int((per_unit != per_unit.floor()).sum().execute() or 0)
         return Times(per_unit.floor().try_cast("int64"), f"numbers (timestamp_unit is {unit})", n_cut)
     if dtype.is_integer():
@@ -138,7 +147,12 @@ def _numbers_or_dates(column: ir.Column) -> Times:
             return Times(instants, allowed, int(n_cut))
     # Not through float64 where it can be helped: it has too few digits for nanoseconds since 1970.
     values = column.try_cast("int64") if whole else (number * _MILLIONTHS).try_cast("int64")
-    return Times(ibis.ifelse(number.isnull(), ibis.null("int64"), values), allowed, 0)
+    values = ibis.ifelse(number.isnull(), ibis.null("int64"), values)
+    if whole:
+        return Times(values, allowed, 0)
+    allowed += "; numbers below 9.2e12 where some have fractions (larger ones: timestamp_unit)"
+    different = column.as_table().agg(numbers=number.nunique(), values=values.nunique()).to_pandas().iloc[0]
+    return Times(values, allowed, int(different["numbers"] - different["values"]), "millionth")
 
 
 def _plain_text(column: ir.Column) -> ir.Column:

@@ -20,6 +20,7 @@ from fairrec_pipeline.interactions.leave_one_out import hold_out, hold_out_later
 from fairrec_pipeline.interactions.preparation import prepared_with
 from fairrec_pipeline.interactions.prepared import PreparedHistories
 from fairrec_pipeline.interactions.sources import read_source
+from fairrec_pipeline.interactions.sources.checks import refuse_unlabelled
 from fairrec_pipeline.interactions.sources.raw_files import Step, describe_file
 from fairrec_pipeline.interactions.statistics import dataset_statistics, target_statistics
 from fairrec_pipeline.parameters.blocks import Groups, Split
@@ -48,6 +49,7 @@ def ingest(
     events = moved(raw.events, engine)
     users, items = find_core(events, split.core)
     held_out = _hold_out(events_of_core(events, users, items), split)
+    refuse_unlabelled(raw.user_attributes, held_out)
     for step in raw.steps:
         _log_step(step)
     if raw.matched_users is not None:
