@@ -151,6 +151,15 @@ def test_the_html_is_one_file_with_one_plotly(evidence, subject, drawn):
     assert page.count('class="plotly-graph-div"') == len(drawn)
 
 
+def test_names_from_the_data_break_no_table(evidence, subject):
+    hostile = evidence.comparison.replace({"group": {"even": "a|b\n<script>c"}})
+    text = markdown_report(dataclasses.replace(evidence, comparison=hostile), subject)
+    assert "a\\|b &lt;script>c" in text
+    assert "<script>" not in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+
 def test_names_from_the_data_are_escaped(evidence, subject):
     hostile = evidence.comparison.replace({"group": {"even": "<script>alert(1)</script>"}})
     assert "<script>alert(1)" not in html_report(dataclasses.replace(evidence, comparison=hostile), subject, {})

@@ -67,7 +67,6 @@ def model_card(subject: Subject) -> str:
             overall=served.iloc[0].to_dict(),
             parameters=sorted(subject.record.parameters.items()),
             attributes=attribute_names(subject.user_groups),
-            label=_label,
         )
     )
 
@@ -89,8 +88,3 @@ def served_groups(subject: Subject) -> pd.DataFrame:
     table = sizes.assign(**{VALUE: of_groups.means[:, 0], "low": low[:, 0], "high": high[:, 0]})
     by_size = table.groupby(SPLIT)[N_USERS].rank(method="first", ascending=False)
     return table[by_size <= MOST_GROUPS]
-
-
-def _label(text: object) -> str:
-    """A name within a table of Markdown."""
-    return " ".join(str(text).replace("|", "\\|").split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -225,8 +226,8 @@ the same users; 0.5 says that its rules tell nothing."""
 
 
 def environment() -> Environment:
-    """Reads the templates of this room; HTML is escaped, Markdown is not."""
-    return Environment(
+    """Reads the templates of this room; HTML is escaped, Markdown where the filter `label` says so."""
+    made = Environment(
         loader=PackageLoader("fairrec_pipeline.report"),
         autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
@@ -234,3 +235,10 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    made.filters["label"] = _label
+    return made
+
+
+def _label(text: object) -> str:
+    """A name from the data within Markdown: on one line, no cell of its own, no tag."""
+    return " ".join(re.sub("<(?=[a-zA-Z/!])", "&lt;", str(text).replace("|", "\\|")).split())
