@@ -594,7 +594,19 @@ def test_attributes_of_nobody_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("of_log", "of_row"),
-    [("007", "7"), ("7", "007"), ("7.0", "7"), ("7", "+7"), ("x", "x\xa0"), ("\u200bx", "x"), ("7", "7\0")],
+    [
+        ("007", "7"),
+        ("7", "007"),
+        ("7.0", "7"),
+        ("7", "+7"),
+        ("x", "x\xa0"),
+        ("\u200bx", "x"),
+        ("7", "7\0"),
+        ("7", "7."),
+        ("7000", "7e3"),
+        ("7", "\uff17"),
+        ("7", "\u0667"),
+    ],
 )
 def test_rows_in_another_spelling_are_not_left_out_in_silence(tmp_path: Path, of_log: str, of_row: str) -> None:
     """As in a log with the ids 001 to 600 and rows for 1 to 600: from 100 on they fit."""
@@ -628,6 +640,7 @@ def test_attributes_belong_to_the_same_id_exactly(tmp_path: Path, name: str) -> 
         ([1.5, 2.0], ["1.5", "2"]),
         ([Decimal("2.50"), Decimal("100.00")], ["2.5", "100"]),
         (["1.50", "100"], ["1.5", "100"]),
+        ([-0.0, 1.0], ["0", "1"]),
         (["007", "2"], ["007", "2"]),
         (["True", "maybe"], ["True", "maybe"]),
     ],

@@ -134,10 +134,16 @@ def _refuse_other_spelling(users: ir.Table, rows: ir.Table, path: Path) -> None:
         )
 
 
+_DIGITS = "０１２３４５６７８９٠١٢٣٤٥٦٧٨٩"
+"""Of keyboards for Chinese or Japanese, and for Arabic."""
+
+
 def _plain(text: Any) -> Any:
-    """An id without blanks and invisible characters around it; numbers without a plus, zeros before and .0 behind."""
-    trimmed = text.re_replace(r"^[\pZ\pC]+|[\pZ\pC]+$", "")
-    return trimmed.re_replace(r"^\+?(-?)0*(\d+)(?:\.0*)?$", r"\1\2")
+    """An id without blanks and invisible characters around it; numbers as one number, whatever they look like."""
+    trimmed = text.re_replace(r"^[\pZ\pC]+|[\pZ\pC]+$", "").translate(_DIGITS, "0123456789" * 2)
+    is_number = trimmed.re_search(r"^[+-]?\d+(\.\d*)?([eE]\+?\d+)?$")
+    number = ibis.ifelse(is_number, trimmed, ibis.null("string")).try_cast("decimal(38, 9)")
+    return ibis.coalesce(number.cast("string"), trimmed)
 
 
 def refuse_unlabelled(user_attributes: ir.Table, core: ir.Table) -> None:

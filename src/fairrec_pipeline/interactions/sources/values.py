@@ -76,8 +76,8 @@ def label_text(column: ir.Column, name: str, path: Path) -> ir.Column:
 
 
 def _without_zeros(text: ir.Column) -> ir.Column:
-    """Numbers without zeros behind the point that say nothing: 2.50 is 2.5, and 1.0 is 1."""
-    return text.re_replace(r"(\.\d*?)0+$", r"\1").re_replace(r"\.$", "")
+    """Numbers without zeros behind the point that say nothing: 2.50 is 2.5, 1.0 is 1, and -0.0 is 0."""
+    return text.re_replace(r"(\.\d*?)0+$", r"\1").re_replace(r"\.$", "").re_replace("^-0$", "0")
 
 
 class Times(NamedTuple):
