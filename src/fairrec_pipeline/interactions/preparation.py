@@ -13,7 +13,7 @@ from fairrec_pipeline.parameters.blocks import Groups, Split
 from fairrec_pipeline.parameters.datasets import Source
 from fairrec_pipeline.storage import sha256
 
-FORMAT = 3
+FORMAT = 4
 """Of the prepared data; raised when their files, or what they mean, change."""
 
 
