@@ -27,7 +27,7 @@ from fairrec_pipeline.report.findings import findings
 from fairrec_pipeline.report.page import Subject, comparison_table, html_report, markdown_report
 from fairrec_pipeline.report.paper_tables import paper_tables
 from fairrec_pipeline.report.tables import group_table
-from fairrec_pipeline.report.training_tables import run_cards
+from fairrec_pipeline.report.training_tables import run_cards, shares_table
 from fairrec_pipeline.report.verdict import MOST_ROWS, left_out_in_words, summary_table, verdict, verdict_line
 from tests.worlds import EVALUATE, FINGERPRINT, STATISTICS, compared_groups, metrics_of, record_at, with_parts
 
@@ -163,6 +163,15 @@ def test_names_from_the_data_break_no_table(evidence, subject):
 def test_names_from_the_data_are_escaped(evidence, subject):
     hostile = evidence.comparison.replace({"group": {"even": "<script>alert(1)</script>"}})
     assert "<script>alert(1)" not in html_report(dataclasses.replace(evidence, comparison=hostile), subject, {})
+
+
+def test_a_group_that_was_never_drawn_has_no_lift(full_evidence):
+    shares = full_evidence.shares.assign(lift=float("nan"))
+    cells = {
+        cell.text for row in shares_table(dataclasses.replace(full_evidence, shares=shares)).rows for cell in row.cells
+    }
+    assert any(cell.endswith(" % (-)") for cell in cells)
+    assert not any("nan" in cell for cell in cells)
 
 
 def test_without_what_arms_left_behind_the_report_still_stands(evidence, subject, drawn):

@@ -54,7 +54,9 @@ def shares_table(evidence: Evidence) -> Table:
     """Share of draws, share of weight and lift of every group over the whole training, per arm."""
     rows = evidence.shares[evidence.shares["window"].isna()]
     names = list(dict.fromkeys(rows["arm"]))
-    texts = {(row.arm, row.split, row.group): f"{_percent(row.weight_share)} ({row.lift:.2f})" for row in records(rows)}
+    texts = {
+        (row.arm, row.split, row.group): f"{_percent(row.weight_share)} ({_lift(row.lift)})" for row in records(rows)
+    }
     return Table(
         header=["group", "users", "share of draws", *(f"{name}: share of weight (lift)" for name in names)],
         rows=[
@@ -143,6 +145,10 @@ def unfinished_in_words(runs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 def _seconds(value: float) -> str:
     return "-" if pd.isna(value) else f"{value:,.0f}"
+
+
+def _lift(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:.2f}"  # of a group that was never drawn there is none
 
 
 def _percent(share: float) -> str:
