@@ -524,6 +524,11 @@ def test_the_first_table_has_at_most_eight_rows_and_who_matters():
     assert shown[-1] == "recency"
     assert many.query("split == 'overall' and metric == 'ndcg_at_20'").set_index("arm")["value"].idxmax() in shown
     assert left_out_in_words(Evidence(many)).startswith(f"{many['arm'].nunique() - MOST_ROWS} more arms")
+    # a system of one's own is there, too
+    theirs = many["arm"] == "popularity"
+    shown = [row.arm for row in summary_table(Evidence(many.assign(loss=many["loss"].mask(theirs, "foreign")))).rows]
+    assert len(shown) == MOST_ROWS
+    assert shown[-2:] == ["recency", "popularity"]
 
 
 def test_the_page_is_made_for_a_phone_and_for_paper(evidence, subject, drawn):

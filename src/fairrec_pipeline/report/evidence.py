@@ -85,6 +85,11 @@ class Evidence:
         """Rows of `overall` of the untrained arms."""
         return self.overall[self.overall["origin"] == UNTRAINED]
 
+    @property
+    def foreign(self) -> pd.DataFrame:
+        """Rows of `overall` of the arms of other systems."""
+        return self.overall[self.overall["origin"] == FOREIGN]
+
     @cached_property
     def extremes(self) -> dict[str, Extremes]:
         """By arm, the worst group and the gaps of NDCG@20; empty without the balanced splits."""

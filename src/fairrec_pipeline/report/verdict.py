@@ -43,7 +43,7 @@ def verdict_line(evidence: Evidence) -> str:
 
 
 def summary_table(evidence: Evidence) -> Table:
-    """At most `MOST_ROWS` arms: erm, the best of the others by erm's worst group, the best untrained one."""
+    """At most `MOST_ROWS`: erm, the best others by erm's worst group, the best untrained and the best foreign arm."""
     worst = _cells_of_worst_group(evidence)
     columns = [("overall", marked(evidence.overall, evidence.significance)), ("to erm", _changes(evidence.overall))]
     if not worst.empty:
@@ -131,12 +131,13 @@ def _listed(rows: Sequence[Any], evidence: Evidence) -> str:
 
 
 def _shown_arms(evidence: Evidence) -> list[str]:
-    trained, untrained = list(evidence.trained.index), list(evidence.untrained.index[:1])
+    trained = list(evidence.trained.index)
+    others = [arm for rows in (evidence.untrained, evidence.foreign) for arm in rows.index[:1]]
     worst = _cells_of_worst_group(evidence)
     first = [arm for arm in dict.fromkeys([REFERENCE, *trained[:1]]) if arm in trained]
     by_worst_group = [arm for arm in (trained if worst.empty else worst.index) if arm in trained and arm not in first]
-    chosen = first + by_worst_group[: MOST_ROWS - len(first) - len(untrained)]
-    return [*sorted(chosen, key=trained.index), *untrained]
+    chosen = first + by_worst_group[: MOST_ROWS - len(first) - len(others)]
+    return [*sorted(chosen, key=trained.index), *others]
 
 
 def _changes(cells: pd.DataFrame) -> dict[str, Cell]:

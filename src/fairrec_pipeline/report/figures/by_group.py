@@ -54,7 +54,7 @@ def relative_change(evidence: Evidence) -> go.Figure:
         low, high = min(0, trained.min()), max(0, trained.max())
         figure.update_yaxes(range=[1.3 * low - 3, 1.3 * high + 3])
     subtitle = (
-        "percent of erm's value in the same group; grey: untrained, cut off where they leave the trained arms' range"
+        "percent of erm's value in the same group; grey: not trained here, cut off outside the trained arms' range"
     )
     return finish(figure, "Change of NDCG@20 against erm", subtitle)
 
@@ -65,7 +65,7 @@ def group_values(evidence: Evidence) -> go.Figure:
     options = {"column_widths": [0.16, 0.42, 0.42], "shared_yaxes": True, "horizontal_spacing": 0.03}
     figure, at = panels(titles, across=3, **options)
     _add_values(figure, at, evidence)
-    return finish(figure, "NDCG@20 by group", "confidence intervals over users; grey: untrained")
+    return finish(figure, "NDCG@20 by group", "confidence intervals over users; grey: not trained here")
 
 
 def split_figures(evidence: Evidence) -> dict[str, go.Figure]:
@@ -76,7 +76,7 @@ def split_figures(evidence: Evidence) -> dict[str, go.Figure]:
             figure, at = panels({split: split for split in splits})
             _add_values(figure, at, evidence)
             figure.update_xaxes(tickangle=0, tickfont_size=11)
-            subtitle = "confidence intervals over users; grey: untrained"
+            subtitle = "confidence intervals over users; grey: not trained here"
             figures[name] = finish(figure, _TITLES[name], subtitle, height=height_of(at, 330))
     return figures
 
@@ -112,7 +112,7 @@ def worst_group(evidence: Evidence) -> go.Figure:
     else:
         note(figure, "there are no pop33 and seq33 groups")
     figure.update_yaxes(autorange="reversed")
-    subtitle = "lowest mean among the groups of pop33 and seq33; grey: untrained"
+    subtitle = "lowest mean among the groups of pop33 and seq33; grey: not trained here"
     return finish(figure, "NDCG@20 of the worst group", subtitle)
 
 
@@ -157,7 +157,7 @@ def repeat_and_new(evidence: Evidence) -> go.Figure:
         _add_bars(figure, of_group[VALUE], texts, colours, error_x=_interval(of_group, color="#555555"), **at[group])
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(rangemode="tozero")
-    return finish(figure, "NDCG@20 of repeat and new targets", "each panel has its own scale; grey: untrained")
+    return finish(figure, "NDCG@20 of repeat and new targets", "each panel has its own scale; grey: not trained here")
 
 
 def _add_values(figure: go.Figure, at: Mapping[str, dict[str, int]], evidence: Evidence) -> None:
