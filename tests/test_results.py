@@ -31,6 +31,8 @@ OF_OTHER_FILES = {"validation"}
 FILES = {
     "RetailRocket": "2026-11-22-retailrocket",
     "MovieLens-100K": "2026-11-22-movielens-100k",
+    "MovieLens-100K, leave-one-out": "2026-11-27-movielens-100k-leave-one-out",
+    "MovieLens-100K, temporal": "2026-11-27-movielens-100k-temporal",
     "MovieLens-1M": "2026-11-27-movielens-1m",
     "MovieLens-1M, longer": "2026-11-27-movielens-1m-longer",
 }
@@ -38,6 +40,12 @@ PAGES = {
     "README RetailRocket": (ROOT / "README.md", 0, "RetailRocket"),
     "docs RetailRocket": (RESULTS / "2026-11-22-retailrocket.md", 0, "RetailRocket"),
     "docs MovieLens-100K": (RESULTS / "2026-11-22-movielens-100k.md", 0, "MovieLens-100K"),
+    "docs MovieLens-100K, leave-one-out": (
+        RESULTS / "2026-11-27-movielens-100k-splits.md",
+        0,
+        "MovieLens-100K, leave-one-out",
+    ),
+    "docs MovieLens-100K, temporal": (RESULTS / "2026-11-27-movielens-100k-splits.md", 1, "MovieLens-100K, temporal"),
     "docs MovieLens-1M": (RESULTS / "2026-11-27-movielens-1m.md", 0, "MovieLens-1M"),
     "docs MovieLens-1M, attributes": (RESULTS / "2026-11-27-movielens-1m.md", 2, "MovieLens-1M"),
     "docs MovieLens-1M, longer": (RESULTS / "2026-11-27-movielens-1m-longer.md", 0, "MovieLens-1M, longer"),
