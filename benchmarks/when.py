@@ -301,9 +301,9 @@ def figure(cells: pd.DataFrame, trainings: pd.DataFrame) -> go.Figure:
             col=column,
         )
     drawn.add_hline(y=0, line={"color": "#222222", "dash": "dot"})
-    drawn.update_xaxes(title="erm: loss of the next item minus loss of the last trained one (nats)")
-    drawn.update_yaxes(title="test NDCG@20 of cvar (alpha .3) minus erm")
-    return drawn.update_layout(template="plotly_white", width=1200, height=520, showlegend=False)
+    drawn.update_xaxes(title="gap of erm: next item minus last trained item (nats)")
+    drawn.update_yaxes(title="test NDCG@20 of cvar (alpha .3) minus erm", col=1)
+    return drawn.update_layout(template="plotly_white", width=100 + 480 * len(datasets), height=520, showlegend=False)
 
 
 def main(arguments: list[str] | None = None) -> None:
