@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -71,6 +72,22 @@ def test_a_stream_in_another_order_is_refused() -> None:
     for other in (rows[::-1], rows.iloc[[*range(8, -1, -1), *range(9, len(rows))]]):
         with pytest.raises(DataError, match="not in the order of users and positions"):
             PreparedHistories.read(ibis.memtable(other.reset_index(drop=True)))
+
+
+def test_the_arrays_are_mapped_and_numpy_reads_them_too(tmp_path: Path) -> None:
+    path = tmp_path / "histories.npz"
+    made = PreparedHistories.of(interactions())
+    mapped = saved(made, path)
+    for array in (mapped.train.items, mapped.test.offsets, mapped.validation.repeats, mapped.train.catalogue):
+        assert isinstance(array.base, np.memmap)
+        assert array.flags.aligned
+        assert array.ctypes.data % 64 == 0
+    with np.load(path, allow_pickle=False) as archive:
+        np.testing.assert_array_equal(archive["train.items"], made.train.items)
+    # what is assigned stays in memory, and another process gets the values
+    mapped.train.items[0] += 1
+    assert_equal(PreparedHistories.load(path).train, made.train)
+    assert_equal(pickle.loads(pickle.dumps(mapped.test)), made.test)
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.lib.npyio import NpzFile
 
 from fairrec_pipeline.errors import DataError
 from fairrec_pipeline.interactions.columns import (
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 _PARTS = ("train", "validation", "test")
 _ROWS_AT_ONCE = 2**20
+_LOCAL_HEADER = struct.Struct("<26s2H")  # of a member of a zip archive; it ends in the lengths of name and extra field
+_PADDING = struct.Struct("<2H")  # head of an extra field: what it is, and its length
+_ZIP64 = 20  # bytes of the extra field that a member of any size has
+_ALIGNED = 64
 _ARRAYS = ("users", "items", "offsets", "targets", "repeats")
 
 
@@ -85,22 +89,34 @@ class PreparedHistories:
         return cls(train, validation, test, found)
 
     def save(self, file: IO[bytes]) -> None:
-        """Write the arrays as `numpy.savez` does."""
+        """Write the arrays as `numpy.savez` does, each where it can be mapped: at a multiple of 64 bytes."""
         arrays = {f"{part}.{name}": getattr(getattr(self, part), name) for part in _PARTS for name in _ARRAYS}
         arrays |= {"catalogue": self.train.catalogue, "fingerprint": np.array(self.fingerprint)}
         present = {name: _packed(array) for name, array in arrays.items() if array is not None}
-        np.savez(file, allow_pickle=False, **present)
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, array in present.items():
+                info = zipfile.ZipInfo(f"{name}.npy")
+                begins = file.tell() + _LOCAL_HEADER.size + len(info.filename) + _PADDING.size + _ZIP64
+                fill = -begins % _ALIGNED
+                info.extra = _PADDING.pack(0xD935, fill) + bytes(fill)  # as zipalign has it
+                with archive.open(info, "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
 
     @classmethod
     def load(cls, path: Path) -> PreparedHistories:
-        """Read what `save` wrote.
+        """Map what `save` wrote: after one look at the whole file, arrays are read from it where they are used.
 
         Raises:
             zipfile.BadZipFile: the file is damaged or holds something else.
         """
         try:
-            with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
-                arrays = {name: _unpacked(array) for name, array in archive.items()}
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} is not what was written")
+                mapped = {
+                    info.filename.removesuffix(".npy"): _mapped(archive, info, path) for info in archive.infolist()
+                }
+            arrays = {name: _unpacked(array) for name, array in mapped.items()}
             fields: dict[str, Any] = {"fingerprint": str(arrays["fingerprint"])}
             for part in _PARTS:
                 of_part: dict[str, Any] = {name: arrays.get(f"{part}.{name}") for name in _ARRAYS}
@@ -162,6 +178,22 @@ def combined_fingerprint(of_columns: Mapping[str, str], groups: str | None) -> s
         return of_columns.get(groups) if groups else None
     parts = [of_columns.get(name, "") for name in STANDARD_SPLITS]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _mapped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.ndarray:
+    """An array of an archive that is not compressed; what is assigned to it stays in this process."""
+    with archive.open(info) as member:
+        if info.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(member) != (1, 0):
+            raise ValueError(f"{info.filename} is of another format")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        header = member.tell()
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        *_, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    start = info.header_offset + _LOCAL_HEADER.size + name + extra + header
+    return np.memmap(path, dtype, "c", start, shape).view(np.ndarray)  # plain: another process gets a copy of it
 
 
 def _packed(array: np.ndarray) -> np.ndarray:
