@@ -80,6 +80,7 @@ def test_the_arrays_are_mapped_and_numpy_reads_them_too(tmp_path: Path) -> None:
     mapped = saved(made, path)
     for array in (mapped.train.items, mapped.test.offsets, mapped.validation.repeats, mapped.train.catalogue):
         assert isinstance(array.base, np.memmap)
+        assert type(array) is np.ndarray  # a copy in another process is no map
         assert array.flags.aligned
         assert array.ctypes.data % 64 == 0
     with np.load(path, allow_pickle=False) as archive:
@@ -98,6 +99,9 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(zipfile.BadZipFile):
             PreparedHistories.load(path)
+    np.savez(path, **{"train.items": np.array(["objects are pointers"], dtype=object)})
+    with pytest.raises(zipfile.BadZipFile, match=r"train\.items\.npy is of another format"):
+        PreparedHistories.load(path)
     np.savez(path, a=np.arange(3))
     with pytest.raises(zipfile.BadZipFile, match="does not hold prepared histories"):
         PreparedHistories.load(path)

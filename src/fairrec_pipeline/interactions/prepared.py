@@ -181,12 +181,19 @@ def combined_fingerprint(of_columns: Mapping[str, str], groups: str | None) -> s
 
 
 def _mapped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.ndarray:
-    """An array of an archive that is not compressed; what is assigned to it stays in this process."""
+    """An array of an archive that is not compressed; what is assigned to it stays in this process.
+
+    Raises:
+        ValueError: the member is compressed, no array, or one of objects.
+    """
+    other = ValueError(f"{info.filename} is of another format")
     with archive.open(info) as member:
         if info.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(member) != (1, 0):
-            raise ValueError(f"{info.filename} is of another format")
+            raise other
         shape, _, dtype = np.lib.format.read_array_header_1_0(member)
         header = member.tell()
+    if dtype.hasobject:  # a map of pointers; NumPy would want a pickle
+        raise other
     if 0 in shape:
         return np.empty(shape, dtype)
     with path.open("rb") as file:
