@@ -50,6 +50,7 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "gdro": ("group_dro:GroupDro", _BY_GROUP),
     "sdro": ("group_dro:GroupDro", _BY_GROUP | {"beta": 0.1}),
     "cvar": ("cvar:CVaR", {"alpha": 0.3}),
+    "erm_positions": ("erm:ErmPositions", {}),
     "cvar_doro": ("cvar:CVaRDoro", {"alpha": 0.3, "eps": 0.2}),
     "cvar_smooth": ("cvar:CVaRSmooth", {"alpha": 0.3, "h": 0.15}),
     "chi2": ("chi2:Chi2", {"alpha": 0.5}),

@@ -177,7 +177,8 @@ class PaddedStep:
         self.optimizer.zero_grad()
         losses, newest = self.losses(batch)
         groups = None if self.groups is None else self.groups[batch.users]
-        seen = LossBatch(losses.detach(), groups, torch.tensor(batch.users), newest.detach().float(), number)
+        lengths = (~batch.padding).sum(1)
+        seen = LossBatch(losses.detach(), groups, torch.tensor(batch.users), newest.detach().float(), number, lengths)
         weights, state = self.objective.weights(seen, state)
         (weights * losses).sum().backward()
         self.optimizer.step()

@@ -40,6 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gdro": _GROUP_DRO,
     "sdro": _GROUP_DRO | {"beta": 0.1},
     "cvar": {"alpha": 0.3},
+    "erm_positions": {},
     "cvar_doro": {"alpha": 0.3, "eps": 0.2},
     "cvar_smooth": {"alpha": 0.3, "h": 0.15},
     "chi2": {"alpha": 0.5},

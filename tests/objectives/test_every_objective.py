@@ -40,7 +40,8 @@ def random_batch(step: int, size: int = 8) -> LossBatch:
     generator = torch.Generator().manual_seed(step)
     users = torch.randperm(N_USERS, generator=generator)[:size]
     losses, states = 9 * torch.rand(size, generator=generator), torch.randn(size, DIM, generator=generator)
-    return LossBatch(losses, users % GROUPS, users, states, step)
+    lengths = torch.randint(1, 9, (size,), generator=generator)
+    return LossBatch(losses, users % GROUPS, users, states, step, lengths)
 
 
 def walked(objective: Objective, steps: int = 6) -> State:
@@ -97,9 +98,10 @@ def test_the_order_of_a_batch_does_not_matter(case: Case) -> None:
     objective = objective_of(case)
     batch, order = random_batch(6), torch.randperm(8, generator=torch.Generator().manual_seed(0))
     assert batch.groups is not None
-    shuffled = LossBatch(batch.losses[order], batch.groups[order], batch.users[order], batch.states[order], 6)
+    parts = (batch.losses, batch.groups, batch.users, batch.states, batch.lengths)
+    *shuffled, lengths = [part[order] for part in parts]
     q, state = objective.weights(batch, walked(objective))
-    other, other_state = objective.weights(shuffled, walked(objective))
+    other, other_state = objective.weights(LossBatch(*shuffled, step=6, lengths=lengths), walked(objective))
     torch.testing.assert_close(other, q[order], rtol=1e-5, atol=1e-7)
     for name, value in state.items():
         torch.testing.assert_close(value, other_state[name], rtol=1e-5, atol=1e-6, equal_nan=True)
@@ -116,9 +118,10 @@ def test_the_device_is_not_asked_for_values(case: Case) -> None:
     for first in (True, False):
         batch = random_batch(0)
         assert batch.groups is not None
-        parts = [part.to("meta") for part in (batch.losses, batch.groups, batch.users, batch.states)]
+        parts = (batch.losses, batch.groups, batch.users, batch.states, batch.lengths)
+        *parts, lengths = [part.to("meta") for part in parts]
         with nullcontext() if first else NothingFromTheCpu():
-            q, state = objective.weights(LossBatch(*parts, step=0), state)
+            q, state = objective.weights(LossBatch(*parts, step=0, lengths=lengths), state)
         assert q.is_meta
         assert all(value.is_meta for value in state.values())
 

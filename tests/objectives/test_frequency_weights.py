@@ -28,6 +28,21 @@ def test_erm_weighs_every_user_alike() -> None:
     assert state == {}
 
 
+def test_erm_of_positions_is_the_mean_over_the_positions() -> None:
+    """One position of loss 8, three of mean 3, four of mean 1: (8 + 9 + 4) / 8 = 21 / 8; over users (8 + 3 + 1) / 3."""
+    batch = LossBatch(torch.tensor([8.0, 3.0, 1.0]), lengths=torch.tensor([1, 3, 4]))
+    q, state = build_objective("erm_positions", WITHOUT_GROUPS, {}).weights(batch, {})
+    assert q.tolist() == [1 / 8, 3 / 8, 4 / 8]
+    assert float(q @ batch.losses) == 21 / 8
+    assert state == {}
+
+
+def test_erm_of_positions_is_erm_where_all_have_as_many() -> None:
+    batch = LossBatch(torch.tensor([8.0, 3.0, 1.0, 2.0]), lengths=torch.tensor([5, 5, 5, 5]))
+    of_positions, of_users = (build_objective(loss, WITHOUT_GROUPS, {}) for loss in ("erm_positions", "erm"))
+    assert torch.equal(of_positions.weights(batch, {})[0], of_users.weights(batch, {})[0])
+
+
 @pytest.mark.parametrize(
     ("loss", "expected"),
     [
@@ -69,7 +84,9 @@ def test_every_method_can_be_built_from_the_options_of_its_block() -> None:
         options = method.options.model_validate(OPTIONS[loss])
         objective = build_objective(loss, population, vars(options))
         q, _ = objective.weights(
-            LossBatch(torch.tensor([1.0]), torch.tensor([0]), torch.tensor([0]), torch.zeros(1, 2)),
+            LossBatch(
+                torch.tensor([1.0]), torch.tensor([0]), torch.tensor([0]), torch.zeros(1, 2), lengths=torch.tensor([3])
+            ),
             objective.initial_state(),
         )
         assert q.shape == (1,), loss

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from benchmarks.reference import (
+    IGNORED,
     PaddedBatch,
     PaddedBatches,
     PaddedSASRec,
@@ -162,6 +164,19 @@ def test_ten_steps_equal_the_padded_reference(
         torch.testing.assert_close(state, their_state, rtol=rtol, atol=atol, equal_nan=True)
         assert_same_parameters(model, twin, gradients=True, rtol=rtol, atol=atol)
         assert_same_parameters(model, twin, gradients=False, rtol=rtol, atol=atol)
+
+
+def test_erm_of_positions_is_the_mean_cross_entropy_of_the_batch() -> None:
+    """The padded model without any weights: torch's mean over all targets that are not padding."""
+    train, model = random_histories(HISTORY_LENGTHS), small_model()
+    twin, users = padded_twin(model), torch.arange(train.n_users)
+    ours, _ = steps_of(("erm_positions", {}), model, twin, train)
+    padded = PaddedBatches(train, max_length=model.max_length).batch(users.tolist())
+    assert padded.targets is not None
+    logits = twin.logits(twin(padded.tokens, padded.padding))
+    functional.cross_entropy(logits.flatten(0, 1), padded.targets.flatten(), ignore_index=IGNORED).backward()
+    ours(users, {})
+    assert_same_parameters(model, twin, gradients=True, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

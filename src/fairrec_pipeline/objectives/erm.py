@@ -1,4 +1,4 @@
-"""Empirical risk minimisation: every user of the batch weighs the same (paper, equation 1)."""
+"""Empirical risk minimisation: every user of the batch weighs the same (paper, equation 1), or every position."""
 
 from __future__ import annotations
 
@@ -21,3 +21,15 @@ class Erm(Objective):
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
         return self._weights.like(batch.losses), state
+
+
+class ErmPositions(Objective):
+    """q_u = n_u / sum of n, n_u the positions of user u: the step minimises the mean over the positions of the batch.
+
+    It is what most implementations of SASRec minimise, such as RecTools' and WarpRec's. A user with twice the history
+    weighs twice as much.
+    """
+
+    def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:
+        lengths = batch.lengths.to(batch.losses.dtype)
+        return lengths / lengths.sum(), state

@@ -133,6 +133,7 @@ METHODS: dict[str, Method] = {
         "group_dro:GroupDro", StreamingDro, needs_groups=True, of_paper=True, workers=True, colour="#aa4499"
     ),
     "cvar": Method("cvar:CVaR", CVaR, of_paper=True, workers=True, colour="#d5301f"),
+    "erm_positions": Method("erm:ErmPositions", workers=True),
     "chi2": Method("chi2:Chi2", Chi2, workers=True),
     "kl": Method("kl:Kl", Kl, workers=True),
     "cvar_doro": Method("cvar:CVaRDoro", CVaRDoro, workers=True),

@@ -68,7 +68,7 @@ class CompiledStep(TrainingStep):
             torch._dynamo.mark_dynamic(head.states, 0)
             logits, log_normaliser, per_user = compiled(losses)(head)
             groups = None if self.groups is None else self.groups[batch.users]
-            seen = LossBatch(per_user, groups, batch.users, step=number)
+            seen = LossBatch(per_user, groups, batch.users, step=number, lengths=batch.lengths)
             if self.objective.reads_states:
                 seen = replace(seen, states=head.states[batch.ends].float())
             weights, state = self.weigh(batch, seen, state)

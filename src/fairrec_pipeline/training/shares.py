@@ -104,7 +104,9 @@ class SharedStep(TrainingStep):
         self.team.add_up([whole])
         losses, states = whole[:, 0].contiguous(), whole[:, 1:].to(seen.states)
         groups = None if self.groups is None else self.groups[batch.all_users]
-        weights, state = super().weigh(batch, LossBatch(losses, groups, batch.all_users, states, seen.step), state)
+        lengths = batch.all_lengths.to(losses.device)
+        of_all = LossBatch(losses, groups, batch.all_users, states, seen.step, lengths)
+        weights, state = super().weigh(batch, of_all, state)
         self._whole = losses, weights
         return weights[batch.places], state
 

@@ -96,7 +96,7 @@ class TrainingStep:
             per_user /= batch.lengths
             groups = None if self.groups is None else self.groups[batch.users]
             user_states = states.detach()[batch.ends].float()
-            seen = LossBatch(per_user, groups, batch.users, user_states, number)
+            seen = LossBatch(per_user, groups, batch.users, user_states, number, batch.lengths)
             weights, state = self.weigh(batch, seen, state)
             coefficients = (weights / batch.lengths)[batch.rows]
             coefficients = coefficients if factors is None else coefficients * factors
