@@ -73,6 +73,8 @@ STEPS = (TrainingStep, CompiledStep)
 HEADS = ((2, 32), (1, 256))  # a small one, and the published backbone
 LENGTHS = (1, 1, 2, 3, 3, 5, 8, 9, 11, 12, 13, 14, 20, 31)
 USERS = torch.tensor([[0, 13, 5, 7, 1], [2, 3, 4, 6, 8], [9, 9, 10, 11, 12], [13, 12, 11, 10, 0]])
+SHORT = torch.tensor([[0, 1, 2, 3, 4], [1, 3, 0, 2, 4], [4, 2, 1, 0, 3], [2, 4, 3, 1, 0]])
+"""Users whose batches are so small that those of `USERS` outgrow the room that is made for them."""
 RATES = [2**-7, 2**-6, 2**-8, 2**-7]
 
 
@@ -157,22 +159,24 @@ def dropout_of_ragged_attention(device: torch.device, heads: int, dim: int) -> N
     assert float((draws.mean(0) - whole).abs().mean()) < 0.05
 
 
-def played_steps(device: torch.device, loss: str, warm_start_steps: int) -> None:
+def played_steps(device: torch.device, loss: str, warm_start_steps: int, first_users: torch.Tensor = USERS) -> None:
     """The same kernels with the same random numbers: losses, weights and state of 24 steps in two calls.
 
-    Batches have three sizes, and the head's buffer grows after the first recording.
+    Batches have three sizes, and the head's buffer grows after the first recording. After `SHORT` as users of the first
+    call, the larger batches of the second are recorded anew.
     """
     train, found = histories(), dict[str, tuple[list[EpochOutcome], Any]]()
-    users, rates = USERS.repeat(3, 1), [rate / 8 for rate in RATES] * 3
+    rates = [rate / 8 for rate in RATES] * 3
+    calls = {first: users.repeat(3, 1) for first, users in ((0, first_users), (len(rates), USERS))}
     kinds = ("launched", "played") if device.type == "cuda" else ("launched", "again")
     for kind in kinds:
         model = model_on(device).train()
         step = step_on(loss, model, train, bf16=device.type == "cuda", warm_start_steps=warm_start_steps)
-        runner = runner_of(step, train, (len(rates), users.shape[1]))
+        runner = runner_of(step, train, (len(rates), USERS.shape[1]))
         runner.records = kind == "played"
         outcomes = []
         with _checked_recording() if kind == "played" else mock.patch.dict({}):
-            for first in (0, len(rates)):
+            for first, users in calls.items():
                 torch.manual_seed(first)
                 model.mask_source = MaskSource(first)
                 outcomes.append(runner.run(users, rates, first))
@@ -231,19 +235,21 @@ def trainings_by_turns(device: torch.device, kind: type[TrainingStep]) -> None:
     assert not torch.allclose(alone[0][0], alone[1][0], rtol=5e-2, atol=5e-2)
 
 
-def masks_of_played_steps(device: torch.device) -> None:
+def masks_of_played_steps(device: torch.device, kind: type[TrainingStep]) -> None:
     """The same users with a learning rate of 0: only dropout differs from step to step, and repeats with its seed."""
     train = histories()
     model = model_on(device, dropout=0.4).train()
-    runner = runner_of(step_on("erm", model, train, bf16=device.type == "cuda"), train, (6, 5))
+    runner = runner_of(step_on("erm", model, train, kind, bf16=device.type == "cuda"), train, (6, 5))
     users, rates = USERS[:1].repeat(6, 1), [0.0] * 6
-    runner.run(users, rates, 0)  # records
-    assert len(runner.graphs) == (device.type == "cuda")
+    uncompiled = mock.patch.object(compiled_module, "compiled", lambda function, **_: function)
     epochs = []
-    for _ in range(2):
-        torch.manual_seed(5)
-        model.mask_source = MaskSource(5)
-        epochs.append(runner.run(users, rates, 0).losses)
+    with uncompiled if device.type == "cpu" else nullcontext():
+        runner.run(users, rates, 0)  # records
+        assert len(runner.graphs) == (device.type == "cuda")
+        for _ in range(2):
+            torch.manual_seed(5)
+            model.mask_source = MaskSource(5)
+            epochs.append(runner.run(users, rates, 0).losses)
     assert len(torch.unique(epochs[0], dim=0)) == 6
     torch.testing.assert_close(*epochs, rtol=1e-5, atol=1e-5)
 
@@ -286,21 +292,28 @@ CHECKS: dict[str, Check] = {
         for check in (ragged_attention, dropout_of_ragged_attention)
         for heads, dim in HEADS
     },
-    "masks_of_played_steps": masks_of_played_steps,
     "validation_in_bf16": validation_in_bf16,
-    **{f"compiled_steps-{loss}": partial(compiled_steps, loss=loss) for loss in ("erm", "cvar", "arl")},
-    **{f"trainings_by_turns-{kind.__name__}": partial(trainings_by_turns, kind=kind) for kind in STEPS},
+    "larger_batches": partial(played_steps, loss="erm", warm_start_steps=0, first_users=SHORT),
     **{
         f"played_steps-{loss}-warm{warm}": partial(played_steps, loss=loss, warm_start_steps=warm)
         for loss in OBJECTIVES
         for warm in (0, 3)
     },
+    **{
+        f"{check.__name__}-{kind.__name__}": partial(check, kind=kind)
+        for kind in STEPS
+        for check in (masks_of_played_steps, trainings_by_turns)
+    },
+    **{f"compiled_steps-{loss}": partial(compiled_steps, loss=loss) for loss in ("erm", "cvar", "arl")},
 }
-"""All checks by name; each takes a device and raises AssertionError, or what else goes wrong."""
+"""All checks by name; each takes a device and raises AssertionError, or what else goes wrong. Those that compile come
+last: they take the longest."""
 
 
 def run_checks(device: torch.device, *, few: bool = False) -> dict[str, Any]:
     """One after the other: how many passed, and the last lines of what went wrong in the others.
+
+    Each is printed when it is done, for whoever looks at a run that was killed.
 
     Args:
         device: CUDA, or the CPU.
@@ -309,13 +322,17 @@ def run_checks(device: torch.device, *, few: bool = False) -> dict[str, Any]:
     failures: dict[str, str] = {}
     begun = time.monotonic()
     checks = {
-        name: check for name, check in CHECKS.items() if not (few and "played_steps-" in name and "-erm-" not in name)
+        name: check
+        for name, check in CHECKS.items()
+        if not (few and name.startswith("played_steps-") and "-erm-" not in name)
     }
     for name, check in checks.items():
         try:
             check(device)
         except Exception:
             failures[name] = traceback.format_exc()[-2000:]
+        state = "failed" if name in failures else "passed"
+        print(f"{name}: {state}, {time.monotonic() - begun:.0f} s since the start", flush=True)
     passed = len(checks) - len(failures)
     return {"passed": passed, "failed": len(failures), "failures": failures, "seconds": time.monotonic() - begun}
 

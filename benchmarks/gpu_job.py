@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ from fairrec_pipeline.training.validation import Validation
 RESULTS = Path("benchmarks/results")
 CHECKPOINTS = Path("benchmarks/scratch/gpu_job")
 PROFILED_STEPS, QUICK_PROFILED_STEPS = 50, 3
+EPOCHS_BEFORE = 20
+"""So many before the one that is profiled. A batch of a new size is launched, the next one recorded: each takes as long
+as twenty steps, and after one epoch one to four such were left."""
 SAFE_SECONDS = 60  # a killed run loses no more than that
 LOSS_TOLERANCE = 1e-3
 """Trials side by side: relative difference of the first epoch's loss to that of the same seed alone. Sums on CUDA have
@@ -295,13 +299,14 @@ def _scorer_of(job: Job, arm: Arm, weights: dict[str, Tensor]) -> Callable[[Hist
 
 
 def profile(job: Job, arm: Arm, n_steps: int = PROFILED_STEPS) -> dict[str, Any]:
-    """Kernels of the steps of the second of two short epochs (and one tiny validation), and of a whole validation.
+    """Kernels of the steps of the last of some short epochs (and one tiny validation), and of a whole validation.
 
     Returns:
         `step` and `validation`, as `measured_kernels` has them; `step` also with `floor_ms`, which its products take at
         the rate of a large one.
     """
-    budget = job.budget | {"epochs": 2, "steps_per_epoch": n_steps}
+    before = 1 if arm.padding else EPOCHS_BEFORE
+    budget = job.budget | {"epochs": before + 1, "steps_per_epoch": n_steps}
     profiler, times = make_profiler(arm.device), list[float]()
 
     def start() -> None:
@@ -312,7 +317,7 @@ def profile(job: Job, arm: Arm, n_steps: int = PROFILED_STEPS) -> dict[str, Any]
         times.append(time.perf_counter())
         profiler.stop()
 
-    watched = _BetweenEpochs(iter([start, stop]))
+    watched = _BetweenEpochs(chain(repeat(lambda: None, before - 1), (start, stop)))
     job_of_steps = replace(job, validation=first_users(job.validation, 8), budget=budget)
     if arm.padding:
         fit_padded(job_of_steps, arm, watched)

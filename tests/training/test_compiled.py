@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,27 @@ def test_what_cannot_be_compiled_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     compiled.cache_clear()
     with pytest.raises(OptionError, match=r"no compiler here\. train\.compile=false does without"):
         run_steps("erm", CompiledStep)
+    compiled.cache_clear()
+
+
+def test_a_process_may_compile_for_many_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a grid over the backbone; torch by itself refuses the ninth form of a function."""
+    forms = list[Any]()
+
+    def backend(module: torch.fx.GraphModule, _: list[Any]) -> Any:
+        forms.append(module)
+        return module.forward
+
+    by_backend = partial(torch.compile, backend=backend)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: by_backend(function, fullgraph=True))
+    compiled.cache_clear()
+
+    def dropped(x: torch.Tensor, model: Any) -> torch.Tensor:
+        return torch.nn.functional.dropout(x, model.dropout)
+
+    for number in range(12):
+        compiled(dropped)(torch.ones(2), small_model(dropout=number / 32))
+    assert len(forms) == 12
     compiled.cache_clear()
 
 

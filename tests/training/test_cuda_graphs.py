@@ -150,19 +150,26 @@ def test_nothing_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch, loss: s
     assert all(parameter.grad is not None and parameter.grad.is_meta for parameter in model.parameters())
 
 
-def test_larger_batches_are_recorded_again() -> None:
-    """What was recorded reads from tensors that are too small for them; and what fits goes where it reads."""
+def test_larger_batches_are_recorded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was recorded reads from tensors that are too small for them; and what fits goes where it reads.
+
+    It is recorded into other memory: torch raises an error where all graphs of some are gone and a tensor is left.
+    """
+    pools = iter(range(4))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(pools))
     train = random_histories([3] * 10 + [300] * 10)
     runner = GraphRunner(step_of("erm", small_model(), train), Batches(train, max_length=500, device=CPU), {}, (2, 5))
     runner.batches_of_fixed_size.grain = 8
     short, long = torch.arange(5).repeat(2, 1), torch.arange(10, 15).repeat(2, 1)
-    tables: list[int] = []
+    runner.records = True
+    tables, used = list[int](), list[int]()
     for users in (short, short + 1, long, short):
         runner._users.copy_(users)
         sizes = runner.batches_of_fixed_size.sizes(users)
         runner._cut(sizes)
         assert runner._steps is not None
         tables.append(runner._steps.cells.data_ptr())
+        used.append(runner._pool)
         assert runner._steps.users.tolist() == users.tolist()
         batch = runner.batches_of_fixed_size.batch(runner._steps.at(torch.tensor([1])), sizes[1])
         assert batch.users.tolist() == users[1].tolist()
@@ -171,6 +178,7 @@ def test_larger_batches_are_recorded_again() -> None:
         runner._known.add((sizes[0], False))
     assert tables[0] == tables[1]
     assert tables[1] != tables[2] == tables[3]
+    assert used == [0, 0, 1, 1]
     # of the long ones, and of the short ones after them
     assert len(runner.graphs) == len(runner._known) == 2
 

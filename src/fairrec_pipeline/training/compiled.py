@@ -36,6 +36,8 @@ _FEW_POSITIONS = 8192
 """A sum over no more positions is one kernel. Split in two it would fill more of a GPU and start twice. A guess."""
 _ALIGNED = 8
 """A product of bfloat16 is fast where rows are a multiple of so many numbers, as those of the logits are made."""
+_FORMS = 2**16
+"""A function may be compiled so often in a process: a grid over the backbone has many sizes. torch gives up at 8."""
 
 
 class CompiledStep(TrainingStep):
@@ -89,7 +91,8 @@ def compiled(function: Callable[..., Any], *, few_positions: bool = False) -> Ca
 
     def call(*arguments: Any) -> Any:
         try:
-            return made(*arguments)
+            with torch._dynamo.config.patch(recompile_limit=_FORMS, accumulated_recompile_limit=_FORMS):
+                return made(*arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise OptionError(f"a step cannot be compiled: {error}. train.compile=false does without") from error
 

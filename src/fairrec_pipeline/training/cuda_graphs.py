@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class GraphRunner(StepRunner):
         self._buffers: list[Tensor] = []  # a graph goes on writing where it was recorded, so that has to stay
         self.records = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self.records else None
-        self._pool = torch.cuda.graph_pool_handle() if self.records else None
+        self._pool: Any = None
 
     def run(self, users: Tensor, learning_rates: Sequence[float], first: int) -> EpochOutcome:
         self._users.copy_(users)
@@ -107,6 +107,8 @@ class GraphRunner(StepRunner):
         width += _ROOM * self.batches_of_fixed_size.grain
         self._steps = self.batches_of_fixed_size.cut(self._users, sizes, width)
         self.graphs.clear()
+        if self.records:  # torch does not record into memory whose graphs are gone while a tensor is left there
+            self._pool = torch.cuda.graph_pool_handle()
         self._known.clear()  # what is compiled for them is compiled in a launched step: no recording survives that
 
     def _run_one(self, size: int, number: int) -> None:
