@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ MARGIN = 20
 LEAST = 25
 """A step is not begun with fewer seconds than this."""
 FOLDER_VARIABLE = "OUT"
-"""Names a folder for the record, where a machine hands one back."""
+"""Names a folder for a copy of the record, where a machine hands one back. It may be empty at every call."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,11 @@ class Record:
     Args:
         path: of the file; what is there is gone on with.
         description: date, device, versions and so on of this run.
+        copies: folder that gets a copy; None for none.
     """
 
-    def __init__(self, path: Path, description: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path, description: dict[str, Any], copies: Path | None = None) -> None:
+        self.path, self._copies = path, copies
         before = json.loads(path.read_text()) if path.exists() else {}
         self.content: dict[str, Any] = {
             "runs": [*before.get("runs", []), description],
@@ -145,6 +147,9 @@ class Record:
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.content, indent=1) + "\n")
         part.replace(self.path)
+        if self._copies is not None:
+            self._copies.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.path, self._copies)
 
 
 def run_step(step: Step, seconds: float, folder: Path) -> dict[str, Any]:
@@ -216,8 +221,10 @@ def main(arguments: list[str] | None = None) -> None:
         return
     begun = time.monotonic()
     device = resolve_device("cpu" if options.toy else "cuda")
+    handed_back = None if options.output else os.environ.get(FOLDER_VARIABLE)
+    name = "gpu-session-toy.json" if options.toy else "gpu-session.json"
     record = Record(
-        options.output or _default_output(options.toy),
+        options.output or (options.scratch if options.toy or handed_back else RESULTS) / name,
         {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": " ".join(["benchmarks/gpu_session.sh", *(sys.argv[1:] if arguments is None else arguments)]),
@@ -225,8 +232,9 @@ def main(arguments: list[str] | None = None) -> None:
             "versions": versions(),
             "commit": options.commit or _commit(),
             "files": _fingerprint_of_files(),
-            "jobs": {name: _sha256(options.jobs / f"{name}.npz") for name in JOBS},
+            "jobs": {dataset: _sha256(options.jobs / f"{dataset}.npz") for dataset in JOBS},
         },
+        Path(handed_back) if handed_back else None,
     )
     record.write()
     for step in steps(options.scratch, options.jobs, toy=options.toy, seeds=options.seeds):
@@ -271,12 +279,6 @@ def _figures(outcome: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _default_output(toy: bool) -> Path:
-    name = "gpu-session-toy.json" if toy else "gpu-session.json"
-    folder = os.environ.get(FOLDER_VARIABLE)
-    return Path(folder) / name if folder else (SCRATCH if toy else RESULTS) / name
-
-
 def _commit() -> str | None:
     """None where the tree is a copy without its history; then `files` says what ran."""
     command = ["git", "rev-parse", "HEAD"]
@@ -312,7 +314,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scratch", type=Path, default=SCRATCH, help="of checkpoints (default: %(default)s)")
     parser.add_argument("--commit", help="for the record, where there is no git")
     parser.add_argument(
-        "--output", type=Path, help=f"the record (default: in the folder ${FOLDER_VARIABLE} if set, else {RESULTS})"
+        "--output",
+        type=Path,
+        help=f"the record (default: in {RESULTS}; in --scratch and copied to ${FOLDER_VARIABLE} if that is set)",
     )
     return parser
 
