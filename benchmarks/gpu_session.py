@@ -102,7 +102,7 @@ def steps(folder: Path, jobs: Path, *, toy: bool, seeds: int = 4) -> list[Step]:
         Step("head", ("benchmarks.head", "--device", device, *head), 45, output=False),
     ]
     for seed in range(1 if toy else seeds):  # what evidence wants: the published budget, more seeds
-        for loss in ("erm", "cvar"):
+        for loss in ("erm", "cvar", "erm_positions"):
             arguments = ("--loss", loss, "--seed", str(seed))
             found.append(Step(f"retailrocket-{loss}-{seed}", job("retailrocket", *arguments), 400, goes_on=True))
     found += [

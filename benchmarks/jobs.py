@@ -29,8 +29,9 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "gdro": ("group_dro:GroupDro", {"eta": 0.01, "absent_groups": "decay"}),
     "sdro": ("group_dro:GroupDro", {"eta": 0.01, "beta": 0.1, "absent_groups": "decay"}),
     "cvar": ("cvar:CVaR", {"alpha": 0.3}),
+    "erm_positions": ("erm:ErmPositions", {}),
 }
-"""Objective and options of the paper's methods; the table of methods would need pydantic."""
+"""Objective and options of the paper's methods, and of one to beat; the table of methods would need pydantic."""
 BY_GROUP = ("ipw", "ipw_log", "gdro", "sdro")
 USERS_OF_MOVIELENS_1M = 6_040
 _HISTORIES = ("train", "validation", "test")

@@ -37,7 +37,7 @@ from fairrec_pipeline.training.scoring import ModelScorer, restored
 RESULTS = Path("docs/results")
 SPLITS = ("overall", "pop33", "seq33", "target")
 SHARP = "cvar@worst30"
-ARMS = (SHARP, "cvar@worst60", "cvar@worst90", "ipw-seq33", "gdro-seq33")
+ARMS = (SHARP, "cvar@worst60", "cvar@worst90", "ipw-seq33", "gdro-seq33", "erm_positions")
 _BEFORE = ("erm_gap", "erm_gap_ndcg", "erm", "erm_best_step")
 BINS = 10
 _CELLS = (
