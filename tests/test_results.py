@@ -31,6 +31,7 @@ OF_OTHER_FILES = {"validation"}
 FILES = {
     "RetailRocket": "2026-11-22-retailrocket",
     "RetailRocket, fitted": "2026-11-27-retailrocket-arms",
+    "RetailRocket, wider": "2026-11-27-retailrocket-wider",
     "MovieLens-100K": "2026-11-22-movielens-100k",
     "MovieLens-100K, leave-one-out": "2026-11-27-movielens-100k-leave-one-out",
     "MovieLens-100K, temporal": "2026-11-27-movielens-100k-temporal",
@@ -38,7 +39,8 @@ FILES = {
     "MovieLens-1M, longer": "2026-11-27-movielens-1m-longer",
 }
 PAGES = {
-    "README RetailRocket": (ROOT / "README.md", 0, "RetailRocket, fitted"),
+    "README RetailRocket": (ROOT / "README.md", 0, "RetailRocket, wider"),
+    "docs RetailRocket, wider": (RESULTS / "2026-11-27-retailrocket-wider.md", 0, "RetailRocket, wider"),
     "docs RetailRocket, fitted": (RESULTS / "2026-11-27-retailrocket-copying.md", 0, "RetailRocket, fitted"),
     "docs RetailRocket": (RESULTS / "2026-11-22-retailrocket.md", 0, "RetailRocket"),
     "docs MovieLens-100K": (RESULTS / "2026-11-22-movielens-100k.md", 0, "MovieLens-100K"),
