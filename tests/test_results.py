@@ -37,6 +37,7 @@ FILES = {
     "MovieLens-100K, temporal": "2026-11-27-movielens-100k-temporal",
     "MovieLens-1M": "2026-11-27-movielens-1m",
     "MovieLens-1M, longer": "2026-11-27-movielens-1m-longer",
+    "MovieLens-1M, tuned": "2026-11-27-movielens-1m-tuned",
 }
 PAGES = {
     "README RetailRocket": (ROOT / "README.md", 0, "RetailRocket, wider"),
@@ -53,6 +54,8 @@ PAGES = {
     "docs MovieLens-1M": (RESULTS / "2026-11-27-movielens-1m.md", 0, "MovieLens-1M"),
     "docs MovieLens-1M, attributes": (RESULTS / "2026-11-27-movielens-1m.md", 2, "MovieLens-1M"),
     "docs MovieLens-1M, longer": (RESULTS / "2026-11-27-movielens-1m-longer.md", 0, "MovieLens-1M, longer"),
+    "docs MovieLens-1M, tuned": (RESULTS / "2026-11-27-movielens-1m-tuned.md", 0, "MovieLens-1M, tuned"),
+    "docs MovieLens-1M, tuned, attributes": (RESULTS / "2026-11-27-movielens-1m-tuned.md", 2, "MovieLens-1M, tuned"),
     "docs MovieLens-1M, longer, attributes": (RESULTS / "2026-11-27-movielens-1m-longer.md", 2, "MovieLens-1M, longer"),
 }
 
