@@ -304,7 +304,9 @@ CHECKS: dict[str, Check] = {
         for kind in STEPS
         for check in (masks_of_played_steps, trainings_by_turns)
     },
-    **{f"compiled_steps-{loss}": partial(compiled_steps, loss=loss) for loss in ("erm", "cvar", "arl")},
+    **{
+        f"compiled_steps-{loss}": partial(compiled_steps, loss=loss) for loss in ("erm", "erm_positions", "cvar", "arl")
+    },
 }
 """All checks by name; each takes a device and raises AssertionError, or what else goes wrong. Those that compile come
 last: they take the longest."""

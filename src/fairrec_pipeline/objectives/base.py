@@ -32,7 +32,7 @@ class LossBatch:
         users: (B,) int64 indices of the users among all of them, for what is remembered by user.
         states: (B, dim) float32 state of each user after the newest training token, detached.
         step: number of the optimiser step, from 0, for warm-up and what is refreshed now and then.
-        lengths: (B,) int64 number of positions of each user, of which its loss is the mean.
+        lengths: (B,) int64 number of positions of each user, at most `max_length`, of which its loss is the mean.
     """
 
     losses: Tensor

@@ -26,8 +26,8 @@ class Erm(Objective):
 class ErmPositions(Objective):
     """q_u = n_u / sum of n, n_u the positions of user u: the step minimises the mean over the positions of the batch.
 
-    It is what most implementations of SASRec minimise, such as RecTools' and WarpRec's. A user with twice the history
-    weighs twice as much.
+    It is what most implementations of SASRec minimise, such as RecTools' and WarpRec's. A user with twice the
+    positions (at most `max_length`) weighs twice as much.
     """
 
     def weights(self, batch: LossBatch, state: State) -> tuple[Tensor, State]:

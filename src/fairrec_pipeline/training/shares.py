@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fairrec_pipeline.models.dropout import MasksOfPart, MaskSource
-from fairrec_pipeline.models.packing import buckets_of
+from fairrec_pipeline.models.packing import buckets_of, to_device
 from fairrec_pipeline.objectives.base import LossBatch, State
 from fairrec_pipeline.training.batches import Batch, Batches
 from fairrec_pipeline.training.cuda_graphs import EpochOutcome, StepRunner
@@ -104,7 +104,7 @@ class SharedStep(TrainingStep):
         self.team.add_up([whole])
         losses, states = whole[:, 0].contiguous(), whole[:, 1:].to(seen.states)
         groups = None if self.groups is None else self.groups[batch.all_users]
-        lengths = batch.all_lengths.to(losses.device)
+        lengths = to_device(batch.all_lengths, losses.device)
         of_all = LossBatch(losses, groups, batch.all_users, states, seen.step, lengths)
         weights, state = super().weigh(batch, of_all, state)
         self._whole = losses, weights
