@@ -78,6 +78,7 @@ _GDRO = {"eta": 0.05, "absent_groups": "keep", "adjustment": 0.0, "balanced_batc
 _RSR = {"clusters": 8, "temperature": 1.0, "weight_learning_rate": 0.05}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "erm": ("erm", {}),
+    "erm_positions": ("erm_positions", {}),
     "cb": ("cb", {}),
     "cb_log": ("cb_log", {}),
     "cvar": ("cvar", {"alpha": 0.3}),

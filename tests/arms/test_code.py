@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +28,23 @@ def names(*modules: str) -> set[str]:
 def test_what_chooses_the_best_epoch_is_code_of_a_training() -> None:
     found = names("training.fit", "objectives.cvar")
     assert {"metrics/ranking.py", "training/fit.py", "models/sasrec.py", "objectives/cvar.py", "storage.py"} <= found
+
+
+def test_two_threads_do_not_parse_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kedro's ThreadRunner asks for fingerprints in several threads, and two that parse can fail in Python 3.11."""
+    parse, inside, most = ast.parse, [], []
+
+    def slow(*arguments: Any) -> Any:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.001)
+        inside.pop()
+        return parse(*arguments)
+
+    monkeypatch.setattr(ast, "parse", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: names("objectives.cvar"), range(4)))
+    assert max(most) == 1
 
 
 def test_what_makes_data_reports_and_other_methods_is_not() -> None:
@@ -46,6 +67,8 @@ def test_everything_that_is_imported_at_run_time_is_seen(loss: str) -> None:
             importlib.import_module(f"fairrec_pipeline.{module}")
         loaded = {name for name in sys.modules if name.startswith("fairrec_pipeline.")}
     finally:
+        for name in [name for name in sys.modules if name.startswith("fairrec_pipeline")]:
+            del sys.modules[name]  # else what was not imported before would stay, with classes of its own
         sys.modules.update(before)
     seen = names(*modules)
     missing = {

@@ -65,7 +65,7 @@ def test_the_published_protocol() -> None:
     assert (retailrocket["train"]["schedule"], retailrocket["train"]["patience"]) == ("constant", None)
     assert [len(retailrocket["grids"][loss][option]) for loss, option in PAPER_GRIDS] == [10, 5, 5]
     searched_here = {loss for loss in retailrocket["grids"] if "train.learning_rate" in retailrocket["grids"][loss]}
-    assert searched_here == {"erm", "cb", "cb_log", "ipw", "ipw_log"}
+    assert searched_here == {"erm", "erm_positions", "cb", "cb_log", "ipw", "ipw_log"}
     assert all(retailrocket["grids"][loss] == {"train.learning_rate": [0.001]} for loss in searched_here)
     assert retailrocket["evaluate"]["filter_seen"] is False
     movielens = load({"dataset": "movielens-1m"}, "paper")

@@ -6,12 +6,15 @@ import ast
 import hashlib
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 COMMIT = "FAIRREC_COMMIT"
 _PACKAGE = Path(__file__).parents[1]
+_PARSING = threading.Lock()
+"""Python 3.11 takes the depth of two threads that parse for that of one, and may fail: python/cpython#106905."""
 
 
 def code_fingerprint(loss: str) -> str:
@@ -80,7 +83,7 @@ def _files_of(package: Path, module: str) -> list[Path]:
 
 def _imports(file: Path, package: str) -> Iterator[str]:
     """Names within the package that a file imports, wherever in it but for types only; some are of functions."""
-    tree = ast.parse(file.read_bytes())
+    tree = _parsed(file)
     tree.body = [
         node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
     ]
@@ -93,9 +96,14 @@ def _imports(file: Path, package: str) -> Iterator[str]:
         yield from (name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}."))
 
 
+def _parsed(file: Path) -> ast.Module:
+    with _PARSING:
+        return ast.parse(file.read_bytes())
+
+
 def _meaning(file: Path) -> str:
     """The code of a file without comments, layout and docstrings."""
-    return ast.dump(_WithoutTexts().visit(ast.parse(file.read_bytes())))
+    return ast.dump(_WithoutTexts().visit(_parsed(file)))
 
 
 class _WithoutTexts(ast.NodeTransformer):
